@@ -1,0 +1,29 @@
+"""The two families of failure: what a user can mend, and a numeric check that did not pass.
+
+Anything else that is raised is a fault of this program and keeps its traceback.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(Exception):
+    """Bad input or a missing piece. The message is one sentence: what was wrong, what was expected, what to do next."""
+
+    exit_code = 2
+
+
+class ValidationMiss(Exception):
+    """A stage departed from its reference further than its gate allows; names the stage and the tensor."""
+
+    exit_code = 1
+
+
+def did_you_mean(given: str, valid: Iterable[str]) -> str:
+    """Return `" Did you mean 'x'?"` for the nearest valid name, or an empty string, followed by the valid names."""
+    names = sorted(valid)
+    near = difflib.get_close_matches(given.lower(), names, n=1, cutoff=0.5)
+    hint = f" Did you mean '{near[0]}'?" if near else ""
+    return f"{hint} Valid: {', '.join(names)}."

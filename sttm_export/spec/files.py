@@ -1,0 +1,33 @@
+"""Where the data rooms `models/` and `calibration/` lie, and reading their TOML."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from sttm_export.errors import UserError
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+PACKAGE = Path(__file__).resolve().parent.parent
+
+
+def data_directory(name: str) -> Path:
+    """Return the directory of a data room: inside an installed wheel, or beside the package in a checkout."""
+    installed = PACKAGE / "data" / name
+    return installed if installed.is_dir() else PACKAGE.parent / name
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """Read one TOML file; a missing or malformed file is a `UserError` that names the line."""
+    try:
+        with path.open("rb") as file:
+            return tomllib.load(file)
+    except OSError as error:
+        raise UserError(f"Cannot read {path}: {error.strerror}; give the path of a TOML file.") from error
+    except tomllib.TOMLDecodeError as error:
+        raise UserError(f"{path} is not valid TOML ({error}); mend that line.") from error

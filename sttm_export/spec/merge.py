@@ -1,0 +1,77 @@
+"""What is merged: sizes, budget, policy and the constants that are fixed at export."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from sttm_export.errors import UserError
+
+Policy = Literal["budget", "threshold"]
+POLICIES: tuple[Policy, ...] = ("budget", "threshold")
+
+
+@dataclass(frozen=True)
+class MergeSpec:
+    """The token merger's static shape and constants.
+
+    Attributes:
+        frames: T, the most frames one call takes.
+        height: H of the token grid.
+        width: W of the token grid.
+        channels: C.
+        budget: share of the T·N tokens that are kept, (0, 1].
+        policy: `budget` solves the thresholds that fill the budget, `threshold` uses the given ones and lets the
+            budget only cap (docs/semantics.md, section 8).
+        root_level: index into the pyramid, coarse → fine; -1 for no pyramid (section 1).
+        weighted_avg: area-weighted means (sections 1 and 4).
+        head_dim: channels a head for per-head similarity, 0 for whole vectors (section 2).
+    """
+
+    frames: int
+    height: int
+    width: int
+    channels: int
+    budget: float
+    policy: Policy = "budget"
+    root_level: int = 1
+    weighted_avg: bool = False
+    head_dim: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse what no graph could be built for; every fault in one message."""
+        faults = self._faults()
+        if faults:
+            raise UserError("Cannot set up the token merger: " + "; ".join(faults) + ".")
+
+    @property
+    def cells(self) -> int:
+        """N = H·W."""
+        return self.height * self.width
+
+    @property
+    def max_tokens(self) -> int:
+        """K = floor(budget · T · N); the tiny excess keeps products like 0.3 · 10 from falling short by rounding."""
+        return math.floor(self.budget * self.frames * self.cells + 1e-6)
+
+    def _faults(self) -> list[str]:
+        faults = []
+        if not 0.0 < self.budget <= 1.0:
+            faults.append(
+                f"a budget of {self.budget:g} is outside (0, 1]; give the share of tokens to keep, such as --budget 0.5"
+            )
+        if min(self.frames, self.height, self.width, self.channels) < 1:
+            faults.append("frames, grid and channels must be at least 1")
+        elif not faults and self.max_tokens < self.cells:
+            need = math.ceil(1.0 / self.budget - 1e-9)
+            faults.append(
+                f"{self.frames} frames are too few for a budget of {self.budget:g}: {self.max_tokens} tokens cannot hold "
+                f"one frame's {self.cells}, which may remain however much is merged; give --frames {need} or more, or a "
+                "larger --budget"
+            )
+        if self.policy not in POLICIES:
+            faults.append(f"unknown policy '{self.policy}', expected one of {', '.join(POLICIES)}")
+        if self.head_dim and self.channels % self.head_dim:
+            faults.append(f"head_dim {self.head_dim} does not divide {self.channels} channels")
+        return faults
