@@ -1,0 +1,120 @@
+"""Sorting and segment sums from static-shape ops that every TensorRT takes: no sort, CumSum, TopK, scatter-add.
+
+Counts are held in float32, exact below 2**24. Only small whole numbers (<= 2048) enter a MatMul here, so that an engine
+built with TF32 by mistake still computes every index exactly.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+DIGIT_BITS = 5
+"""Digits of 5 bits: three passes for slots, five for similarities; a one-hot of 32 × T·N floats stays in cache."""
+
+
+def strictly_lower(size: int) -> Tensor:
+    """[size, size] float32, 1 where column < row."""
+    return torch.ones(size, size).tril(-1)
+
+
+def exclusive_prefix(values: Tensor) -> Tensor:
+    """Exclusive prefix sum over the last two dimensions, row-major.
+
+    Args:
+        values: [..., M, B] float32 whole numbers <= 2048.
+
+    Returns:
+        The same shape. Two levels (inside rows, then over rows) keep the cost at T·N·B instead of (T·N)².
+    """
+    rows, columns = values.shape[-2:]
+    inside = values @ strictly_lower(columns).T
+    # Row totals can pass 2048, hence multiply and sum, not a MatMul.
+    before = (values.sum(-1).unsqueeze(-2) * strictly_lower(rows)).sum(-1)
+    return inside + before.unsqueeze(-1)
+
+
+def stable_order(keys: Tensor, bits: int) -> Tensor:
+    """Order of a stable ascending sort, by counting sort on digits.
+
+    Args:
+        keys: [M, B] float32 whole numbers in [0, 2**bits).
+        bits: at most 24.
+
+    Returns:
+        [M·B] int32: for each sorted position the row-major index of its key.
+    """
+    shape, flat = keys.shape, keys.flatten()
+    order = torch.arange(flat.shape[0], dtype=torch.int32)
+    digits = torch.arange(2**DIGIT_BITS, dtype=torch.float32)[:, None, None]
+    for shift in range(0, bits, DIGIT_BITS):
+        high = torch.floor(flat.index_select(0, order) * 2.0**-shift)
+        digit = (high - 2**DIGIT_BITS * torch.floor(high * 2.0**-DIGIT_BITS)).view(shape)
+        hit = (digit[None] == digits).float()
+        first = (hit.sum((1, 2))[None] * strictly_lower(2**DIGIT_BITS)).sum(-1)
+        position = (hit * (exclusive_prefix(hit) + first[:, None, None])).sum(0)
+        order = torch.zeros_like(order).scatter(0, position.flatten().to(torch.int64), order)
+    return order
+
+
+def segment_bounds(slots: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """First and last position of each slot in a sorted list.
+
+    Args:
+        slots: [M] int32, ascending, in [0, count]; `count` marks entries of no slot.
+        count: K.
+
+    Returns:
+        first, last: [K] int32; both 0 for a slot that does not occur.
+    """
+    size = slots.shape[0]
+    position = torch.arange(size, dtype=torch.int32)
+    changes = slots[1:] != slots[:-1]
+    edge = torch.ones(1, dtype=torch.bool)
+    bounds = []
+    for marks in (torch.cat([edge, changes]), torch.cat([changes, edge])):
+        # Entries that are no bound go to the spare place K, where it does not matter which one wins.
+        place = torch.where(marks, slots, count).to(torch.int64)
+        bounds.append(torch.zeros(count + 1, dtype=torch.int32).scatter(0, place, position)[:count])
+    return bounds[0], bounds[1]
+
+
+def segment_sum(rows: Tensor, weights: Tensor, slots: Tensor, last: Tensor, used: Tensor, window: int) -> Tensor:
+    """Weighted sum of the rows of each slot, from rows sorted by slot.
+
+    A one-hot MatMul inside windows of B rows sums what lies in one window; what a segment left in earlier windows is
+    carried over by a MatMul of [M/B, M/B]. Linear in M but for that small matrix; deterministic; no row is read twice.
+
+    Args:
+        rows: [M, C] float32, sorted by slot; M a multiple of `window`.
+        weights: [M] float32.
+        slots: [M] int32, ascending; entries of no slot hold K.
+        last: [K] int32, last position of each slot.
+        used: [K] bool, which slots occur.
+        window: B.
+
+    Returns:
+        [K, C] float32; zeros where a slot does not occur.
+    """
+    count, channels = last.shape[0], rows.shape[1]
+    windowed = slots.view(-1, window)
+    windows = windowed.shape[0]
+    first_slot, last_slot = windowed[:, 0], windowed[:, -1]
+    local = windowed - first_slot[:, None]
+    belongs = (local[:, None] == torch.arange(window, dtype=torch.int32)[None, :, None]) & (windowed < count)[:, None]
+    one_hot = torch.where(belongs, weights.view(-1, 1, window), 0.0)
+    partial = (one_hot @ rows.view(windows, window, channels)).view(-1, channels)
+
+    starts = torch.arange(0, windows * window, window, dtype=torch.int32)
+    # The step from the last slot to the entries of no slot can be wider than a window; nothing is carried from there.
+    tails = partial.index_select(0, starts + (last_slot - first_slot).clamp(max=window - 1))
+    before = strictly_lower(windows) > 0
+    carries = ((last_slot[None] == first_slot[:, None]) & before).float()
+    carried = torch.cat([carries @ tails, torch.zeros(1, channels)])
+
+    home = torch.div(last, window, rounding_mode="floor").to(torch.int32)
+    row = torch.arange(count, dtype=torch.int32) - first_slot.index_select(0, home)
+    row = torch.where(used, row, 0)
+    spare = torch.full_like(home, windows)
+    total = partial.index_select(0, home * window + row) + carried.index_select(0, torch.where(row == 0, home, spare))
+    return torch.where(used[:, None], total, 0.0)

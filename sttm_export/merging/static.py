@@ -1,0 +1,195 @@
+"""The token merger that is exported: STTM with fixed shapes and a fixed budget, exactly equal to the published merging.
+
+Contract: `sttm_export.spec.graph.token_merger_graph`. Derivation: docs/semantics.md, sections 7 and 8. Passes over the
+channels, [T, N, C]: pool, compare with parents, norms, compare across frames, gather sorted, sum, place.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from sttm_export.merging.budget import NOTHING_MERGES, count_tokens, solve_spatial, solve_temporal
+from sttm_export.merging.geometry import Geometry
+from sttm_export.merging.grouping import exclusive_prefix, segment_bounds, segment_sum, stable_order
+from sttm_export.merging.quadtree import Leaves, build_pyramid, find_leaves, head_norm, slot_minima
+from sttm_export.merging.temporal import pair_similarity, propagate
+from sttm_export.spec.merge import MergeSpec
+
+WINDOW = 64
+"""Rows summed by one one-hot MatMul: 32 costs less there, but squares four times as many windows in the carry."""
+
+
+@dataclass(frozen=True)
+class _Clip:
+    """What both steps need to know of one call: T frames, of which some count.
+
+    Attributes:
+        rows: [R, C] float32, the pyramids of all frames.
+        norms: [R, heads] float32.
+        minima: least child similarity per level, [T, P_l].
+        frame_counts: [T, 1] bool.
+        frames_used: scalar float32.
+    """
+
+    rows: Tensor
+    norms: Tensor
+    minima: list[Tensor]
+    frame_counts: Tensor
+    frames_used: Tensor
+
+
+class TokenMerger(nn.Module):
+    """Spatio-temporal token merging [T, N, C] → [K, C] with static shapes.
+
+    Exact against `merging.reference.merge` at the thresholds it reports; in `budget` policy it solves those thresholds.
+    """
+
+    def __init__(self, spec: MergeSpec) -> None:
+        """Build the tables of the grid for `spec`."""
+        super().__init__()
+        self.spec = spec
+        self.geometry = Geometry(spec.height, spec.width, spec.root_level)
+
+    def forward(
+        self, features: Tensor, num_frames: Tensor, spatial_threshold: Tensor, temporal_threshold: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """Merge one clip.
+
+        Args:
+            features: [T, N, C] float; frames from `num_frames` on are ignored, whatever they hold.
+            num_frames: int32 scalar.
+            spatial_threshold: float32 scalar.
+            temporal_threshold: float32 scalar; <= 0 skips the temporal step; ignored in `budget` policy.
+
+        Returns:
+            tokens [K, C] in the dtype of `features`, num_tokens int32, token_box [K, 5] int32, token_patches [K] int32,
+            assignment [T, N] int32, thresholds_applied [2] float32, converged bool.
+        """
+        clip = self._prepare(features, num_frames)
+        spatial = self._spatial_threshold(clip, spatial_threshold)
+        leaves = find_leaves(clip.minima, spatial, self.geometry, self.spec.frames)
+        leaf_row = self._leaf_rows(leaves)
+        temporal, representatives, converged = self._merge_frames(clip, leaves, leaf_row, temporal_threshold)
+        outputs = self._pack(clip, leaves, leaf_row, representatives, features.dtype)
+        return *outputs, torch.stack([spatial, temporal]), converged
+
+    def _prepare(self, features: Tensor, num_frames: Tensor) -> _Clip:
+        """Pyramid, norms and parent-child similarities."""
+        spec = self.spec
+        frame_counts = (torch.arange(spec.frames, dtype=torch.int32) < num_frames)[:, None]
+        pyramid = build_pyramid(features.float(), self.geometry, spec.weighted_avg)
+        norms = [head_norm(level, spec.head_dim) for level in pyramid]
+        minima = slot_minima(pyramid, norms, self.geometry, spec.head_dim)
+        return _Clip(
+            rows=torch.cat(pyramid, 1).flatten(0, 1),
+            norms=torch.cat(norms, 1).flatten(0, 1),
+            # Ignored frames never open a node, so that they count for nothing in the budget.
+            minima=[torch.where(frame_counts, least, torch.inf) for least in minima],
+            frame_counts=frame_counts,
+            frames_used=frame_counts.float().sum(),
+        )
+
+    def _spatial_threshold(self, clip: _Clip, given: Tensor) -> Tensor:
+        if self.spec.policy == "threshold":
+            return given
+        return solve_spatial(clip.minima, given, clip.frames_used, self.geometry, self.spec.max_tokens)
+
+    def _leaf_rows(self, leaves: Leaves) -> Tensor:
+        """[T, N] int32: the row of the stacked pyramids that holds the feature of each cell's leaf."""
+        sizes = [len(areas) for areas in self.geometry.areas]
+        starts = (np.cumsum(sizes) - sizes).astype(np.int32)
+        frame_start = torch.arange(0, self.spec.frames * sum(sizes), sum(sizes), dtype=torch.int32)[:, None]
+        return leaves.select(torch.from_numpy(self.geometry.ancestors + starts[:, None])) + frame_start
+
+    def _merge_frames(
+        self, clip: _Clip, leaves: Leaves, leaf_row: Tensor, given: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the temporal threshold that was applied, representatives [T, N] and whether the rounds sufficed."""
+        if self.spec.frames == 1:
+            return given, leaves.owner, torch.ones((), dtype=torch.bool)
+        similarity = pair_similarity(clip.rows, clip.norms, leaf_row, self.spec.head_dim)
+        pairs = clip.frame_counts[1:].expand(similarity.shape)
+        applied, effective = self._temporal_threshold(clip, leaves, similarity, pairs, given)
+        kept = (similarity >= effective) & pairs
+        representatives, converged = propagate(kept[None], leaves, self.geometry)
+        return applied, representatives[0], converged[0]
+
+    def _temporal_threshold(
+        self, clip: _Clip, leaves: Leaves, similarity: Tensor, pairs: Tensor, given: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Return the threshold to report and the one to compare with; they differ where `given` skips the step."""
+        spec = self.spec
+        effective = torch.where(given > 0, given, NOTHING_MERGES)
+        if spec.policy == "threshold" and spec.max_tokens == spec.frames * spec.cells:
+            return given, effective
+        nodes = self._nodes(clip, leaves)
+        solved = solve_temporal(similarity, pairs, nodes, leaves, self.geometry, spec.max_tokens)
+        if spec.policy == "budget":
+            return solved, solved
+        count = count_tokens(similarity, pairs, nodes, effective[None], leaves, self.geometry)[0]
+        fits = count <= spec.max_tokens
+        return torch.where(fits, given, solved), torch.where(fits, effective, solved)
+
+    def _cell_index(self) -> Tensor:
+        """[T, N] int32: t·N + p."""
+        spec = self.spec
+        return torch.arange(spec.frames * spec.cells, dtype=torch.int32).view(spec.frames, spec.cells)
+
+    def _nodes(self, clip: _Clip, leaves: Leaves) -> Tensor:
+        """[T, N] bool: the top-left cell of each leaf of a frame that counts."""
+        return (leaves.owner == self._cell_index()) & clip.frame_counts
+
+    def _pack(
+        self, clip: _Clip, leaves: Leaves, leaf_row: Tensor, representatives: Tensor, dtype: torch.dtype
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """Gather the groups into K slots, ascending in (t, y, x) of their representatives (section 4)."""
+        spec, budget = self.spec, self.spec.max_tokens
+        roots = (representatives == self._cell_index()) & clip.frame_counts
+        num_tokens = roots.float().sum()
+        rank = exclusive_prefix(roots.float()).flatten().index_select(0, representatives.flatten())
+        slot = torch.where(clip.frame_counts, rank.view(roots.shape).clamp(max=budget), float(budget))
+
+        keys = torch.where(self._nodes(clip, leaves), slot, float(budget))
+        order = _pad(stable_order(keys, budget.bit_length()), WINDOW)
+        slots = keys.flatten().index_select(0, order[: keys.numel()]).to(torch.int32)
+        slots = torch.cat([slots, torch.full((order.shape[0] - keys.numel(),), budget, dtype=torch.int32)])
+        first, last = segment_bounds(slots, budget)
+        used = torch.arange(budget, dtype=torch.float32) < num_tokens
+
+        area = leaves.select(self._level_table(self.geometry.areas)).flatten().index_select(0, order).float()
+        area = torch.where(slots < budget, area, 0.0).view(-1, WINDOW)
+        through = (exclusive_prefix(area) + area).flatten()
+        patches = through.index_select(0, last) - (through - area.flatten()).index_select(0, first)
+        patches = torch.where(used, patches, 0.0)
+
+        members = (last - first + 1).float()
+        divisor = torch.cat([patches.clamp(min=1.0) if spec.weighted_avg else members, torch.ones(1)])
+        rows = clip.rows.index_select(0, leaf_row.flatten().index_select(0, order))
+        weights = 1.0 / divisor.index_select(0, slots)
+        tokens = segment_sum(rows, weights, slots, last, used, WINDOW).to(dtype)
+
+        # The sort is stable, so the first of a group is its representative.
+        box = self._boxes(leaves).index_select(0, order.index_select(0, first))
+        box = torch.where(used[:, None], box, -1)
+        assignment = torch.where(clip.frame_counts, slot.to(torch.int32), -1)
+        return tokens, num_tokens.to(torch.int32), box, patches.to(torch.int32), assignment
+
+    def _level_table(self, per_node: list[np.ndarray]) -> Tensor:
+        """[L, N]: a per-node quantity of each level, for every cell."""
+        return torch.from_numpy(np.stack([v[a] for v, a in zip(per_node, self.geometry.ancestors, strict=True)]))
+
+    def _boxes(self, leaves: Leaves) -> Tensor:
+        """[T·N, 5] int32: the box of the leaf that covers each cell."""
+        spec = self.spec
+        inside = leaves.select(torch.from_numpy(self.geometry.boxes))
+        frame = torch.arange(spec.frames, dtype=torch.int32)[:, None, None].expand(spec.frames, spec.cells, 1)
+        return torch.cat([frame, inside], 2).flatten(0, 1)
+
+
+def _pad(order: Tensor, multiple: int) -> Tensor:
+    missing = -order.shape[0] % multiple
+    return torch.cat([order, torch.zeros(missing, dtype=torch.int32)]) if missing else order
