@@ -1,0 +1,105 @@
+"""The token merger's result, and writing it to a file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sttm_export.errors import UserError
+from sttm_export.runtime.session import Array
+
+
+@dataclass(frozen=True)
+class MergedTokens:
+    """Merged tokens, cut to what is in use; n = number of tokens, T' = frames that counted.
+
+    Attributes:
+        tokens: [n, C], in (t, y, x) order of the representatives.
+        token_box: [n, 5] int32, (t, y0, x0, y1, x1) of each representative, end-exclusive, in cells.
+        token_patches: [n] int32, input cells each token stands for.
+        assignment: [T', N] int32, the token each cell went to.
+        thresholds: [2] float32, spatial and temporal threshold that were applied.
+        converged: whether merging across frames ended within the unrolled rounds.
+        max_tokens: K, the budget.
+    """
+
+    tokens: NDArray[np.floating]
+    token_box: NDArray[np.int32]
+    token_patches: NDArray[np.int32]
+    assignment: NDArray[np.int32]
+    thresholds: NDArray[np.float32]
+    converged: bool
+    max_tokens: int
+
+    @classmethod
+    def from_outputs(cls, outputs: Mapping[str, Array], num_frames: int) -> MergedTokens:
+        """Cut the static outputs of the token-merger graph to the tokens and frames in use."""
+        n = int(outputs["num_tokens"])
+        return cls(
+            tokens=np.asarray(outputs["tokens"])[:n],
+            token_box=np.asarray(outputs["token_box"], np.int32)[:n],
+            token_patches=np.asarray(outputs["token_patches"], np.int32)[:n],
+            assignment=np.asarray(outputs["assignment"], np.int32)[:num_frames],
+            thresholds=np.asarray(outputs["thresholds_applied"], np.float32),
+            converged=bool(outputs["converged"]),
+            max_tokens=int(outputs["tokens"].shape[0]),
+        )
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens in use, at most K."""
+        return int(self.tokens.shape[0])
+
+    @property
+    def num_frames(self) -> int:
+        """Frames that counted."""
+        return int(self.assignment.shape[0])
+
+    @property
+    def cells(self) -> int:
+        """N, cells a frame."""
+        return int(self.assignment.shape[1])
+
+    @property
+    def share(self) -> float:
+        """Tokens in use over input cells."""
+        return self.num_tokens / self.assignment.size
+
+    def unmerge(self) -> NDArray[np.floating]:
+        """Return [T', N, C]: every cell gets the token it went to."""
+        return self.tokens[self.assignment]
+
+    def new_tokens_per_frame(self) -> NDArray[np.int64]:
+        """Return [T']: tokens whose representative lies in that frame; the rest of it was seen before."""
+        return np.bincount(self.token_box[:, 0], minlength=self.num_frames)
+
+
+def save_npz(path: str | Path, merged: MergedTokens, **extra: Array) -> Path:
+    """Write the tokens and their metadata; `extra` arrays (timestamps, frame indices) go beside them.
+
+    Raises:
+        UserError: the file cannot be written, or an extra array has the name of one of the result's.
+    """
+    arrays: dict[str, Array] = {
+        "tokens": merged.tokens,
+        "token_box": merged.token_box,
+        "token_patches": merged.token_patches,
+        "assignment": merged.assignment,
+        "thresholds_applied": merged.thresholds,
+        "converged": np.array(merged.converged),
+        "max_tokens": np.array(merged.max_tokens, np.int32),
+    }
+    clash = sorted(arrays.keys() & extra.keys())
+    if clash:
+        raise UserError(f"Extra arrays may not be called {', '.join(clash)}: the result has those; choose other names.")
+    # A file object keeps NumPy from appending .npz to the name the user chose.
+    try:
+        with Path(path).open("wb") as file:
+            np.savez(file, **arrays, **extra)
+    except OSError as error:
+        raise UserError(f"Cannot write {path}: {error.strerror}; choose a directory that exists and is writable.") from error
+    return Path(path)

@@ -1,0 +1,44 @@
+"""RGB frames → the tower's pixel values, as SigLIP's own image processor makes them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sttm_export.errors import UserError
+
+_MEAN = np.float32(0.5)
+_STD = np.float32(0.5)
+_SCALE = 1.0 / 255.0
+
+
+def pixel_values(frames: NDArray[np.uint8] | Iterable[NDArray[np.uint8]], size: int) -> NDArray[np.float32]:
+    """Resize (bicubic, no crop: the sides are stretched), scale to [0, 1], then (x - 0.5) / 0.5.
+
+    Args:
+        frames: uint8 RGB, [n, h, w, 3] or an iterable of [h, w, 3].
+        size: S, the side of the tower's image in pixels.
+
+    Returns:
+        [n, 3, S, S] float32.
+
+    Raises:
+        UserError: no frames, or frames that are not uint8 RGB.
+    """
+    made = [_one(np.asarray(frame), size) for frame in frames]
+    if not made:
+        raise UserError("There are no frames to preprocess; give at least one frame [h, w, 3].")
+    return np.stack(made)
+
+
+def _one(frame: NDArray[np.uint8], size: int) -> NDArray[np.float32]:
+    from PIL import Image
+
+    if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3 or frame.size == 0:
+        raise UserError(f"A frame must be uint8 RGB [h, w, 3], got {frame.dtype} {list(frame.shape)}; convert it first.")
+    # Pillow's bicubic widens its kernel when shrinking (it antialiases) and rounds to uint8; the model was trained so.
+    image = Image.fromarray(np.ascontiguousarray(frame)).resize((size, size), Image.Resampling.BICUBIC)
+    scaled = (np.asarray(image, dtype=np.float64) * _SCALE).astype(np.float32)
+    return np.ascontiguousarray(((scaled - _MEAN) / _STD).transpose(2, 0, 1))

@@ -1,0 +1,146 @@
+"""Decoding the sampled frames of a video, one at a time.
+
+Frames are chosen by INDEX, as the published evaluation does. In a video of variable frame rate equal steps of index are
+not equal steps of time; `timestamps` therefore are the real presentation times of the frames, counted from the first.
+
+A file that breaks off is decoded as far as it goes: the sample is drawn from the frames that can be decoded, and
+`Video.note` says so. Only a file without a single decodable frame is refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sttm_export.errors import UserError
+from sttm_export.runtime import sampling
+from sttm_export.runtime.probe import VideoInfo, open_video, probe
+
+Sampler = Callable[[VideoInfo], list[int]]
+
+
+class Frame(NamedTuple):
+    """One decoded frame."""
+
+    index: int
+    time: float
+    """Seconds after the first frame."""
+    rgb: NDArray[np.uint8]
+    """[h, w, 3], upright."""
+
+
+@dataclass(frozen=True)
+class Video:
+    """The sampled frames of a clip.
+
+    Attributes:
+        frames: [n, h, w, 3] uint8 RGB, upright.
+        timestamps: [n] float64, seconds after the first frame of the video.
+        indices: [n] int64, index of each frame in the video.
+        info: facts of the file.
+        note: one sentence when the file was damaged, else empty.
+    """
+
+    frames: NDArray[np.uint8]
+    timestamps: NDArray[np.float64]
+    indices: NDArray[np.int64]
+    info: VideoInfo
+    note: str = ""
+
+
+def published_sampler(fps: float, max_frames: int) -> Sampler:
+    """Return the sampler of the published evaluation (see `sampling.published`)."""
+    return lambda info: sampling.published(info.frames, info.fps, fps, max_frames)
+
+
+def uniform_sampler(count: int) -> Sampler:
+    """Return a sampler of `count` frames spread evenly over the clip (see `sampling.uniform`)."""
+    return lambda info: sampling.uniform(info.frames, count)
+
+
+def read_video(path: str | Path, sampler: Sampler) -> Video:
+    """Decode the frames that `sampler` chooses; only those are held in memory.
+
+    Raises:
+        UserError: a file that is no readable video (see `open_video`), or not one frame of which can be decoded.
+    """
+    info = probe(path)
+    wanted = sampler(info)
+    frames, decoded = _collect(path, wanted)
+    # The sample reaches to the last frame, so a decoder that got there has shown that the file is whole.
+    usable = info.frames if decoded > max(wanted) else decoded
+    note = _note(info, usable)
+    if usable < info.frames:
+        # Draw again from what can be decoded, so that the frames still spread over the usable clip.
+        info = replace(info, frames=usable, declared_frames=max(info.frames, info.declared_frames))
+        frames, _ = _collect(path, sampler(info))
+    return Video(
+        frames=np.stack([frame.rgb for frame in frames]),
+        timestamps=np.array([frame.time for frame in frames]),
+        indices=np.array([frame.index for frame in frames]),
+        info=info,
+        note=note,
+    )
+
+
+def stream_frames(path: str | Path, indices: Sequence[int]) -> Iterator[Frame]:
+    """Yield the frames of these (ascending) indices; stops early where the file cannot be decoded further.
+
+    Raises:
+        UserError: a file that is no readable video.
+    """
+    wanted = set(indices)
+    for number, frame, time in _decode(path, max(wanted, default=-1)):
+        if number in wanted:
+            yield Frame(number, time, _upright(frame))
+
+
+def _collect(path: str | Path, indices: Sequence[int]) -> tuple[list[Frame], int]:
+    """Return the wanted frames, and how many frames were decoded on the way to the last of them."""
+    wanted, frames, decoded = set(indices), [], 0
+    for number, frame, time in _decode(path, max(wanted)):
+        decoded = number + 1
+        if number in wanted:
+            frames.append(Frame(number, time, _upright(frame)))
+    if decoded == 0:
+        raise UserError(f"Not one frame of {path} can be decoded: the file is damaged; give a video that plays.")
+    return frames, decoded
+
+
+def _decode(path: str | Path, last: int) -> Iterator[tuple[int, Any, float]]:
+    import av
+
+    with open_video(path) as (container, stream):
+        pull = partial(next, container.decode(stream), None)
+        start, number = 0.0, 0
+        while number <= last:
+            try:
+                frame = pull()
+            except av.error.FFmpegError:
+                return
+            if frame is None:
+                return
+            time = frame.time if frame.time is not None else number / float(stream.guessed_rate or 25)
+            start = time if number == 0 else start
+            yield number, frame, time - start
+            number += 1
+
+
+def _upright(frame: Any) -> NDArray[np.uint8]:
+    """RGB with the rotation of the container's display matrix undone; only quarter turns occur in practice."""
+    rgb: NDArray[np.uint8] = frame.to_ndarray(format="rgb24")
+    turns = round(frame.rotation / 90) % 4  # counter-clockwise degrees, as rot90 counts
+    return np.ascontiguousarray(np.rot90(rgb, turns)) if turns else rgb
+
+
+def _note(info: VideoInfo, decoded: int) -> str:
+    promised = max(info.frames, info.declared_frames)
+    if decoded >= promised:
+        return ""
+    return f"{info.path} breaks off: {decoded} of {promised} frames can be decoded, and the sample was drawn from those."

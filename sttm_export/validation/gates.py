@@ -1,0 +1,126 @@
+"""Tolerances derived from number formats and depth, and the verdict on a measured difference.
+
+One number, the relative tolerance ε of a row, gates both figures: for a row with relative error ε the norm ratio is
+within 1 ± ε, and the cosine at least 1 - ε²/2. It is the expected rounding error of the computation, with a margin:
+
+    ε = 2 · sqrt(layers) · ( u_store · sqrt(8) + u_sum · sqrt(length / 16) )
+
+u: unit roundoff, half the distance from 1 to the next number. Reasons for each part:
+
+- `u_store · sqrt(8)`: a layer writes about eight tensors (norm, q, k, v, scores, context, two of the MLP), each rounded
+  to the storage format. Roundings are independent, so their squares add.
+- `u_sum · sqrt(length / 16)`: a sum of `length` terms, in the format it is accumulated in. Every library adds in at
+  least 16 interleaved partial sums (SIMD lanes, tensor-core tiles), so a chain has length/16 links; errors of a chain
+  grow with the square root of its links, not with their number.
+- `sqrt(layers)`: layers add independent errors of like size to the residual stream.
+- 2: two computations are compared, and the worst row is gated where the estimate is of the typical one.
+
+A worst-case bound (u · length · layers) would pass anything in float16 and gate nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from sttm_export.errors import UserError, did_you_mean
+from sttm_export.validation.metrics import FloatComparison, encode_float
+
+UNIT_ROUNDOFF = {
+    "float64": 2.0**-53,
+    "float32": 2.0**-24,
+    "tf32": 2.0**-11,  # what tensor cores make of float32 factors unless that is switched off
+    "float16": 2.0**-11,
+    "bfloat16": 2.0**-8,
+}
+_MARGIN, _STORED_PER_LAYER, _LANES = 2.0, 8, 16
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """A relative tolerance and where it comes from.
+
+    Attributes:
+        relative: ε.
+        derivation: the formula with its numbers filled in.
+    """
+
+    relative: float
+    derivation: str
+
+    @property
+    def cosine_floor(self) -> float:
+        """Least cosine that ε admits."""
+        return 1.0 - 0.5 * self.relative**2
+
+
+@dataclass(frozen=True)
+class Gate:
+    """A tolerance beside the error it was held against."""
+
+    tolerance: Tolerance
+    needed: float
+    passed: bool
+    reason: str
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain dict."""
+        return {
+            "relative": self.tolerance.relative,
+            "derivation": self.tolerance.derivation,
+            "needed": encode_float(self.needed),
+            "passed": self.passed,
+            "reason": self.reason,
+        }
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Gate:
+        """Read back what `to_json` gave."""
+        tolerance = Tolerance(data["relative"], data["derivation"])
+        return cls(tolerance, float(data["needed"]), data["passed"], data["reason"])
+
+
+def unit_roundoff(dtype: str) -> float:
+    """Unit roundoff of a number format; an unknown one is a `UserError`."""
+    if dtype not in UNIT_ROUNDOFF:
+        raise UserError(f"Unknown number format '{dtype}'.{did_you_mean(dtype, UNIT_ROUNDOFF)}")
+    return UNIT_ROUNDOFF[dtype]
+
+
+def derive_tolerance(*, store: str, length: int, layers: int, accumulate: str = "float32") -> Tolerance:
+    """Return ε for a computation (formula and reasons: top of this file).
+
+    Args:
+        store: format of the tensors between operators, such as `float16`.
+        length: longest sum, such as the MLP width.
+        layers: layers in sequence; 1 for a single step.
+        accumulate: format of the sums.
+    """
+    stored = unit_roundoff(store) * math.sqrt(_STORED_PER_LAYER)
+    summed = unit_roundoff(accumulate) * math.sqrt(max(length / _LANES, 1.0))
+    relative = _MARGIN * math.sqrt(layers) * (stored + summed)
+    derivation = (
+        f"{_MARGIN:g}·√{layers}·(u({store})·√{_STORED_PER_LAYER} + u({accumulate})·√({length}/{_LANES})) = {relative:.3g}"
+    )
+    return Tolerance(relative, derivation)
+
+
+def judge(comparison: FloatComparison, tolerance: Tolerance) -> Gate:
+    """Hold cosine, norm ratio and finiteness against the tolerance; the reason names what missed."""
+    faults = []
+    if comparison.nonfinite_differing:
+        faults.append(f"{comparison.nonfinite_differing} elements are NaN or Inf on one side only")
+    if comparison.cosine_min < tolerance.cosine_floor:
+        faults.append(f"cosine falls to {comparison.cosine_min:.9g}, allowed 1 - {0.5 * tolerance.relative**2:.2g}")
+    if not abs(comparison.norm_ratio_min - 1.0) <= tolerance.relative:
+        faults.append(f"norm ratio falls to {comparison.norm_ratio_min:.6g}, allowed 1 ± {tolerance.relative:.2g}")
+    if not abs(comparison.norm_ratio_max - 1.0) <= tolerance.relative:
+        faults.append(f"norm ratio rises to {comparison.norm_ratio_max:.6g}, allowed 1 ± {tolerance.relative:.2g}")
+    if faults:
+        faults.append(f"a relative tolerance of {comparison.relative_needed:.3g} would pass")
+    elif comparison.rows == 0:
+        faults = ["no finite row to compare"] if comparison.nonfinite_expected else []
+        return Gate(tolerance, 0.0, not faults, faults[0] if faults else "no rows to compare")
+    reason = "; ".join(faults) or f"needs {comparison.relative_needed:.2g} of {tolerance.relative:.2g}"
+    return Gate(tolerance, comparison.relative_needed, not faults, reason)
