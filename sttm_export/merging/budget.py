@@ -54,8 +54,8 @@ def solve_spatial(minima: list[Tensor], given: Tensor, frames_used: Tensor, geom
         candidates = low + (high - low) * steps
         opened = (reach[None] < candidates[:, None]).float()
         enough = roots + (opened * gain).sum(1) >= budget
-        next_high = torch.where(enough, candidates, high).amin()
-        low = torch.where(enough, low, candidates).amax()
+        next_high = torch.where(enough, candidates, high).amin(0)
+        low = torch.where(enough, low, candidates).amax(0)
         high = next_high
     at_given = roots + ((reach < given).float() * gain).sum()
     return torch.where(at_given >= budget, given, between(reach, high, floor=given))
@@ -90,12 +90,12 @@ def solve_temporal(similarity: Tensor, pairs: Tensor, nodes: Tensor, leaves: Lea
         counts = count_tokens(similarity, pairs, nodes, thresholds, leaves, geometry)
         fits = counts <= budget
         score = torch.where(fits, counts, -1.0)
-        stage_count = score.amax()
-        stage_threshold = torch.where(score == stage_count, thresholds, -NOTHING_MERGES).amax()
+        stage_count = score.amax(0)
+        stage_threshold = torch.where(score == stage_count, thresholds, -NOTHING_MERGES).amax(0)
         best_threshold = torch.where(stage_count > best_count, stage_threshold, best_threshold)
         best_count = torch.maximum(stage_count, best_count)
-        high = torch.where(fits, ranks, high).amin()
-        low = torch.where(~fits & (ranks < high), ranks, low).amax()
+        high = torch.where(fits, ranks, high).amin(0)
+        low = torch.where(~fits & (ranks < high), ranks, low).amax(0)
     return between(torch.where(pairs, similarity, INVALID), best_threshold, floor=torch.full((), INVALID))
 
 
@@ -110,8 +110,8 @@ def between(values: Tensor, threshold: Tensor, floor: Tensor) -> Tensor:
     Returns:
         Scalar float32; the threshold itself where no value reaches it.
     """
-    below = torch.maximum(torch.where(values < threshold, values, INVALID).amax(), floor)
-    reached = torch.where(values >= threshold, values, torch.inf).amin()
+    below = torch.maximum(torch.where(values < threshold, values, INVALID).flatten().amax(0), floor)
+    reached = torch.where(values >= threshold, values, torch.inf).flatten().amin(0)
     middle = 0.5 * (below + reached)
     # Neighbouring floats have no middle: rounding could give `below` itself.
     middle = torch.where(middle > below, middle, reached)
@@ -122,10 +122,10 @@ def count_tokens(
     similarity: Tensor, pairs: Tensor, nodes: Tensor, thresholds: Tensor, leaves: Leaves, geometry: Geometry
 ) -> Tensor:
     """[Q] float32: tokens that survive at each of Q thresholds."""
-    kept = (similarity[None] >= thresholds[:, None, None]) & pairs[None]
+    kept = (similarity[..., None] >= thresholds) & pairs[..., None]
     representatives, _ = propagate(kept, leaves, geometry)
-    roots = (representatives == leaves.owner[None]) & nodes[None]
-    return roots.float().sum((1, 2))
+    roots = (representatives == leaves.owner[..., None]) & nodes[..., None]
+    return roots.float().sum((0, 1))
 
 
 def _similarity_ladder(similarity: Tensor, nodes: Tensor, leaves: Leaves, geometry: Geometry) -> Tensor:

@@ -6,6 +6,7 @@ built with TF32 by mistake still computes every index exactly.
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -15,7 +16,8 @@ DIGIT_BITS = 5
 
 def strictly_lower(size: int) -> Tensor:
     """[size, size] float32, 1 where column < row."""
-    return torch.ones(size, size).tril(-1)
+    # From NumPy, so that tracing sees a constant and not the ops that made it.
+    return torch.from_numpy(np.tri(size, k=-1, dtype=np.float32))
 
 
 def exclusive_prefix(values: Tensor) -> Tensor:
@@ -71,12 +73,19 @@ def segment_bounds(slots: Tensor, count: int) -> tuple[Tensor, Tensor]:
     position = torch.arange(size, dtype=torch.int32)
     changes = slots[1:] != slots[:-1]
     edge = torch.ones(1, dtype=torch.bool)
+    # TensorRT's parser refuses a scatter with more indices than places.
+    places = torch.zeros(max(count + 1, size), dtype=torch.int32)
     bounds = []
     for marks in (torch.cat([edge, changes]), torch.cat([changes, edge])):
         # Entries that are no bound go to the spare place K, where it does not matter which one wins.
         place = torch.where(marks, slots, count).to(torch.int64)
-        bounds.append(torch.zeros(count + 1, dtype=torch.int32).scatter(0, place, position)[:count])
+        bounds.append(places.scatter(0, place, position)[:count])
     return bounds[0], bounds[1]
+
+
+def summing_window(rows: int) -> int:
+    """Rows that one one-hot MatMul sums. Its cost grows with the window, that of the carry with (rows / window)²."""
+    return 32 if rows <= 32 * 256 else 64
 
 
 def segment_sum(rows: Tensor, weights: Tensor, slots: Tensor, last: Tensor, used: Tensor, window: int) -> Tensor:

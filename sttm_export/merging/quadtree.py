@@ -126,14 +126,14 @@ def find_leaves(minima: list[Tensor], threshold: Tensor, geometry: Geometry, fra
 
 
 def reduce_over_leaf(values: Tensor, leaves: Leaves, geometry: Geometry, largest: bool) -> Tensor:
-    """Minimum (or maximum) of [..., T, N] over the cells of each cell's leaf, given back to every one of them."""
+    """Minimum (or maximum) of [T, N, ...] over the cells of each cell's leaf, given back to every one of them."""
     result = values
     for level, cover in enumerate(leaves.covers):
         members = torch.from_numpy(_member_table(geometry.ancestors[level]))
-        picked = values.index_select(-1, members.flatten()).unflatten(-1, members.shape)
-        reduced = picked.amax(-1) if largest else picked.amin(-1)
-        spread = reduced.index_select(-1, torch.from_numpy(geometry.ancestors[level]))
-        result = torch.where(cover, spread, result)
+        picked = values.index_select(1, members.flatten()).unflatten(1, members.shape)
+        reduced = picked.amax(2) if largest else picked.amin(2)
+        spread = reduced.index_select(1, torch.from_numpy(geometry.ancestors[level]))
+        result = torch.where(cover.view(*cover.shape, *(1,) * (values.dim() - 2)), spread, result)
     return result
 
 

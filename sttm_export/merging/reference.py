@@ -69,6 +69,7 @@ def merge(
     root_level: int = 1,
     weighted_avg: bool = False,
     head_dim: int = 0,
+    temporal_step: bool | None = None,
 ) -> Merged:
     """Merge the tokens of a clip (docs/semantics.md, sections 1 to 4).
 
@@ -79,6 +80,8 @@ def merge(
         root_level: index into the pyramid, coarse → fine; -1 for no pyramid.
         weighted_avg: area-weighted means.
         head_dim: channels a head for per-head similarity; 0 for whole vectors.
+        temporal_step: whether to merge across frames; None for the published rule. A small budget may solve to a
+            threshold <= 0, at which the step must still run.
 
     Returns:
         The surviving tokens and every decision that led to them.
@@ -89,7 +92,7 @@ def merge(
     leaves = quadtree_search(pyramid, geometry, spatial_threshold, head_dim)
     pairs = nested_pairs(leaves.boxes)
     similarities = pair_similarity(leaves.features, pairs, head_dim)
-    if temporal_threshold > 0:
+    if temporal_threshold > 0 if temporal_step is None else temporal_step:
         kept = pairs[similarities >= temporal_threshold]
         representatives, rounds = propagate(len(leaves.boxes), kept)
     else:

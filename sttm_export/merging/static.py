@@ -14,13 +14,10 @@ from torch import Tensor, nn
 
 from sttm_export.merging.budget import NOTHING_MERGES, count_tokens, solve_spatial, solve_temporal
 from sttm_export.merging.geometry import Geometry
-from sttm_export.merging.grouping import exclusive_prefix, segment_bounds, segment_sum, stable_order
+from sttm_export.merging.grouping import exclusive_prefix, segment_bounds, segment_sum, stable_order, summing_window
 from sttm_export.merging.quadtree import Leaves, build_pyramid, find_leaves, head_norm, slot_minima
 from sttm_export.merging.temporal import pair_similarity, propagate
 from sttm_export.spec.merge import MergeSpec
-
-WINDOW = 64
-"""Rows summed by one one-hot MatMul: 32 costs less there, but squares four times as many windows in the carry."""
 
 
 @dataclass(frozen=True)
@@ -115,8 +112,8 @@ class TokenMerger(nn.Module):
         pairs = clip.frame_counts[1:].expand(similarity.shape)
         applied, effective = self._temporal_threshold(clip, leaves, similarity, pairs, given)
         kept = (similarity >= effective) & pairs
-        representatives, converged = propagate(kept[None], leaves, self.geometry)
-        return applied, representatives[0], converged[0]
+        representatives, converged = propagate(kept[..., None], leaves, self.geometry)
+        return applied, representatives[..., 0], converged[0]
 
     def _temporal_threshold(
         self, clip: _Clip, leaves: Leaves, similarity: Tensor, pairs: Tensor, given: Tensor
@@ -148,20 +145,21 @@ class TokenMerger(nn.Module):
     ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         """Gather the groups into K slots, ascending in (t, y, x) of their representatives (section 4)."""
         spec, budget = self.spec, self.spec.max_tokens
+        window = summing_window(spec.frames * spec.cells)
         roots = (representatives == self._cell_index()) & clip.frame_counts
         num_tokens = roots.float().sum()
         rank = exclusive_prefix(roots.float()).flatten().index_select(0, representatives.flatten())
         slot = torch.where(clip.frame_counts, rank.view(roots.shape).clamp(max=budget), float(budget))
 
         keys = torch.where(self._nodes(clip, leaves), slot, float(budget))
-        order = _pad(stable_order(keys, budget.bit_length()), WINDOW)
+        order = _pad(stable_order(keys, budget.bit_length()), window)
         slots = keys.flatten().index_select(0, order[: keys.numel()]).to(torch.int32)
         slots = torch.cat([slots, torch.full((order.shape[0] - keys.numel(),), budget, dtype=torch.int32)])
         first, last = segment_bounds(slots, budget)
         used = torch.arange(budget, dtype=torch.float32) < num_tokens
 
         area = leaves.select(self._level_table(self.geometry.areas)).flatten().index_select(0, order).float()
-        area = torch.where(slots < budget, area, 0.0).view(-1, WINDOW)
+        area = torch.where(slots < budget, area, 0.0).view(-1, window)
         through = (exclusive_prefix(area) + area).flatten()
         patches = through.index_select(0, last) - (through - area.flatten()).index_select(0, first)
         patches = torch.where(used, patches, 0.0)
@@ -170,7 +168,7 @@ class TokenMerger(nn.Module):
         divisor = torch.cat([patches.clamp(min=1.0) if spec.weighted_avg else members, torch.ones(1)])
         rows = clip.rows.index_select(0, leaf_row.flatten().index_select(0, order))
         weights = 1.0 / divisor.index_select(0, slots)
-        tokens = segment_sum(rows, weights, slots, last, used, WINDOW).to(dtype)
+        tokens = segment_sum(rows, weights, slots, last, used, window).to(dtype)
 
         # The sort is stable, so the first of a group is its representative.
         box = self._boxes(leaves).index_select(0, order.index_select(0, first))

@@ -41,31 +41,32 @@ def pair_similarity(rows: Tensor, norms: Tensor, leaf_row: Tensor, head_dim: int
 def propagate(kept: Tensor, leaves: Leaves, geometry: Geometry) -> tuple[Tensor, Tensor]:
     """Directed merging with the published stopping rule, for Q sets of kept pairs at once (section 3).
 
+    The sets are the last dimension, so that every gather moves Q neighbouring numbers.
+
     Args:
-        kept: [Q, T-1, N] bool, whether the leaves of a cell in frames t and t + 1 merge.
+        kept: [T-1, N, Q] bool, whether the leaves of a cell in frames t and t + 1 merge.
         leaves: the spatial step's tokens.
         geometry: tables of the grid.
 
     Returns:
-        representatives [Q, T, N] int32: flat index of the leaf that stands for each cell's leaf;
+        representatives [T, N, Q] int32: flat index t·N + p of the leaf that stands for each cell's leaf;
         converged [Q] bool: the stop test held within the unrolled rounds.
     """
-    sets, pairs, cells = kept.shape
-    size = (pairs + 1) * cells
-    # Each set counts on from its own offset, so that following pointers is one flat gather.
-    offset = torch.arange(0, sets * size, size, dtype=torch.int32)[:, None, None]
-    rep = leaves.owner[None] + offset
-    none = torch.full((sets, 1, cells), sets * size, dtype=torch.int32)
+    pairs, cells, sets = kept.shape
+    # Set q of node i is held as i·Q + q: the order of nodes is kept, and following pointers is one flat gather.
+    column = torch.arange(sets, dtype=torch.int32)
+    rep = leaves.owner[..., None] * sets + column
+    beyond = (pairs + 1) * cells * sets
+    none = torch.full((1, cells, sets), beyond, dtype=torch.int32)
     done = torch.zeros(sets, dtype=torch.bool)
     for _ in range(unrolled_rounds(pairs + 1)):
-        smallest = torch.where(kept, torch.minimum(rep[:, :-1], rep[:, 1:]), sets * size)
-        neighbour = torch.minimum(torch.cat([smallest, none], 1), torch.cat([none, smallest], 1))
-        merged = reduce_over_leaf(torch.minimum(rep, neighbour), leaves, geometry, largest=False)
-        merged = _follow(merged)
+        smallest = torch.where(kept, torch.minimum(rep[:-1], rep[1:]), beyond)
+        neighbour = torch.minimum(torch.cat([smallest, none]), torch.cat([none, smallest]))
+        merged = _follow(reduce_over_leaf(torch.minimum(rep, neighbour), leaves, geometry, largest=False))
         # Frozen once the stop test has held: more rounds would merge more than the published code (rule 3.4).
-        rep = torch.where(done[:, None, None], rep, merged)
-        done = (_follow(rep) != rep).to(torch.int32).amax((1, 2)) == 0
-    return rep - offset, done
+        rep = torch.where(done, rep, merged)
+        done = (_follow(rep) != rep).to(torch.int32).amax((0, 1)) == 0
+    return torch.div(rep - column, sets, rounding_mode="floor") if sets > 1 else rep, done
 
 
 def _follow(rep: Tensor) -> Tensor:
