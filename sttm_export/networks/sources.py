@@ -53,6 +53,8 @@ def resolve_checkpoint(source: str) -> CheckpointFiles:
     Raises:
         UserError: a path that is no directory, text that is neither, or a repository that cannot be reached.
     """
+    if not source.strip():
+        raise UserError("The checkpoint named with --weights is empty text; give a directory or a hub id.")
     path = Path(source).expanduser()
     if path.is_dir():
         return LocalFiles(path, path.resolve().name)

@@ -1,0 +1,60 @@
+"""The one loader: which options go together, and what provenance says."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+import torch
+from helpers_networks import tiny_model, tiny_state, write_checkpoint
+
+from sttm_export.errors import UserError
+from sttm_export.networks.loading import load_vision_encoder
+from sttm_export.networks.random_weights import random_state
+from sttm_export.networks.weight_source import WeightSource
+
+MODEL = tiny_model()
+
+
+def test_random_weights():
+    state, source = load_vision_encoder(MODEL, None, 5)
+    assert all(torch.equal(state[name], tensor) for name, tensor in random_state(MODEL, 5).items())
+    assert source.is_random
+    assert source.describe() == "random weights, seed 5"
+    assert len(source.sha256) == 64
+
+
+def test_checkpoint(tmp_path):
+    write_checkpoint(tmp_path / "ckpt", MODEL, tiny_state(MODEL))
+    state, source = load_vision_encoder(MODEL, str(tmp_path / "ckpt"), None)
+    assert set(state) == set(tiny_state(MODEL))
+    assert not source.is_random
+
+
+@pytest.mark.parametrize(
+    ("weights", "seed", "tower", "message"),
+    [
+        (None, None, None, "--weights DIR_OR_HUB_ID .*--random-weights SEED"),
+        ("somewhere", 0, None, "exclude each other"),
+        (None, 0, "somewhere", "--tower-weights needs --weights"),
+        (None, -1, None, "--random-weights -1 is negative"),
+    ],
+)
+def test_options_that_do_not_go_together(weights, seed, tower, message):
+    with pytest.raises(UserError, match=message):
+        load_vision_encoder(MODEL, weights, seed, tower)
+
+
+def test_weight_source_reads_back_from_json_values():
+    source = WeightSource("random", "random", "ab" * 32, seed=1)
+    assert WeightSource(**vars(source)) == source
+
+
+def test_provenance_and_loader_import_neither_transformers_nor_the_hub_client():
+    code = (
+        "import sys, sttm_export.networks.weight_source as w; assert 'torch' not in sys.modules; "
+        "import sttm_export.networks.loading, sttm_export.networks.vision_encoder, sttm_export.networks.reference; "
+        "assert not {'transformers', 'huggingface_hub', 'safetensors', 'onnx'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
