@@ -1,0 +1,87 @@
+"""What is known of an engine after it was built, skipped or refused."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+Status = Literal["built", "skipped", "failed"]
+
+
+@dataclass(frozen=True)
+class BuildResult:
+    """One build.
+
+    Attributes:
+        status: `built`, or `skipped` with the reason.
+        reason: one sentence; empty if built.
+        path: the engine; None if skipped.
+        size: bytes.
+        seconds: parsing and building.
+        tensorrt: version that built it.
+        options: every option that was set, for the sidecar.
+        scratch: bytes of scratch memory that one run of the engine needs, as the log states; None if it does not.
+        warnings: TensorRT's warnings.
+        log: every line of level info and above.
+    """
+
+    status: Literal["built", "skipped"]
+    reason: str = ""
+    path: Path | None = None
+    size: int = 0
+    seconds: float = 0.0
+    tensorrt: str = ""
+    options: dict[str, Any] = dataclasses.field(default_factory=dict)
+    scratch: int | None = None
+    warnings: tuple[str, ...] = ()
+    log: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class EngineRecord:
+    """One engine of a bundle, as its manifest carries it.
+
+    Attributes:
+        target: name of the target.
+        compute_capability: such as `sm86`; empty where it is only known on the device.
+        graph: name of the graph.
+        status: built, skipped or failed.
+        reason: one sentence; empty if built.
+        file: path below the engines' directory, with forward slashes; empty if not built.
+        sha256: of the engine; empty if not built.
+        bytes: size of the engine.
+        seconds: parsing and building.
+        log: path of the log below the engines' directory; empty if nothing ran.
+    """
+
+    target: str
+    compute_capability: str
+    graph: str
+    status: Status
+    reason: str = ""
+    file: str = ""
+    sha256: str = ""
+    bytes: int = 0
+    seconds: float = 0.0
+    log: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values for a manifest."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> EngineRecord:
+        """Read back what `to_json` wrote."""
+        return cls(**data)
+
+
+def sha256_of(path: Path) -> str:
+    """Hash a file in pieces; engines and weights reach gigabytes."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while piece := file.read(1 << 20):
+            digest.update(piece)
+    return digest.hexdigest()

@@ -1,0 +1,136 @@
+"""From what the PyTorch exporter leaves to what is published: no traces of this machine, no detours, stable names.
+
+Rules, in the order in which they are applied:
+
+1. Functions are inlined; unused functions and opset imports go. TensorRT's parser reads local functions, but node names
+   in its messages would then point nowhere.
+2. Casts to the dtype a value already has, and identities between inner values, go.
+3. INT64 goes where INT32 will do (`integers.py`).
+4. Nodes and initializers that nothing reads go; constants of one value are stored as one element, equal ones once
+   (`constants.py`).
+5. Nodes are named after the module they come from, their op and their position (`layers.3.mlp/MatMul_41`), inner values
+   after their node: a layer that drifts can be found, and names do not depend on the exporter's counters. Inputs, outputs
+   and initializers keep their names.
+6. Doc strings and metadata go from model, graph, nodes, values and initializers: the exporter stores stack traces in
+   them, and with these the paths of the machine that exported.
+7. The producer is this package and its version.
+"""
+
+from __future__ import annotations
+
+import ast
+from typing import Any
+
+from sttm_export import __version__
+from sttm_export.graphs.constants import merge_equal, shrink_uniform
+from sttm_export.graphs.integers import narrow_bool_reductions, narrow_indices
+
+PRODUCER = "sttm-export"
+# The exporter lists the module path of a node here, outermost first; the last entry is the node itself.
+SCOPES = "pkg.torch.onnx.name_scopes"
+
+
+def clean_up(model: Any) -> None:
+    """Apply every rule to an `onnx_ir.Model` in place."""
+    inline_functions(model)
+    drop_no_op_casts(model)
+    drop_identities(model)
+    narrow_indices(model)
+    narrow_bool_reductions(model)
+    drop_unused(model)
+    shrink_uniform(model)
+    merge_equal(model)
+    name_values(model)
+    strip_traces(model)
+    sign(model)
+
+
+def inline_functions(model: Any) -> None:
+    """Rule 1, first half: the graph holds standard operators only."""
+    from onnx_ir.passes import common
+
+    common.InlinePass()(model)
+    common.RemoveUnusedFunctionsPass()(model)
+
+
+def drop_no_op_casts(model: Any) -> int:
+    """Rule 2 for casts; returns how many went. A cast that makes a graph output stays, it carries the output's name."""
+    import onnx_ir as ir
+
+    dropped = 0
+    for node in list(model.graph):
+        source = node.inputs[0] if node.op_type == "Cast" else None
+        if source is None or source.dtype is None or node.outputs[0].is_graph_output():
+            continue
+        if source.dtype == ir.DataType(node.attributes["to"].as_int()):
+            ir.convenience.replace_all_uses_with(node.outputs[0], source)
+            model.graph.remove(node, safe=True)
+            dropped += 1
+    return dropped
+
+
+def drop_identities(model: Any) -> None:
+    """Rule 2 for identities; one between an input and an output stays, as both names are declared."""
+    from onnx_ir.passes import common
+
+    common.IdentityEliminationPass()(model)
+
+
+def drop_unused(model: Any) -> None:
+    """Rule 4, and rule 1's second half: opset imports that no node needs."""
+    from onnx_ir.passes import common
+
+    common.RemoveUnusedNodesPass()(model)
+    common.RemoveUnusedOpsetsPass()(model)
+
+
+def name_values(model: Any) -> None:
+    """Rule 5. Reads the metadata that rule 6 removes."""
+    kept = {*model.graph.inputs, *model.graph.outputs, *model.graph.initializers.values()}
+    taken = {value.name for value in kept}
+    for position, node in enumerate(model.graph):
+        node.name = f"{_module_path(node)}{node.op_type}_{position}"
+        for number, value in enumerate(node.outputs):
+            if value in kept or not value.name:
+                continue
+            name = f"{node.name}_out{number}"
+            # An initializer of the module could carry such a name; an underscore settles it the same way every time.
+            while name in taken:
+                name += "_"
+            value.name = name
+
+
+def strip_traces(model: Any) -> None:
+    """Rule 6."""
+    from onnx_ir.passes import common
+
+    common.ClearMetadataAndDocStringPass()(model)
+    model.metadata_props.clear()
+    model.graph.metadata_props.clear()
+    model.doc_string = model.graph.doc_string = None
+    for value in _values(model.graph):
+        value.metadata_props.clear()
+        value.doc_string = None
+        if value.const_value is not None:
+            value.const_value.metadata_props.clear()
+            value.const_value.doc_string = None
+
+
+def sign(model: Any) -> None:
+    """Rule 7."""
+    model.producer_name, model.producer_version = PRODUCER, __version__
+    model.domain, model.model_version = None, None
+
+
+def _values(graph: Any) -> list[Any]:
+    outputs = [value for node in graph for value in node.outputs]
+    return [*graph.inputs, *graph.initializers.values(), *outputs]
+
+
+def _module_path(node: Any) -> str:
+    try:
+        scopes = ast.literal_eval(node.metadata_props.get(SCOPES, "[]"))
+    except (SyntaxError, ValueError):
+        scopes = []
+    path = str(scopes[-2]) if len(scopes) > 1 else ""
+    return f"{path}/" if path else ""

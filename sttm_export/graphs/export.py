@@ -1,0 +1,105 @@
+"""One PyTorch module to one static ONNX graph whose interface is its `GraphSpec`."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sttm_export.graphs.check import check_graph
+from sttm_export.graphs.cleanup import clean_up
+from sttm_export.spec.graph import GraphSpec
+
+if TYPE_CHECKING:
+    import torch
+
+# The highest opset that every target reads: TensorRT 10.3 of JetPack 6.2 stops at 20.
+OPSET = 20
+# Constants up to this size stay in the graph file: shapes, axes and scalars must be there for shape inference, which does
+# not open the weights. Everything larger goes to `<name>.onnx.data`, for small graphs too: one layout to hash and copy.
+INLINE_BYTES = 1024
+
+
+def export_graph(module: torch.nn.Module, spec: GraphSpec, directory: Path) -> Path:
+    """Export a module as `<directory>/<spec.name>.onnx`, clean it up and check it against its declaration.
+
+    Names, shapes and dtypes come from `spec` alone: the example inputs are made from it, the result is compared with it.
+    Two exports of the same module give the same bytes.
+
+    Args:
+        module: called with one tensor per input, in order; returns one tensor or a tuple in the order of the outputs.
+        spec: the declaration.
+        directory: where the graph and its weights go; made if missing.
+
+    Returns:
+        Path of the ONNX file.
+
+    Raises:
+        GraphError: the produced graph departs from the declaration, is not static or is not sound.
+    """
+    model = _trace(module, spec)
+    clean_up(model)
+    directory.mkdir(parents=True, exist_ok=True)
+    path = directory / spec.onnx_file
+    _save(model, path)
+    check_graph(path, spec)
+    return path
+
+
+def example_inputs(spec: GraphSpec) -> tuple[torch.Tensor, ...]:
+    """Return zeros of the declared shapes and dtypes; scalars have rank 0."""
+    import torch
+
+    return tuple(torch.zeros(tensor.shape, dtype=getattr(torch, tensor.dtype)) for tensor in spec.inputs)
+
+
+def data_file(path: Path) -> Path:
+    """Where the weights of a graph lie; absent if it has none over a kilobyte."""
+    return path.with_name(path.name + ".data")
+
+
+def _trace(module: torch.nn.Module, spec: GraphSpec) -> Any:
+    """Return the exporter's `onnx_ir.Model`; its tensors still share memory with the module."""
+    import torch
+
+    with _silence(), torch.no_grad():
+        program = torch.onnx.export(
+            module.eval(),
+            example_inputs(spec),
+            dynamo=True,
+            opset_version=OPSET,
+            input_names=[tensor.name for tensor in spec.inputs],
+            output_names=[tensor.name for tensor in spec.outputs],
+            verbose=False,
+        )
+    if program is None:
+        raise RuntimeError("torch.onnx.export returned nothing although dynamo=True.")
+    return program.model
+
+
+def _save(model: Any, path: Path) -> None:
+    import onnx_ir as ir
+
+    # A file left by an earlier export could be longer, or no longer needed.
+    data_file(path).unlink(missing_ok=True)
+    ir.save(model, path, external_data=data_file(path).name, size_threshold_bytes=INLINE_BYTES)
+    # A graph with small constants only leaves an empty file.
+    if data_file(path).exists() and data_file(path).stat().st_size == 0:
+        data_file(path).unlink()
+
+
+@contextlib.contextmanager
+def _silence() -> Iterator[None]:
+    """Keep the exporter's progress lines, log records and warnings off the terminal; exceptions carry what matters."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)

@@ -1,0 +1,177 @@
+"""A read-only view of an ONNX graph: nodes, types and constants, without reading weights that lie outside the file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from sttm_export.errors import UserError
+from sttm_export.graphs.faults import GraphError
+
+
+@dataclass(frozen=True)
+class TensorType:
+    """What the graph says of one value.
+
+    Attributes:
+        dtype: upper-case ONNX name such as `FLOAT16`; empty where the graph says nothing.
+        shape: one entry a dimension, an int or the symbol's name (`?` if it has none); None where the rank is unknown.
+    """
+
+    dtype: str
+    shape: tuple[int | str, ...] | None
+
+    @property
+    def is_static(self) -> bool:
+        """Whether every dimension is a number."""
+        return self.shape is not None and all(isinstance(dim, int) for dim in self.shape)
+
+
+@dataclass(frozen=True)
+class Structure:
+    """A loaded graph with its types inferred.
+
+    Attributes:
+        path: the ONNX file.
+        model: the `onnx.ModelProto`; external tensors hold no data.
+        types: type of every named value, those of subgraphs included.
+        constants: small initializers by name; weights outside the file are not among them.
+    """
+
+    path: Path
+    model: Any
+    types: dict[str, TensorType]
+    constants: dict[str, Any] = field(repr=False)
+
+    @property
+    def nodes(self) -> list[Any]:
+        """Every node, those of subgraphs after the node that holds them."""
+        return list(_walk(self.model.graph))
+
+    def type_of(self, name: str) -> TensorType:
+        """Return the type of a value; an unknown value has an empty one."""
+        return self.types.get(name, TensorType("", None))
+
+    def constant(self, name: str) -> Any | None:
+        """Return a NumPy array if the value is a constant that is stored in the file, otherwise None."""
+        import onnx
+
+        tensor = self.constants.get(name)
+        return None if tensor is None else onnx.numpy_helper.to_array(tensor)
+
+
+def load_structure(path: Path) -> Structure:
+    """Load a graph without its external data and infer every type that can be inferred.
+
+    Raises:
+        UserError: the file is missing or is not an ONNX graph.
+        GraphError: types or shapes contradict each other.
+    """
+    model = _infer(_load(path), path)
+    graphs = list(_graphs(model.graph))
+    types: dict[str, TensorType] = {}
+    for graph in graphs:
+        for value in (*graph.input, *graph.value_info, *graph.output):
+            types[value.name] = _type_of(value)
+        for tensor in graph.initializer:
+            types[tensor.name] = TensorType(dtype_name(tensor.data_type), tuple(tensor.dims))
+    constants = {tensor.name: tensor for graph in graphs for tensor in graph.initializer if not is_external(tensor)}
+    constants.update(_constant_nodes(model.graph))
+    return Structure(path, model, types, constants)
+
+
+def is_external(tensor: Any) -> bool:
+    """Whether a tensor's bytes lie in another file."""
+    return bool(tensor.data_location == type(tensor).EXTERNAL)
+
+
+def dtype_name(number: int) -> str:
+    """Return the ONNX name of a data type number, such as `FLOAT16`."""
+    import onnx
+
+    return str(onnx.TensorProto.DataType.Name(number))
+
+
+def label(node: Any) -> str:
+    """Name a node in a message: its type and its name, or its first output where it has no name."""
+    return f"{node.op_type} '{node.name or next(iter(node.output), '')}'"
+
+
+def attribute(node: Any, name: str, default: Any = None) -> Any:
+    """Return an attribute's value; byte strings are decoded."""
+    import onnx
+
+    for row in node.attribute:
+        if row.name == name:
+            value = onnx.helper.get_attribute_value(row)
+            return value.decode() if isinstance(value, bytes) else value
+    return default
+
+
+def _load(path: Path) -> Any:
+    import onnx
+    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+
+    try:
+        return onnx.load(path, load_external_data=False)
+    except OSError as error:
+        raise UserError(f"Cannot read {path}: {error.strerror}; give the path of an ONNX graph.") from error
+    except DecodeError as error:
+        raise UserError(f"{path} is not an ONNX graph; give the path of a file that an export wrote.") from error
+
+
+def _infer(model: Any, path: Path) -> Any:
+    """Infer shapes on the structure alone; weights have shapes without their bytes, so gigabytes stay on disk.
+
+    Data propagation follows shapes that are computed in the graph. It stops at integer tables that lie outside the
+    file, so it runs only where there is a computed shape to follow; the exporter folds those of a static graph.
+    """
+    import onnx
+
+    computed = any(node.op_type in ("Shape", "Size") for node in _walk(model.graph))
+    try:
+        return onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True, data_prop=computed)
+    except onnx.shape_inference.InferenceError as error:
+        raise GraphError(f"Shapes or types of {path.name} contradict each other: {error}") from error
+
+
+def _type_of(value: Any) -> TensorType:
+    tensor = value.type.tensor_type
+    if not value.type.HasField("tensor_type"):
+        return TensorType(str(value.type.WhichOneof("value") or "").upper(), None)
+    if not tensor.HasField("shape"):
+        return TensorType(dtype_name(tensor.elem_type), None)
+    dims = (dim.dim_value if dim.HasField("dim_value") else dim.dim_param or "?" for dim in tensor.shape.dim)
+    return TensorType(dtype_name(tensor.elem_type), tuple(dims))
+
+
+def _walk(graph: Any) -> Iterator[Any]:
+    for node in graph.node:
+        yield node
+        for inner in _subgraphs(node):
+            yield from _walk(inner)
+
+
+def _graphs(graph: Any) -> Iterator[Any]:
+    yield graph
+    for node in graph.node:
+        for inner in _subgraphs(node):
+            yield from _graphs(inner)
+
+
+def _subgraphs(node: Any) -> Iterator[Any]:
+    for row in node.attribute:
+        if row.HasField("g"):
+            yield row.g
+        yield from row.graphs
+
+
+def _constant_nodes(graph: Any) -> dict[str, Any]:
+    found = {}
+    for node in _walk(graph):
+        value = attribute(node, "value") if node.op_type == "Constant" else None
+        if value is not None:
+            found[node.output[0]] = value
+    return found
