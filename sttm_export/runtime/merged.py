@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,7 +41,7 @@ class MergedTokens:
         """Cut the static outputs of the token-merger graph to the tokens and frames in use."""
         n = int(outputs["num_tokens"])
         return cls(
-            tokens=np.asarray(outputs["tokens"])[:n],
+            tokens=cast("NDArray[np.floating]", outputs["tokens"])[:n],
             token_box=np.asarray(outputs["token_box"], np.int32)[:n],
             token_patches=np.asarray(outputs["token_patches"], np.int32)[:n],
             assignment=np.asarray(outputs["assignment"], np.int32)[:num_frames],
@@ -84,7 +85,7 @@ def save_npz(path: str | Path, merged: MergedTokens, **extra: Array) -> Path:
     Raises:
         UserError: the file cannot be written, or an extra array has the name of one of the result's.
     """
-    arrays: dict[str, Array] = {
+    arrays: dict[str, Any] = {
         "tokens": merged.tokens,
         "token_box": merged.token_box,
         "token_patches": merged.token_patches,
@@ -99,7 +100,9 @@ def save_npz(path: str | Path, merged: MergedTokens, **extra: Array) -> Path:
     # A file object keeps NumPy from appending .npz to the name the user chose.
     try:
         with Path(path).open("wb") as file:
-            np.savez(file, **arrays, **extra)
+            np.savez(file, **arrays, **cast("dict[str, Any]", extra))
     except OSError as error:
-        raise UserError(f"Cannot write {path}: {error.strerror}; choose a directory that exists and is writable.") from error
+        raise UserError(
+            f"Cannot write {path}: {error.strerror}; choose a directory that exists and is writable."
+        ) from error
     return Path(path)

@@ -38,7 +38,7 @@ def encode_frames(
     if pixel_values.shape[1:] != pixels.shape[1:] or len(pixel_values) == 0:
         raise UserError(
             f"The vision encoder takes frames of {list(pixels.shape[1:])}, got {list(pixel_values.shape)}; "
-            f"preprocess at least one frame to {pixels.shape[2]}×{pixels.shape[3]}."
+            f"preprocess at least one frame to {pixels.shape[2]}x{pixels.shape[3]}."
         )
     n, batch = len(pixel_values), pixels.shape[0]
     result = np.empty((n, *features.shape[1:]), features.dtype)
@@ -76,8 +76,8 @@ def merge_features(
     bound = declared.shape[0]
     if features.ndim != 3 or features.shape[1:] != declared.shape[1:]:
         raise UserError(
-            f"The token merger takes features [n, {declared.shape[1]}, {declared.shape[2]}], got {list(features.shape)}; "
-            "encode the frames with the vision encoder of the same bundle."
+            f"The token merger takes features [n, {declared.shape[1]}, {declared.shape[2]}], got "
+            f"{list(features.shape)}; encode the frames with the vision encoder of the same bundle."
         )
     _check_frames(len(features), num_frames, bound)
     padded = np.zeros(declared.shape, declared.dtype)

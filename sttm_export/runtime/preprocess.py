@@ -37,7 +37,9 @@ def _one(frame: NDArray[np.uint8], size: int) -> NDArray[np.float32]:
     from PIL import Image
 
     if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3 or frame.size == 0:
-        raise UserError(f"A frame must be uint8 RGB [h, w, 3], got {frame.dtype} {list(frame.shape)}; convert it first.")
+        raise UserError(
+            f"A frame must be uint8 RGB [h, w, 3], got {frame.dtype} {list(frame.shape)}; convert it first."
+        )
     # Pillow's bicubic widens its kernel when shrinking (it antialiases) and rounds to uint8; the model was trained so.
     image = Image.fromarray(np.ascontiguousarray(frame)).resize((size, size), Image.Resampling.BICUBIC)
     scaled = (np.asarray(image, dtype=np.float64) * _SCALE).astype(np.float32)

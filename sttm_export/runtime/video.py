@@ -28,7 +28,8 @@ Sampler = Callable[[VideoInfo], list[int]]
 class Frame(NamedTuple):
     """One decoded frame."""
 
-    index: int
+    number: int
+    """Index in the video."""
     time: float
     """Seconds after the first frame."""
     rgb: NDArray[np.uint8]
@@ -83,7 +84,7 @@ def read_video(path: str | Path, sampler: Sampler) -> Video:
     return Video(
         frames=np.stack([frame.rgb for frame in frames]),
         timestamps=np.array([frame.time for frame in frames]),
-        indices=np.array([frame.index for frame in frames]),
+        indices=np.array([frame.number for frame in frames]),
         info=info,
         note=note,
     )
@@ -143,4 +144,6 @@ def _note(info: VideoInfo, decoded: int) -> str:
     promised = max(info.frames, info.declared_frames)
     if decoded >= promised:
         return ""
-    return f"{info.path} breaks off: {decoded} of {promised} frames can be decoded, and the sample was drawn from those."
+    return (
+        f"{info.path} breaks off: {decoded} of {promised} frames can be decoded, and the sample was drawn from those."
+    )

@@ -2,7 +2,8 @@
 
 Only a graph's outputs can be seen, not its comparisons. So the comparisons are recomputed from the features in float64
 (`similarities`), and where results differ, those within the rounding band of their threshold are turned over (`ties`):
-if that gives the observed result exactly, the difference is a TIE WITHIN ROUNDING, counted and shown. If not, it is WRONG.
+if that gives the observed result exactly, the difference is a TIE WITHIN ROUNDING, counted
+and shown. If not, it is WRONG.
 """
 
 from __future__ import annotations
@@ -16,12 +17,13 @@ from numpy.typing import NDArray
 
 from sttm_export.spec.merge import MergeSpec
 from sttm_export.validation.outputs import TokenTable, bookkeeping_faults, read_tokens
-from sttm_export.validation.quadtree import Ints, Quadtree, build_quadtree
+from sttm_export.validation.quadtree import Quadtree, build_quadtree
 from sttm_export.validation.similarities import Similarities, compute_similarities
 from sttm_export.validation.ties import Decision, Explanation, Thresholds, decisions_near, explain, rounding_band
 
 Array = NDArray[np.generic]
 
+_CONTRADICTION = "outputs contradict themselves"
 _MOST_TIES = 9  # in one root block
 _SEARCHED = 96  # decisions looked at to name the cause of a wrong result
 
@@ -57,8 +59,13 @@ class DecisionReport:
     band: float
     band_derivation: str
     thresholds: tuple[tuple[float, float], tuple[float, float]]
-    excused_cells: Ints | None = field(default=None, compare=False, repr=False)
+    excused_cells: NDArray[np.bool_] | None = field(default=None, compare=False, repr=False)
     """[T', N] bool: cells of blocks with ties, whose token floats may differ. Not part of the JSON."""
+
+    @property
+    def contradictory(self) -> bool:
+        """Whether the candidate's outputs contradict themselves, so that nothing else can be read from them."""
+        return any(phrase.startswith(_CONTRADICTION) for phrase in self.wrong)
 
     def to_json(self) -> dict[str, Any]:
         """Plain dict."""
@@ -95,6 +102,23 @@ def compare_decisions(
     return _Comparer(features[:num_frames], merge, dtype).compare(reference, candidate)
 
 
+def tied_cells(
+    features: NDArray[np.floating], merge: MergeSpec, thresholds: tuple[float, float], *, dtype: str = "float32"
+) -> NDArray[np.bool_]:
+    """[T', N] bool: cells of root blocks with a split test within the rounding band of the spatial threshold.
+
+    Such a tie can hide from `compare_decisions`: a node and its four children may all join one earlier token. No cell
+    changes hands, but the token is the mean of other nodes.
+    """
+    comparer = _Comparer(features, merge, dtype)
+    similarities = compute_similarities(
+        features, comparer.tree, weighted_avg=merge.weighted_avg, head_dim=merge.head_dim
+    )
+    near = decisions_near(similarities, comparer.tree, Thresholds(thresholds[0], None), comparer.band)
+    blocks = np.unique([int(comparer.tree.cover[0, decision.cell]) for decision in near])
+    return np.broadcast_to(np.isin(comparer.tree.cover[0], blocks), features.shape[:2])
+
+
 class _Comparer:
     def __init__(self, features: NDArray[np.floating], merge: MergeSpec, dtype: str) -> None:
         self.features, self.merge = features, merge
@@ -109,13 +133,17 @@ class _Comparer:
         faults = bookkeeping_faults(candidate, self.frames, self.merge.height, self.merge.width)
         if faults:
             limits = _applied(candidate), _applied(reference)
-            return self._report(counts, limits, wrong=[f"outputs contradict themselves: {fault}" for fault in faults])
+            return self._report(counts, limits, wrong=[f"{_CONTRADICTION}: {fault}" for fault in faults])
         mine, theirs = (read_tokens(outputs, self.frames, self.merge.width) for outputs in (candidate, reference))
         limits = mine.thresholds, theirs.thresholds
         undefined = self._undefined()
         differs = (mine.keys != theirs.keys) & ~undefined
         extra = int((~np.isin(mine.names, theirs.names)).sum())
-        figures = {"differing": int(differs.sum()), "tokens_differing": extra, "undefined": int(undefined.sum())}
+        figures: dict[str, Any] = {
+            "differing": int(differs.sum()),
+            "tokens_differing": extra,
+            "undefined": int(undefined.sum()),
+        }
         if not differs.any():
             return self._report(counts, limits, **figures)
         ties, wrong, excused = self._explain(mine, theirs, undefined)
@@ -226,7 +254,7 @@ class _Comparer:
             band=self.band,
             band_derivation=self.band_derivation,
             thresholds=limits,
-            excused_cells=None if excused is None else excused.astype(np.int64),
+            excused_cells=excused,
         )
 
 

@@ -100,9 +100,8 @@ def derive_tolerance(*, store: str, length: int, layers: int, accumulate: str = 
     stored = unit_roundoff(store) * math.sqrt(_STORED_PER_LAYER)
     summed = unit_roundoff(accumulate) * math.sqrt(max(length / _LANES, 1.0))
     relative = _MARGIN * math.sqrt(layers) * (stored + summed)
-    derivation = (
-        f"{_MARGIN:g}·√{layers}·(u({store})·√{_STORED_PER_LAYER} + u({accumulate})·√({length}/{_LANES})) = {relative:.3g}"
-    )
+    terms = f"u({store})·√{_STORED_PER_LAYER} + u({accumulate})·√({length}/{_LANES})"
+    derivation = f"{_MARGIN:g}·√{layers}·({terms}) = {relative:.3g}"
     return Tolerance(relative, derivation)
 
 

@@ -69,7 +69,8 @@ class FloatComparison:
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> FloatComparison:
         """Read back what `to_json` gave."""
-        return cls(**{key: float(value) if isinstance(value, str) else value for key, value in data.items()})
+        values: dict[str, Any] = {k: float(v) if isinstance(v, str) else v for k, v in data.items()}
+        return cls(**values)
 
 
 def encode_float(value: float | int) -> float | int | str:
@@ -95,8 +96,14 @@ class _Totals:
         self.error_square += float(np.square(difference).sum())
         self.atol = max(self.atol, float((difference - self.rtol * np.abs(expected)).max()))
         cosine, ratio = _rows(actual, expected, self.floor)
-        self.cosine_min, self.cosine_sum = min(self.cosine_min, float(cosine.min())), self.cosine_sum + float(cosine.sum())
-        self.ratio_min, self.ratio_max = min(self.ratio_min, float(ratio.min())), max(self.ratio_max, float(ratio.max()))
+        self.cosine_min, self.cosine_sum = (
+            min(self.cosine_min, float(cosine.min())),
+            self.cosine_sum + float(cosine.sum()),
+        )
+        self.ratio_min, self.ratio_max = (
+            min(self.ratio_min, float(ratio.min())),
+            max(self.ratio_max, float(ratio.max())),
+        )
         needed = np.maximum(np.sqrt(2.0 * np.maximum(1.0 - cosine, 0.0)), np.abs(ratio - 1.0))
         if self.rows == 0 or needed.max() > self.needed:
             self.needed, self.worst_row = float(needed.max()), int(numbers[needed.argmax()])
@@ -146,7 +153,7 @@ def _rows(
     na, ne = np.linalg.norm(actual, axis=1), np.linalg.norm(expected, axis=1)
     zero_a, zero_e = na <= floor, ne <= floor
     safe_a, safe_e = np.where(zero_a, 1.0, na), np.where(zero_e, 1.0, ne)
-    # Unit rows first: the difference of unit vectors keeps 1 - cosine exact to far below the rounding of the dot itself.
+    # Unit rows first: the difference of unit vectors keeps 1 - cosine exact far below the rounding of a dot.
     gap = np.square(actual / safe_a[:, None] - expected / safe_e[:, None]).sum(1)
     cosine = np.where(zero_a | zero_e, np.where(zero_a & zero_e, 1.0, 0.0), 1.0 - 0.5 * gap)
     ratio = np.where(zero_e, np.where(zero_a, 1.0, np.inf), na / safe_e)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,7 +50,8 @@ def read_tokens(outputs: Mapping[str, Array], num_frames: int, width: int) -> To
     names = (t * cells + y0 * width + x0) * cells + (y1 - 1) * width + x1 - 1
     spatial, temporal = np.asarray(outputs["thresholds_applied"], np.float64).tolist()
     patches = np.asarray(outputs["token_patches"], np.int64)[:count]
-    return TokenTable(np.asarray(outputs["tokens"])[:count], box, patches, assignment, (spatial, temporal), names)
+    tokens = cast("NDArray[np.floating]", outputs["tokens"])[:count]
+    return TokenTable(tokens, box, patches, assignment, (spatial, temporal), names)
 
 
 def bookkeeping_faults(outputs: Mapping[str, Array], num_frames: int, height: int, width: int) -> list[str]:
@@ -66,7 +68,10 @@ def bookkeeping_faults(outputs: Mapping[str, Array], num_frames: int, height: in
         return [*faults, f"assignment holds {used.min()}..{used.max()}, outside 0..{count - 1}"]
     boxes = box[:count]
     if _outside(boxes, num_frames, height, width).any():
-        return [*faults, f"token_box leaves the clip at token {int(_outside(boxes, num_frames, height, width).argmax())}"]
+        return [
+            *faults,
+            f"token_box leaves the clip at token {int(_outside(boxes, num_frames, height, width).argmax())}",
+        ]
     order = (boxes[:, 0] * height + boxes[:, 1]) * width + boxes[:, 2]
     if (np.diff(order) <= 0).any():
         faults.append(f"tokens are not in (t, y, x) order at token {int((np.diff(order) <= 0).argmax()) + 1}")
@@ -83,8 +88,10 @@ def bookkeeping_faults(outputs: Mapping[str, Array], num_frames: int, height: in
 
 def _outside(boxes: Ints, frames: int, height: int, width: int) -> NDArray[np.bool_]:
     t, y0, x0, y1, x1 = boxes.T
-    inside = (t >= 0) & (t < frames) & (y0 >= 0) & (x0 >= 0) & (y1 <= height) & (x1 <= width) & (y0 < y1) & (x0 < x1)
-    return ~inside
+    inside: NDArray[np.bool_] = (
+        (t >= 0) & (t < frames) & (y0 >= 0) & (x0 >= 0) & (y1 <= height) & (x1 <= width) & (y0 < y1) & (x0 < x1)
+    )
+    return np.logical_not(inside)
 
 
 def _padding_faults(outputs: Mapping[str, Array], count: int, num_frames: int) -> list[str]:

@@ -42,7 +42,7 @@ class Quadtree:
     @property
     def cells(self) -> int:
         """N."""
-        return self.cover.shape[1]
+        return int(self.cover.shape[1])
 
     def nodes(self, level: int) -> int:
         """P_l."""
@@ -59,7 +59,9 @@ def build_quadtree(height: int, width: int, root_level: int) -> Quadtree:
     while sizes[-1] != (1, 1) and 2 not in sizes[-1]:
         sizes.append((-(-sizes[-1][0] // 2), -(-sizes[-1][1] // 2)))
     sizes = [sizes[0]] if root_level < 0 else sizes[::-1][root_level:]
-    slots, filled, cover = [], [], [np.arange(height * width)]
+    slots: list[Ints] = []
+    filled: list[NDArray[np.bool_]] = []
+    cover = [np.arange(height * width)]
     for parent, child in zip(sizes[-2::-1], sizes[:0:-1], strict=True):
         up, place = _links(parent, child)
         table = np.full((parent[0] * parent[1], 4), -1)
@@ -68,7 +70,9 @@ def build_quadtree(height: int, width: int, root_level: int) -> Quadtree:
         filled.insert(0, table >= 0)
         cover.insert(0, up[cover[0]])
     ends = [_ends(row) for row in cover]
-    return Quadtree(width, slots, filled, np.stack(cover), np.stack([e[0] for e in ends]), np.stack([e[1] for e in ends]))
+    return Quadtree(
+        width, slots, filled, np.stack(cover), np.stack([e[0] for e in ends]), np.stack([e[1] for e in ends])
+    )
 
 
 def _links(parent: tuple[int, int], child: tuple[int, int]) -> tuple[Ints, Ints]:

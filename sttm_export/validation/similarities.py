@@ -73,7 +73,8 @@ def _clamped_cosine(a: Floats, b: Floats) -> Floats:
     """Cosine over the last axis with norms of at least 1e-8, mean over heads (section 2)."""
     na, nb = np.linalg.norm(a, axis=-1), np.linalg.norm(b, axis=-1)
     cosine: Floats = np.einsum("...c,...c->...", a, b) / np.maximum(na, _EPS) / np.maximum(nb, _EPS)
-    return cosine.mean(-1)
+    mean: Floats = cosine.mean(-1)
+    return mean
 
 
 def _between_frames(before: list[Floats], after: list[Floats], tree: Quadtree) -> Floats:

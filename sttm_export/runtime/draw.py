@@ -1,0 +1,178 @@
+"""A contact sheet of a merged clip: what every frame newly contributes, drawn over the frame itself."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sttm_export.errors import UserError
+from sttm_export.runtime.merged import MergedTokens
+from sttm_export.spec.model import GridSpec
+
+if TYPE_CHECKING:
+    from PIL import Image, ImageDraw
+
+_PAPER, _INK, _QUIET, _RULE = (17, 20, 26), (240, 242, 245), (150, 158, 170), (46, 52, 62)
+_ACCENT, _SHADE = (255, 196, 77), (22, 34, 56)
+_DIM = 0.20  # brightness left to cells that an earlier frame already stands for
+_MARGIN, _GAP, _HEADER, _CAPTION = 28, 16, 104, 44
+_MOST_SHOWN = 64
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """Places of the tiles; all in pixels."""
+
+    columns: int
+    rows: int
+    tile: tuple[int, int]
+
+    @property
+    def size(self) -> tuple[int, int]:
+        width, height = self.tile
+        return (
+            2 * _MARGIN + self.columns * width + (self.columns - 1) * _GAP,
+            _HEADER + self.rows * (height + _CAPTION + _GAP) + _MARGIN - _GAP,
+        )
+
+    def origin(self, place: int) -> tuple[int, int]:
+        row, column = divmod(place, self.columns)
+        return _MARGIN + column * (self.tile[0] + _GAP), _HEADER + row * (self.tile[1] + _CAPTION + _GAP)
+
+
+def draw_tokens(
+    frames: NDArray[np.uint8],
+    merged: MergedTokens,
+    grid: GridSpec,
+    path: str | Path,
+    *,
+    timestamps: Sequence[float] | NDArray[np.float64] | None = None,
+    title: str = "",
+) -> Path:
+    """Draw the sampled frames with their tokens and write a PNG.
+
+    Bright, outlined cells are tokens that begin in the frame (the quadtree's leaves); dimmed cells joined a token of an
+    earlier frame. Clips of more than 64 frames are shown thinned evenly, and the header says so.
+
+    Args:
+        frames: [n, h, w, 3] uint8 RGB, n at least the frames that were merged.
+        merged: result of the merger.
+        grid: H×W of the tokens of one frame.
+        path: PNG file to write.
+        timestamps: [n] seconds, for the captions.
+        title: a line for the header, such as the name of the clip.
+
+    Raises:
+        UserError: fewer frames than were merged, a grid of another size, or a path that cannot be written.
+    """
+    from PIL import Image, ImageDraw
+
+    count = merged.num_frames
+    if len(frames) < count or grid.cells != merged.cells:
+        raise UserError(
+            f"The result holds {count} frames of {merged.cells} cells, but {len(frames)} frames and a grid of "
+            f"{grid.height}x{grid.width} were given; draw the frames that were merged."
+        )
+    shown = sorted({round(i) for i in np.linspace(0, count - 1, min(count, _MOST_SHOWN))})
+    layout = _arrange(len(shown), frames.shape[1], frames.shape[2])
+    sheet = Image.new("RGB", layout.size, _PAPER)
+    pen = ImageDraw.Draw(sheet)
+    _header(pen, layout, merged, title, len(shown))
+    for place, t in enumerate(shown):
+        x, y = layout.origin(place)
+        sheet.paste(_tile(frames[t], merged, grid, t, layout.tile), (x, y))
+        _caption(pen, (x, y + layout.tile[1]), layout.tile[0], merged, t, None if timestamps is None else timestamps[t])
+    try:
+        sheet.save(path, format="PNG", optimize=True)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise UserError(f"Cannot write {path}: {reason}; choose a directory that exists and is writable.") from error
+    return Path(path)
+
+
+def _arrange(count: int, height: int, width: int) -> _Layout:
+    """As many columns as make the sheet about 3:2; smaller tiles where there are many."""
+    tile_width = 360 if count <= 9 else 300 if count <= 24 else 220
+    tile_height = max(1, round(tile_width * min(max(height / width, 0.4), 1.8)))
+    columns = round(math.sqrt(1.5 * count * (tile_height + _CAPTION) / tile_width))
+    # The header needs the width of three tiles; fewer frames than columns leave no empty ones.
+    columns = max(min(columns, count), min(count, 3), 1)
+    columns = max(columns, math.ceil(620 / tile_width))
+    return _Layout(columns, math.ceil(count / columns), (tile_width, tile_height))
+
+
+def _tile(frame: NDArray[np.uint8], merged: MergedTokens, grid: GridSpec, t: int, size: tuple[int, int]) -> Image.Image:
+    from PIL import Image, ImageDraw
+
+    width, height = size
+    picture = Image.fromarray(np.ascontiguousarray(frame)).resize(size, Image.Resampling.LANCZOS)
+    xs, ys = _edges(grid.width, width), _edges(grid.height, height)
+    new = merged.token_box[merged.assignment[t], 0] == t
+    mask = np.repeat(np.repeat(new.reshape(grid.height, grid.width), np.diff(ys), 0), np.diff(xs), 1)
+    pixels = np.asarray(picture, np.float32)
+    grey = pixels.mean(2, keepdims=True)
+    seen = _DIM * (0.35 * pixels + 0.65 * grey) + (1 - _DIM) * np.array(_SHADE, np.float32)
+    picture = Image.fromarray(np.where(mask[..., None], pixels, seen).astype(np.uint8))
+    pen = ImageDraw.Draw(picture, "RGBA")
+    for _, y0, x0, y1, x1 in merged.token_box[merged.token_box[:, 0] == t].tolist():
+        # Neighbours share their border, so that it is one pixel wide, not two.
+        left, top, right, bottom = xs[x0], ys[y0], min(xs[x1], width - 1), min(ys[y1], height - 1)
+        # A dark line inside the bright one keeps the outline legible on a light picture.
+        pen.rectangle((left + 1, top + 1, right - 1, bottom - 1), outline=(0, 0, 0, 90))
+        pen.rectangle((left, top, right, bottom), outline=(*_ACCENT, 235))
+    return picture
+
+
+def _edges(cells: int, pixels: int) -> NDArray[np.int64]:
+    return np.round(np.linspace(0, pixels, cells + 1)).astype(np.int64)
+
+
+def _caption(
+    pen: ImageDraw.ImageDraw, at: tuple[int, int], width: int, merged: MergedTokens, t: int, time: float | None
+) -> None:
+    x, y = at
+    new = int(merged.new_tokens_per_frame()[t])
+    # Share of the frame's cells that became tokens of their own, as a bar under the picture.
+    pen.rectangle((x, y + 5, x + width - 1, y + 8), fill=_RULE)
+    if new:
+        pen.rectangle((x, y + 5, x + max(1, round(width * new / merged.cells)) - 1, y + 8), fill=_ACCENT)
+    when = f"frame {t}" if time is None else f"{time:.2f} s"
+    pen.text((x, y + 15), when, font=_font(16), fill=_INK)
+    pen.text((x + width, y + 15), f"{new} new / {merged.cells} cells", font=_font(16), fill=_QUIET, anchor="ra")
+
+
+def _header(pen: ImageDraw.ImageDraw, layout: _Layout, merged: MergedTokens, title: str, shown: int) -> None:
+    cells = merged.assignment.size
+    headline = f"{merged.num_tokens:,} tokens of {cells:,}  ({100 * merged.share:.1f} %)"
+    spatial, temporal = merged.thresholds.tolist()
+    facts = [
+        *([title] if title else []),
+        f"budget K = {merged.max_tokens:,}",
+        f"thresholds {spatial:.4g} spatial, {temporal:.4g} temporal",
+        *([f"{shown} of {merged.num_frames} frames shown"] if shown < merged.num_frames else []),
+    ]
+    pen.text((_MARGIN, 22), headline, font=_font(30), fill=_INK)
+    pen.text((_MARGIN, 66), "   ·   ".join(facts), font=_font(16), fill=_QUIET)
+    _legend(pen, layout.size[0] - _MARGIN, 28, wide=layout.size[0] >= 1000)
+
+
+def _legend(pen: ImageDraw.ImageDraw, right: int, y: int, *, wide: bool) -> None:
+    entries = (("joined an earlier frame's token", _SHADE, None), ("new token", (112, 118, 128), _ACCENT))
+    for text, fill, outline in entries if wide else ():
+        left = right - round(pen.textlength(text, font=_font(16)))
+        pen.text((left, y), text, font=_font(16), fill=_QUIET)
+        pen.rectangle((left - 28, y + 1, left - 10, y + 17), fill=fill, outline=outline or _RULE)
+        right = left - 50
+
+
+def _font(size: int) -> Any:
+    from PIL import ImageFont
+
+    # Pillow brings one scalable font of its own, so the sheet looks alike on every machine.
+    return ImageFont.load_default(size)
