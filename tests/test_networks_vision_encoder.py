@@ -57,6 +57,15 @@ def test_no_resize_when_the_grid_is_the_patch_map():
     assert not any(isinstance(module, BilinearResize) for module in modules)
 
 
+@pytest.mark.parametrize(("grid", "tokens"), [((3, 3), 9), ((4, 4), 16), ((6, 5), 16)])
+def test_the_last_linear_runs_on_the_smaller_of_patches_and_tokens(grid, tokens):
+    model, seen = tiny_model(grid=grid), []
+    encoder = build_encoder(model, tiny_state(model), "fp32")
+    encoder.projector.fc2.register_forward_hook(lambda module, inputs, output: seen.append(output.shape[1]))
+    encoder(tiny_pixels(model))
+    assert seen == [tokens]
+
+
 @pytest.mark.parametrize("name", model_names())
 def test_parameter_table_is_the_modules_state(name):
     model = load_model(name)

@@ -45,9 +45,9 @@ def load_checkpoint(
     state, identifier = _read(files, index, layout, own), files.identifier
     if not has_tower:
         tower, tower_identifier = _load_tower(model, tower_weights or model.tower.hub_id)
+        # The tower comes first in canonical order, which the digest and the caller rely on.
         state, identifier = {**tower, **state}, f"{identifier} with the tower of {tower_identifier}"
-    ordered = {name: state[name] for name in shapes}
-    return ordered, WeightSource("checkpoint", identifier, digest(ordered), revision=files.revision)
+    return state, WeightSource("checkpoint", identifier, digest(state), revision=files.revision)
 
 
 def digest(state: Mapping[str, Tensor]) -> str:
