@@ -43,7 +43,7 @@ def open_repository(repository: str, revision: str | None) -> CheckpointFiles:
     import huggingface_hub
 
     try:
-        with _as_user_errors(repository, "its file list"):
+        with _as_user_errors(repository, "the file list"):
             info = huggingface_hub.HfApi().model_info(repository, revision=revision)
     except _UnreachableError:
         cached = _cached(repository, revision)
