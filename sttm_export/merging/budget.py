@@ -61,7 +61,9 @@ def solve_spatial(minima: list[Tensor], given: Tensor, frames_used: Tensor, geom
     return torch.where(at_given >= budget, given, between(reach, high, floor=given))
 
 
-def solve_temporal(similarity: Tensor, pairs: Tensor, nodes: Tensor, leaves: Leaves, geometry: Geometry, budget: int) -> Tensor:
+def solve_temporal(
+    similarity: Tensor, pairs: Tensor, nodes: Tensor, leaves: Leaves, geometry: Geometry, budget: int
+) -> Tensor:
     """Find the temporal threshold that keeps as many tokens as fit into K (rule 8.3).
 
     Searches over ranks: merging every node whose best pair is among the r most similar leaves at most P - r tokens (P:
@@ -83,7 +85,10 @@ def solve_temporal(similarity: Tensor, pairs: Tensor, nodes: Tensor, leaves: Lea
     low = torch.zeros(())
     high = torch.clamp(nodes.float().sum() - budget, min=0.0)
     steps = torch.arange(1, _CANDIDATES + 1, dtype=torch.float32) / _CANDIDATES
-    best_count, best_threshold = torch.full((), -1.0), torch.full((), NOTHING_MERGES)
+    # Keys order similarities only to 5e-7, so the threshold of r = P - K itself may merge a few too little. A step of two
+    # keys below it never does: the one threshold that is known to fit, should no candidate be seen to.
+    certain = ladder.index_select(0, high.to(torch.int32).view(1))[0] - 2.0 / _KEY_SCALE
+    best_count, best_threshold = torch.full((), -1.0), torch.where(high > 0, certain, NOTHING_MERGES)
     for _ in range(_STAGES):
         ranks = torch.ceil(low + (high - low) * steps)
         thresholds = ladder.index_select(0, ranks.to(torch.int32))
@@ -130,7 +135,9 @@ def count_tokens(
 
 def _similarity_ladder(similarity: Tensor, nodes: Tensor, leaves: Leaves, geometry: Geometry) -> Tensor:
     """[1 + (T-1)·N] float32: threshold that merges the r most similar nodes, r = 0, 1, …"""
-    best = reduce_over_leaf(similarity, Leaves([cover[1:] for cover in leaves.covers], leaves.owner[1:]), geometry, True)
+    best = reduce_over_leaf(
+        similarity, Leaves([cover[1:] for cover in leaves.covers], leaves.owner[1:]), geometry, True
+    )
     # 21 fraction bits order similarities to 5e-7; the threshold itself is an unrounded one.
     keys = torch.floor((1.0625 - best) * _KEY_SCALE).clamp(0.0, 2.0**_KEY_BITS - 2.0)
     keys = torch.where(nodes[1:], keys, 2.0**_KEY_BITS - 1.0)

@@ -187,7 +187,9 @@ def pair_similarity(features: Tensor, pairs: Tensor, head_dim: int) -> Tensor:
     """[p] float32: cosine with each norm + 1e-8, per head and averaged when `head_dim` is given (section 3)."""
     x = features.unflatten(-1, (-1, head_dim or features.shape[-1]))
     x = x / (x.norm(dim=-1, keepdim=True) + 1e-8)
-    return torch.cat([(x[i] * x[j]).sum(-1).mean(-1) for i, j in (part.T for part in pairs.split(4096))] or [x.new_zeros(0)])
+    return torch.cat(
+        [(x[i] * x[j]).sum(-1).mean(-1) for i, j in (part.T for part in pairs.split(4096))] or [x.new_zeros(0)]
+    )
 
 
 def propagate(count: int, kept: Tensor) -> tuple[Tensor, int]:

@@ -166,7 +166,10 @@ class TokenMerger(nn.Module):
 
         members = (last - first + 1).float()
         divisor = torch.cat([patches.clamp(min=1.0) if spec.weighted_avg else members, torch.ones(1)])
-        rows = clip.rows.index_select(0, leaf_row.flatten().index_select(0, order))
+        # Entries of no slot have weight 0 but still meet in a MatMul, where 0 · NaN would spoil their window: they borrow
+        # the first token's row, which lies in a frame that counts.
+        source = torch.where(slots < budget, order, order[:1])
+        rows = clip.rows.index_select(0, leaf_row.flatten().index_select(0, source))
         weights = 1.0 / divisor.index_select(0, slots)
         tokens = segment_sum(rows, weights, slots, last, used, window).to(dtype)
 

@@ -1,0 +1,50 @@
+"""Both implementations against outputs of the published code (tests/golden/README.md)."""
+
+import numpy as np
+import pytest
+import torch
+from helpers_merging import GOLDEN, REAL_CLIPS, assert_equal_merge, load_golden, run_static, spec_for
+
+from sttm_export.merging.reference import merge
+
+pytestmark = pytest.mark.parametrize("path", GOLDEN, ids=lambda path: path.stem)
+
+
+def test_all_cases_are_here(path):
+    assert len(GOLDEN) == 20
+    assert len(REAL_CLIPS) == 5
+    assert path.exists()
+
+
+def test_reference_reproduces_the_published_output(path):
+    case = load_golden(path)
+    result = merge(case.features, case.spatial, case.temporal, **case.constants)
+    np.testing.assert_array_equal(result.boxes, case.boxes)
+    np.testing.assert_array_equal(result.num_patches, case.num_patches)
+    np.testing.assert_allclose(result.tokens, case.tokens, atol=1e-5, rtol=0)
+
+
+def test_static_merger_reproduces_the_published_output(path):
+    case = load_golden(path)
+    spec = spec_for(case.features, 1.0, "threshold", **case.constants)
+    result = run_static(case.features, spec, case.spatial, case.temporal)
+    n = len(case.boxes)
+    assert result.num_tokens == n
+    np.testing.assert_array_equal(result.token_box[:n], case.boxes)
+    np.testing.assert_array_equal(result.token_patches[:n], case.num_patches)
+    np.testing.assert_allclose(result.tokens[:n], case.tokens, atol=1e-5, rtol=0)
+    assert_equal_merge(result, merge(case.features, case.spatial, case.temporal, **case.constants))
+
+
+def test_ignored_frames_change_nothing(path):
+    """A clip of T frames in a graph for more: whatever the later frames hold, the result is that of the T frames."""
+    case = load_golden(path)
+    for filling in (0.0, 7.0, torch.nan, torch.inf):
+        longer = torch.cat([case.features, torch.full_like(case.features[:2], filling)])
+        spec = spec_for(longer, 1.0, "threshold", **case.constants)
+        result = run_static(longer, spec, case.spatial, case.temporal, num_frames=len(case.features))
+        reference = merge(case.features, case.spatial, case.temporal, **case.constants)
+        assert result.num_tokens == len(reference.boxes)
+        assert torch.equal(result.assignment[: len(case.features)].long(), reference.assignment)
+        assert bool((result.assignment[len(case.features) :] == -1).all())
+        np.testing.assert_allclose(result.tokens[: result.num_tokens], reference.tokens, atol=1e-5, rtol=0)

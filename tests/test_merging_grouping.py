@@ -1,0 +1,90 @@
+"""Sorting and segment sums against NumPy."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sttm_export.merging.geometry import Geometry, parent_of, pyramid_sizes
+from sttm_export.merging.grouping import exclusive_prefix, segment_bounds, segment_sum, stable_order
+
+seeds = st.integers(0, 2**32 - 1)
+
+
+@given(rows=st.integers(1, 40), columns=st.integers(1, 40), seed=seeds)
+@settings(max_examples=100, deadline=None)
+def test_exclusive_prefix(rows, columns, seed):
+    values = np.random.default_rng(seed).integers(0, 2049, (rows, columns))
+    expected = np.cumsum(values.ravel()) - values.ravel()
+    np.testing.assert_array_equal(exclusive_prefix(torch.from_numpy(values).float()).flatten(), expected)
+
+
+@given(rows=st.integers(1, 30), columns=st.integers(1, 30), bits=st.integers(1, 24), seed=seeds)
+@settings(max_examples=200, deadline=None)
+def test_stable_order(rows, columns, bits, seed):
+    keys = np.random.default_rng(seed).integers(0, 2**bits, (rows, columns))
+    expected = np.argsort(keys.ravel(), kind="stable")
+    np.testing.assert_array_equal(stable_order(torch.from_numpy(keys).float(), bits), expected)
+
+
+@given(
+    lengths=st.lists(st.integers(1, 90), min_size=1, max_size=20),
+    tail=st.integers(0, 70),
+    window=st.sampled_from([4, 8, 32]),
+    seed=seeds,
+)
+@settings(max_examples=200, deadline=None)
+def test_segment_sum_within_and_across_windows(lengths, tail, window, seed):
+    """Segments of every length: inside a window, over an edge, over several windows; then entries of no slot."""
+    rng = np.random.default_rng(seed)
+    used, count = len(lengths), len(lengths) + int(rng.integers(0, 5))
+    slots = np.concatenate([np.repeat(np.arange(used), lengths), np.full(tail, count)])
+    slots = np.concatenate([slots, np.full(-len(slots) % window, count)]).astype(np.int32)
+    rows, weights = rng.standard_normal((len(slots), 3)), rng.random(len(slots))
+    expected = np.zeros((count + 1, 3))
+    np.add.at(expected, slots, rows * weights[:, None])
+
+    first, last = segment_bounds(torch.from_numpy(slots), count)
+    np.testing.assert_array_equal(last[:used] - first[:used] + 1, lengths)
+    summed = segment_sum(
+        torch.from_numpy(rows).float(),
+        torch.from_numpy(weights).float(),
+        torch.from_numpy(slots),
+        last,
+        torch.arange(count) < used,
+        window,
+    )
+    expected[used:count] = 0
+    np.testing.assert_allclose(summed, expected[:count], atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("grid", "sizes"),
+    [
+        ((14, 14), [(14, 14), (7, 7), (4, 4), (2, 2)]),
+        ((11, 14), [(11, 14), (6, 7), (3, 4), (2, 2)]),
+        ((3, 9), [(3, 9), (2, 5)]),
+        ((2, 9), [(2, 9)]),
+        ((1, 5), [(1, 5), (1, 3), (1, 2)]),
+        ((1, 1), [(1, 1)]),
+    ],
+)
+def test_pyramid_sizes(grid, sizes):
+    assert pyramid_sizes(*grid) == sizes
+
+
+def test_an_odd_side_leaves_its_first_row_alone():
+    assert parent_of(7).tolist() == [0, 1, 1, 2, 2, 3, 3]
+    assert parent_of(6).tolist() == [0, 0, 1, 1, 2, 2]
+
+
+@pytest.mark.parametrize("grid", [(14, 14), (13, 13), (11, 14), (27, 27), (1, 7), (5, 2)])
+def test_boxes_tile_the_grid(grid):
+    geometry = Geometry(*grid, root_level=0)
+    for level, size in enumerate(geometry.sizes):
+        boxes = np.unique(geometry.boxes[level], axis=0)
+        areas = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
+        assert len(boxes) == size[0] * size[1]
+        assert areas.sum() == geometry.cells
+        assert geometry.areas[level].sum() == geometry.cells
