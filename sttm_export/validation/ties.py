@@ -1,7 +1,7 @@
 """Which comparisons are too close to call, and turning them over to explain a result.
 
 The rounding band of a cosine of C products summed in format u is 4 · u · sqrt(C): a dot product and two norms, each
-with an error near u · sqrt(C) (rounding errors are independent, so they grow with the square root of the sum's length) and
+with an error near u · sqrt(C) (rounding errors are independent, so they grow with the square root of its length) and
 each over the magnitude of a cosine, 1. No constant literal, no tuning: the band is written into the report.
 
 Groups never leave their root block (the cells under one root node, through all frames), so each block that differs is

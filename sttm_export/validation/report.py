@@ -1,0 +1,131 @@
+"""`report.html` of a bundle: one file that stands alone, made from the manifest.
+
+Keys of the manifest that are read; each may be missing, and its section then says so or is left out:
+
+- `model` {name, title, hub_id}, `precision`, `created`, `versions` {name: version}
+- `weights` {kind, identifier, revision, seed, sha256}
+- `merge`: fields of `MergeSpec`, and `max_tokens`
+- `validation`: `ValidationReport.to_json()`
+- `example` {clip, num_tokens, tokens_per_frame, timestamps, thresholds}
+- `files`: [{path, bytes, sha256}], or {path: {bytes, sha256}}
+- `engines`: [{target, compute_capability, graph, status, reason, bytes, seconds}]
+"""
+
+from __future__ import annotations
+
+import base64
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from sttm_export.errors import UserError
+from sttm_export.validation.charts import tokens_chart
+from sttm_export.validation.gates import UNIT_ROUNDOFF
+
+_TEMPLATES = Path(__file__).parent / "templates"
+_PNG = b"\x89PNG\r\n\x1a\n"
+
+
+def render_report(manifest: Mapping[str, Any], picture: str | Path | None = None) -> str:
+    """Return the report as HTML.
+
+    Args:
+        manifest: see the top of this file.
+        picture: PNG of the merged tokens, embedded.
+
+    Raises:
+        UserError: the picture cannot be read or is no PNG.
+    """
+    import jinja2
+    from markupsafe import Markup
+
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(_TEMPLATES),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(size=format_size, figure=format_figure)
+    example = manifest.get("example") or {}
+    cells = _cells(manifest)
+    # The chart escapes its own texts; everything else goes through the template's escaping.
+    chart = Markup(tokens_chart(example.get("tokens_per_frame") or [], cells, example.get("timestamps")))
+    return environment.get_template("report.html.j2").render(
+        m=manifest,
+        example=example,
+        cells=cells,
+        files=_files(manifest.get("files")),
+        verdict=verdict(manifest),
+        miss=_first_miss(manifest),
+        chart=chart,
+        picture=None if picture is None else _embed(Path(picture)),
+        roundoffs=UNIT_ROUNDOFF,
+    )
+
+
+def write_report(path: str | Path, manifest: Mapping[str, Any], picture: str | Path | None = None) -> Path:
+    """Render and write the report.
+
+    Raises:
+        UserError: as `render_report`, or the file cannot be written.
+    """
+    html = render_report(manifest, picture)
+    try:
+        Path(path).write_text(html, encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"Cannot write {path}: {error.strerror}; choose a writable directory that exists.") from error
+    return Path(path)
+
+
+def verdict(manifest: Mapping[str, Any]) -> str:
+    """`passed`, `missed`, or `unchecked` where nothing was validated."""
+    results = (manifest.get("validation") or {}).get("results") or []
+    if not results:
+        return "unchecked"
+    return "passed" if all(result["passed"] for result in results) else "missed"
+
+
+def format_size(count: float) -> str:
+    """Bytes in binary units."""
+    for unit in ("B", "KiB", "MiB"):
+        if count < 1024:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1024
+    return f"{count:.2f} GiB"
+
+
+def format_figure(value: float | str | None, digits: int = 3) -> str:
+    """Format a measured figure with few digits; manifests write infinite ones as text."""
+    if value is None:
+        return "–"
+    number = float(value)
+    if not math.isfinite(number):
+        return {math.inf: "∞", -math.inf: "-∞"}.get(number, "NaN")
+    return f"{number:.{digits}g}"
+
+
+def _first_miss(manifest: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    results = (manifest.get("validation") or {}).get("results") or []
+    return next((result for result in results if not result["passed"]), None)
+
+
+def _cells(manifest: Mapping[str, Any]) -> int:
+    merge = manifest.get("merge") or {}
+    return int(merge.get("height", 0)) * int(merge.get("width", 0))
+
+
+def _files(files: Any) -> list[dict[str, Any]]:
+    if isinstance(files, Mapping):
+        return [{"path": path, **facts} for path, facts in files.items()]
+    return list(files or [])
+
+
+def _embed(path: Path) -> str:
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"Cannot read the picture {path}: {error.strerror}; give a PNG file, or none.") from error
+    if not data.startswith(_PNG):
+        raise UserError(f"{path} is not a PNG picture; give the PNG that the drawing of tokens wrote.")
+    return "data:image/png;base64," + base64.b64encode(data).decode("ascii")
