@@ -24,6 +24,7 @@ class ValidationMiss(Exception):
 def did_you_mean(given: str, valid: Iterable[str]) -> str:
     """Return `" Did you mean 'x'?"` for the nearest valid name, or an empty string, followed by the valid names."""
     names = sorted(valid)
-    near = difflib.get_close_matches(given.lower(), names, n=1, cutoff=0.5)
-    hint = f" Did you mean '{near[0]}'?" if near else ""
+    spelled = {name.lower(): name for name in names}
+    near = difflib.get_close_matches(given.lower(), spelled, n=1, cutoff=0.5)
+    hint = f" Did you mean '{spelled[near[0]]}'?" if near else ""
     return f"{hint} Valid: {', '.join(names)}."

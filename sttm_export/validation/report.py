@@ -98,7 +98,7 @@ def format_size(count: float) -> str:
 def format_figure(value: float | str | None, digits: int = 3) -> str:
     """Format a measured figure with few digits; manifests write infinite ones as text."""
     if value is None:
-        return "–"
+        return "-"
     number = float(value)
     if not math.isfinite(number):
         return {math.inf: "∞", -math.inf: "-∞"}.get(number, "NaN")
