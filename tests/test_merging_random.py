@@ -98,7 +98,7 @@ def test_the_budget_holds_and_the_reference_agrees_at_the_applied_thresholds(cli
 
 
 def assert_equal_but_for_ties(result, features, thresholds, constants):
-    """Equal to the reference; an input with a decision closer to its threshold than `BAND` is no evidence either way."""
+    """Equal to the reference; a clip with a decision closer to its threshold than `BAND` proves nothing."""
     try:
         assert_equal_merge(result, merge(features, *thresholds, **constants))
     except AssertionError:

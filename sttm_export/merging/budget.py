@@ -38,12 +38,11 @@ def solve_spatial(minima: list[Tensor], given: Tensor, frames_used: Tensor, geom
         return given
     # A node is opened if and only if it and all its ancestors fall short of the threshold, so the count of leaves is a
     # monotone sum over nodes and needs no tree search.
-    reached, splits = [], []
+    reached: list[Tensor] = []
+    splits: list[Tensor] = []
     for level, least in enumerate(minima):
-        if level:
-            above = reached[-1].index_select(1, torch.from_numpy(geometry.parents[level]))
-            least = torch.maximum(least, above)
-        reached.append(least)
+        above = [reached[-1].index_select(1, torch.from_numpy(geometry.parents[level]))] if level else []
+        reached.append(torch.maximum(least, above[0]) if above else least)
         splits.append(torch.from_numpy(geometry.child_valid[level].sum(1) - 1).float().expand(least.shape))
     reach, gain = torch.cat(reached, 1).flatten(), torch.cat(splits, 1).flatten()
     roots = frames_used * len(geometry.areas[0])
@@ -85,8 +84,8 @@ def solve_temporal(
     low = torch.zeros(())
     high = torch.clamp(nodes.float().sum() - budget, min=0.0)
     steps = torch.arange(1, _CANDIDATES + 1, dtype=torch.float32) / _CANDIDATES
-    # Keys order similarities only to 5e-7, so the threshold of r = P - K itself may merge a few too little. A step of two
-    # keys below it never does: the one threshold that is known to fit, should no candidate be seen to.
+    # Keys order similarities only to 5e-7, so the threshold of r = P - K itself may merge a few too little. A step of
+    # two keys below it never does: the one threshold that is known to fit, should no candidate be seen to.
     certain = ladder.index_select(0, high.to(torch.int32).view(1))[0] - 2.0 / _KEY_SCALE
     best_count, best_threshold = torch.full((), -1.0), torch.where(high > 0, certain, NOTHING_MERGES)
     for _ in range(_STAGES):
@@ -134,7 +133,7 @@ def count_tokens(
 
 
 def _similarity_ladder(similarity: Tensor, nodes: Tensor, leaves: Leaves, geometry: Geometry) -> Tensor:
-    """[1 + (T-1)·N] float32: threshold that merges the r most similar nodes, r = 0, 1, …"""
+    """[1 + (T-1)·N] float32: threshold that merges the r most similar nodes, r = 0, 1, and so on."""
     best = reduce_over_leaf(
         similarity, Leaves([cover[1:] for cover in leaves.covers], leaves.owner[1:]), geometry, True
     )

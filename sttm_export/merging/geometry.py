@@ -1,7 +1,7 @@
 """Tables of a token grid, built once on the host: the pyramid, parents, child slots, ancestors.
 
-Rules are those of docs/semantics.md, section 1. Shape letters: H, W grid; N = H·W cells; L levels in use, coarse → fine;
-P_l nodes of level l. A node is addressed by its row-major index in its level's grid.
+Rules are those of docs/semantics.md, section 1. Shape letters: H, W grid; N = H·W cells; L levels in use, coarse →
+fine; P_l nodes of level l. A node is addressed by its row-major index in its level's grid.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Geometry:
         if not -1 <= self.root_level < levels:
             raise UserError(
                 f"root_level {self.root_level} is outside -1..{levels - 1}, the levels that the pyramid of a "
-                f"{self.height}×{self.width} grid has; choose one of them"
+                f"{self.height}x{self.width} grid has; choose one of them"
             )
 
     @cached_property

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 DIGIT_BITS = 5
-"""Digits of 5 bits: three passes for slots, five for similarities; a one-hot of 32 × T·N floats stays in cache."""
+"""Digits of 5 bits: three passes for slots, five for similarities; a one-hot of 32·T·N floats stays in cache."""
 
 
 def strictly_lower(size: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""The spatial step with static shapes: pyramid, similarity of parents and children, leaves (semantics, sections 1, 2, 7).
+"""The spatial step with static shapes: pyramid, similarities, leaves (docs/semantics.md, sections 1, 2 and 7).
 
 Every per-node quantity lives on its level's grid [T, P_l]; every per-cell quantity on [T, N].
 """
@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sttm_export.merging.geometry import Geometry
+from sttm_export.merging.geometry import Geometry, Ints
 
 COSINE_EPS = 1e-8
 INVALID = -2.0
@@ -25,7 +25,7 @@ def pool_axis(x: Tensor, axis: int, weighted_avg: bool) -> Tensor:
         return x
     lone = side % 2
     pairs = x.narrow(axis, lone, side - lone).unflatten(axis, (side // 2, 2))
-    pooled = pairs.sum(axis + 1) if weighted_avg else pairs.mean(axis + 1)
+    pooled: Tensor = pairs.sum(axis + 1) if weighted_avg else pairs.mean(axis + 1)
     return torch.cat([x.narrow(axis, 0, 1), pooled], axis) if lone else pooled
 
 
@@ -137,10 +137,11 @@ def reduce_over_leaf(values: Tensor, leaves: Leaves, geometry: Geometry, largest
     return result
 
 
-def _member_table(ancestor: np.ndarray) -> np.ndarray:
+def _member_table(ancestor: Ints) -> Ints:
     """[P, most cells a node]: the cells of each node; short rows repeat their first cell, which a minimum ignores."""
     counts = np.bincount(ancestor)
     order = np.argsort(ancestor, kind="stable").astype(np.int32)
     starts = np.cumsum(counts) - counts
     column = np.arange(counts.max())[None]
-    return order[starts[:, None] + np.where(column < counts[:, None], column, 0)]
+    table: Ints = order[starts[:, None] + np.where(column < counts[:, None], column, 0)]
+    return table

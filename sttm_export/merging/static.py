@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from sttm_export.merging.budget import NOTHING_MERGES, count_tokens, solve_spatial, solve_temporal
-from sttm_export.merging.geometry import Geometry
+from sttm_export.merging.geometry import Geometry, Ints
 from sttm_export.merging.grouping import exclusive_prefix, segment_bounds, segment_sum, stable_order, summing_window
 from sttm_export.merging.quadtree import Leaves, build_pyramid, find_leaves, head_norm, slot_minima
 from sttm_export.merging.temporal import pair_similarity, propagate
@@ -166,8 +166,8 @@ class TokenMerger(nn.Module):
 
         members = (last - first + 1).float()
         divisor = torch.cat([patches.clamp(min=1.0) if spec.weighted_avg else members, torch.ones(1)])
-        # Entries of no slot have weight 0 but still meet in a MatMul, where 0 · NaN would spoil their window: they borrow
-        # the first token's row, which lies in a frame that counts.
+        # Entries of no slot have weight 0 but still meet in a MatMul, where 0 · NaN would spoil their window: they
+        # borrow the first token's row, which lies in a frame that counts.
         source = torch.where(slots < budget, order, order[:1])
         rows = clip.rows.index_select(0, leaf_row.flatten().index_select(0, source))
         weights = 1.0 / divisor.index_select(0, slots)
@@ -179,7 +179,7 @@ class TokenMerger(nn.Module):
         assignment = torch.where(clip.frame_counts, slot.to(torch.int32), -1)
         return tokens, num_tokens.to(torch.int32), box, patches.to(torch.int32), assignment
 
-    def _level_table(self, per_node: list[np.ndarray]) -> Tensor:
+    def _level_table(self, per_node: list[Ints]) -> Tensor:
         """[L, N]: a per-node quantity of each level, for every cell."""
         return torch.from_numpy(np.stack([v[a] for v, a in zip(per_node, self.geometry.ancestors, strict=True)]))
 

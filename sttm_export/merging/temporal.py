@@ -1,7 +1,7 @@
-"""The temporal step with static shapes: similarities of nested leaves and directed merging (semantics, sections 3 and 7).
+"""The temporal step with static shapes: similarities of nested leaves and directed merging (sections 3 and 7).
 
-Two leaves of consecutive frames are nested if and only if they share a cell, because both come from one quadtree; so the
-pairs are (owner[t, c], owner[t + 1, c]) over all cells c, and nothing of size N×N is needed.
+Two leaves of consecutive frames are nested if and only if they share a cell, because both come from one quadtree; so
+the pairs are (owner[t, c], owner[t + 1, c]) over all cells c, and nothing of size N×N is needed.
 """
 
 from __future__ import annotations

@@ -66,9 +66,9 @@ class MergeSpec:
         elif not faults and self.max_tokens < self.cells:
             need = math.ceil(1.0 / self.budget - 1e-9)
             faults.append(
-                f"{self.frames} frames are too few for a budget of {self.budget:g}: {self.max_tokens} tokens cannot hold "
-                f"one frame's {self.cells}, which may remain however much is merged; give --frames {need} or more, or a "
-                "larger --budget"
+                f"{self.frames} frame(s) are too few for a budget of {self.budget:g}: {self.max_tokens} tokens cannot "
+                f"hold one frame's {self.cells}, which may remain however much is merged; give --frames {need} or "
+                "more, or a larger --budget"
             )
         if self.policy not in POLICIES:
             faults.append(f"unknown policy '{self.policy}', expected one of {', '.join(POLICIES)}")

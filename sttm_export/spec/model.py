@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import types
 import typing
 from dataclasses import dataclass
 from pathlib import Path
@@ -154,7 +153,7 @@ def _convert(hint: Any, value: Any, where: str, faults: list[str]) -> Any:
         return _build(typing.cast(type, hint), value, where + ".", faults)
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
-    if not isinstance(value, hint) or isinstance(value, bool) or isinstance(value, types.NoneType):
+    if not isinstance(value, hint) or isinstance(value, bool):
         faults.append(f"'{where}' must be {hint.__name__}, got {value!r}")
     return value
 

@@ -50,5 +50,5 @@ def find_target(name: str) -> TargetSpec:
 
 
 def _target(name: str, row: dict[str, Any]) -> TargetSpec:
-    lists = {key: tuple(value) if isinstance(value, list) else value for key, value in row.items()}
+    lists: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in row.items()}
     return TargetSpec(name=name, **lists)
