@@ -1,4 +1,4 @@
-"""One surface over `tensorrt` and `tensorrt_rtx_bindings`: one API under two names, and the few places where it differs.
+"""One surface over `tensorrt` and `tensorrt_rtx_bindings`: one API, two names, and the few places where it differs.
 
 Everything else in this room is written against `Api` and runs with either.
 """
@@ -21,7 +21,7 @@ MODULES: dict[str, tuple[str, ...]] = {
     "tensorrt-rtx": ("tensorrt_rtx_bindings", "tensorrt_rtx"),
 }
 INSTALL = {
-    "tensorrt": "TensorRT is not installed; a Jetson has it from JetPack, on a GPU host run: pip install 'sttm-export[gpu]'.",
+    "tensorrt": "TensorRT is not installed; JetPack brings it, on a GPU host run: pip install 'sttm-export[gpu]'.",
     "tensorrt-rtx": "TensorRT-RTX is not installed; on an x86-64 machine run: pip install 'sttm-export[rtx]'.",
 }
 
@@ -77,8 +77,8 @@ class Api:
     def config(self, builder: Any, compute_capability: str | None, tree: PhaseTree | None) -> Any:
         """Create a build configuration.
 
-        TF32 is cleared. It is on by default and would round the operands of float32 products to 10 bits of mantissa, and
-        a similarity that is rounded so falls on the other side of its threshold.
+        TF32 is cleared. It is on by default and would round the operands of float32 products to 10 bits of mantissa,
+        and a similarity that is rounded so falls on the other side of its threshold.
 
         Args:
             builder: a `Builder`.

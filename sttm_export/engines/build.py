@@ -81,8 +81,8 @@ def available_api(target: TargetSpec) -> Api:
     found = tuple(int(part) for part in api.version.split(".")[: len(target.tensorrt)])
     if found != target.tensorrt:
         raise UnavailableError(
-            f"{target.name} has TensorRT {target.tensorrt_version}, here is {api.version}, and an engine runs only with "
-            "the version that built it; build on a machine with that version, or choose the target that has yours."
+            f"{target.name} has TensorRT {target.tensorrt_version}, here is {api.version}, and an engine runs only "
+            "with the version that built it; build on a machine with that version, or choose the target that has yours."
         )
     return api
 

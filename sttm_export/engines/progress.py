@@ -18,8 +18,8 @@ class _Phase:
 class PhaseTree:
     """Follows the calls of `IProgressMonitor` and reports (phase, fraction in [0, 1]).
 
-    A phase counts as a part of its parent's current step. The fraction never falls: TensorRT opens several phases in one
-    step of their parent.
+    A phase counts as a part of its parent's current step. The fraction never falls: TensorRT opens several phases in
+    one step of their parent.
     """
 
     def __init__(self, on_progress: OnProgress | None) -> None:

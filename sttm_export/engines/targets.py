@@ -25,8 +25,8 @@ def build_targets(
 ) -> list[EngineRecord]:
     """Build all engines, one after the other, as `<out_dir>/<target>/<graph>.<compute capability>.engine`.
 
-    A log lies beside every engine that was tried, a sidecar beside every one that was built. One failure does not stop the
-    others.
+    A log lies beside every engine that was tried, a sidecar beside every one that was built. One failure does not stop
+    the others.
 
     Args:
         graphs: ONNX files.

@@ -8,9 +8,9 @@ Rules, in the order in which they are applied:
 3. INT64 goes where INT32 will do (`integers.py`).
 4. Nodes and initializers that nothing reads go; constants of one value are stored as one element, equal ones once
    (`constants.py`).
-5. Nodes are named after the module they come from, their op and their position (`layers.3.mlp/MatMul_41`), inner values
-   after their node: a layer that drifts can be found, and names do not depend on the exporter's counters. Inputs, outputs
-   and initializers keep their names.
+5. Nodes are named after the module they come from, their op and their position (`layers.3.mlp/MatMul_41`), inner
+   values after their node: a layer that drifts can be found, and names do not hang on the exporter's counters. Inputs,
+   outputs and initializers keep their names.
 6. Doc strings and metadata go from model, graph, nodes, values and initializers: the exporter stores stack traces in
    them, and with these the paths of the machine that exported.
 7. The producer is this package and its version.
@@ -112,8 +112,17 @@ def strip_traces(model: Any) -> None:
         value.metadata_props.clear()
         value.doc_string = None
         if value.const_value is not None:
-            value.const_value.metadata_props.clear()
-            value.const_value.doc_string = None
+            _strip_tensor(value)
+
+
+def _strip_tensor(value: Any) -> None:
+    import onnx_ir as ir
+
+    tensor = value.const_value
+    tensor.metadata_props.clear()
+    if tensor.doc_string:
+        # Tensors that were read from a file have no setter for it.
+        value.const_value = ir.Tensor(tensor.numpy(), dtype=tensor.dtype, name=tensor.name)
 
 
 def sign(model: Any) -> None:

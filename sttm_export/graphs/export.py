@@ -19,15 +19,15 @@ if TYPE_CHECKING:
 
 # The highest opset that every target reads: TensorRT 10.3 of JetPack 6.2 stops at 20.
 OPSET = 20
-# Constants up to this size stay in the graph file: shapes, axes and scalars must be there for shape inference, which does
-# not open the weights. Everything larger goes to `<name>.onnx.data`, for small graphs too: one layout to hash and copy.
+# Constants up to this size stay in the graph file: shapes, axes and scalars must be there for shape inference, which
+# does not open the weights. Everything larger goes to `<name>.onnx.data`, for small graphs too: one layout to copy.
 INLINE_BYTES = 1024
 
 
 def export_graph(module: torch.nn.Module, spec: GraphSpec, directory: Path) -> Path:
     """Export a module as `<directory>/<spec.name>.onnx`, clean it up and check it against its declaration.
 
-    Names, shapes and dtypes come from `spec` alone: the example inputs are made from it, the result is compared with it.
+    Names, shapes and dtypes come from `spec` alone: example inputs are made from it, the result is compared with it.
     Two exports of the same module give the same bytes.
 
     Args:

@@ -14,7 +14,7 @@ from sttm_export.errors import UserError
 from sttm_export.spec.graph import GraphSpec, TensorSpec
 
 Array = npt.NDArray[Any]
-# The earliest date a zip file can carry. `numpy.savez` stores the time of writing: the same fixture would get a new hash.
+# The earliest date a zip file can carry. `numpy.savez` stores the time of writing: a new hash for the same fixture.
 EPOCH = (1980, 1, 1, 0, 0, 0)
 
 

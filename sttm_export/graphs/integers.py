@@ -39,8 +39,8 @@ def narrow_bool_reductions(model: Any) -> int:
     """Reduce truth values in INT32: the exporter writes `any` and `all` as Cast to INT64, Reduce, Cast to BOOL.
 
     1. The reduction's input comes from `Cast(to=INT64)` of a BOOL value that nothing else reads.
-    2. The reduced value is read only by casts and is not an output, so that its dtype may change. Truth values are 0 and
-       1: their maximum, minimum and (below 2^31 elements) their sum are the same in 32 bits.
+    2. The reduced value is read only by casts and is not an output, so that its dtype may change. Truth values are 0
+       and 1: their maximum, minimum and (below 2^31 elements) their sum are the same in 32 bits.
 
     Returns:
         How many reductions were narrowed.

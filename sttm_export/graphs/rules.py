@@ -78,16 +78,17 @@ def rules() -> dict[str, Rule]:
 
 def parser_knows(op: str, target: TargetSpec) -> bool:
     """Whether the target's ONNX parser imports an operator of the standard domain."""
-    ops, since = _parser_ops()
+    table = _parser_ops()
+    if op not in table["ops"]:
+        return False
     if target.flavour == "tensorrt-rtx":
-        return op in ops
-    return op in ops and target.tensorrt >= since.get(op, (0,))
+        return op not in table["not_rtx"]
+    return target.tensorrt >= tuple(table["since"].get(op, (0,)))
 
 
 @cache
-def _parser_ops() -> tuple[frozenset[str], dict[str, tuple[int, ...]]]:
-    table = read_toml(HERE / "parser_ops.toml")
-    return frozenset(table["ops"]), {op: tuple(version) for op, version in table["since"].items()}
+def _parser_ops() -> dict[str, Any]:
+    return read_toml(HERE / "parser_ops.toml")
 
 
 def _rule(name: str, row: dict[str, Any]) -> Rule:

@@ -1,0 +1,48 @@
+"""NVIDIA's own inspection tool reads what we export; it stays offline."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+from helpers_graphs import tiny_module, tiny_spec
+
+from sttm_export.graphs.export import export_graph
+
+pytest.importorskip("polygraphy", reason="Polygraphy is not installed")
+
+
+@pytest.fixture(scope="module")
+def graph(tmp_path_factory):
+    return export_graph(tiny_module("float16"), tiny_spec("float16"), tmp_path_factory.mktemp("graph"))
+
+
+def polygraphy(*arguments):
+    environment = os.environ | {"POLYGRAPHY_AUTOINSTALL_DEPS": "0", "HTTPS_PROXY": "http://127.0.0.1:9"}
+    command = [
+        sys.executable,
+        "-c",
+        "import sys, polygraphy.tools; sys.exit(polygraphy.tools.main())",
+        *map(str, arguments),
+    ]
+    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120, check=False)
+
+
+def test_inspect_model(graph):
+    done = polygraphy("inspect", "model", graph, "--show", "layers")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "num_frames [dtype=int32, shape=()]" in done.stdout and "converged [dtype=bool, shape=()]" in done.stdout
+
+
+def test_check_lint(graph, tmp_path):
+    pytest.importorskip("onnx_graphsurgeon", reason="Polygraphy's lint needs onnx-graphsurgeon")
+    report = tmp_path / "lint.json"
+    done = polygraphy("check", "lint", graph, "-o", report)
+    assert done.returncode == 0, done.stdout + done.stderr
+    summary = json.loads(report.read_text())
+    assert (
+        summary["summary"]["failing"] == []
+        and summary["lint_entries"] == []
+        and len(summary["summary"]["passing"]) > 10
+    )
