@@ -35,7 +35,7 @@ def test_inputs_are_checked(inputs, message):
 
 
 def test_outputs_are_checked():
-    with pytest.raises(UserError, match="output 'y' is missing.*export the bundle again"):
+    with pytest.raises(UserError, match=r"output 'y' is missing.*export the bundle again"):
         check_outputs(helpers.ADDER, {})
 
 
@@ -70,14 +70,27 @@ def test_runtime_failure_is_one_sentence(tmp_path, monkeypatch):
             raise RuntimeError("first line\nsecond line")
 
     monkeypatch.setattr(session, "_session", Broken())
-    with pytest.raises(UserError, match="could not run adder.onnx: first line"):
+    with pytest.raises(UserError, match=r"could not run adder.onnx: first line"):
         session.run({"x": X, "k": K})
 
 
 def test_imports_stay_light():
-    modules = "sampling video probe preprocess session ort_session pipeline merged draw sample_clips".split()
+    modules = [
+        "sampling",
+        "video",
+        "probe",
+        "preprocess",
+        "session",
+        "ort_session",
+        "pipeline",
+        "merged",
+        "draw",
+        "sample_clips",
+    ]
     modules = [f"sttm_export.runtime.{name}" for name in modules]
     modules += [f"sttm_export.validation.{name}" for name in ("stages", "results", "decisions", "report")]
     heavy = ["torch", "transformers", "onnxruntime", "onnx", "av", "PIL", "jinja2"]
     code = f"import sys, {', '.join(modules)}; print([m for m in {heavy} if m in sys.modules])"
-    assert subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.strip() == "[]"
+    assert (
+        subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.strip() == "[]"
+    )

@@ -111,10 +111,7 @@ def tied_cells(
     changes hands, but the token is the mean of other nodes.
     """
     comparer = _Comparer(features, merge, dtype)
-    similarities = compute_similarities(
-        features, comparer.tree, weighted_avg=merge.weighted_avg, head_dim=merge.head_dim
-    )
-    near = decisions_near(similarities, comparer.tree, Thresholds(thresholds[0], None), comparer.band)
+    near = decisions_near(comparer.similarities(), comparer.tree, Thresholds(thresholds[0], None), comparer.band)
     blocks = np.unique([int(comparer.tree.cover[0, decision.cell]) for decision in near])
     return np.broadcast_to(np.isin(comparer.tree.cover[0], blocks), features.shape[:2])
 
@@ -150,21 +147,26 @@ class _Comparer:
         return self._report(counts, limits, ties=ties, wrong=wrong, excused=excused, **figures)
 
     def _undefined(self) -> NDArray[np.bool_]:
-        """[T', N]: cells of root blocks that hold a non-finite feature in any frame: no order is defined there."""
-        bad = ~np.isfinite(self.features).all(2)
-        blocks = np.unique(self.tree.cover[0, bad.any(0)])
-        spread = np.isin(self.tree.cover[0], blocks)
-        # The quirk of section 2: on odd sides every block looks at cell (0, 0) of its frame as well.
-        if bad.any() and not all(filled.all() for filled in self.tree.filled):
-            spread = spread | bool(bad[:, self.tree.cover[0] == self.tree.cover[0, 0]].any())
-        return np.broadcast_to(spread, bad.shape).copy()
+        """[T', N]: cells of root blocks in which a similarity is NaN or Inf: no decision is defined there."""
+        bad: NDArray[np.bool_] = np.asarray(~np.isfinite(self.features).all((0, 2)))
+        if bad.any():
+            # Looked up, not derived from the grid: on odd sides nodes elsewhere look at cell (0, 0) too (section 2).
+            similarities = self.similarities()
+            for level, least in enumerate(similarities.least):
+                bad |= np.asarray(~np.isfinite(least).all(0))[self.tree.cover[level]]
+            bad |= ~np.isfinite(similarities.pairs).all((0, 1, 2))
+        spoiled = np.isin(self.tree.cover[0], self.tree.cover[0, bad])
+        return np.broadcast_to(spoiled, self.features.shape[:2])
+
+    def similarities(self) -> Similarities:
+        return compute_similarities(
+            self.features, self.tree, weighted_avg=self.merge.weighted_avg, head_dim=self.merge.head_dim
+        )
 
     def _explain(
         self, mine: TokenTable, theirs: TokenTable, undefined: NDArray[np.bool_]
     ) -> tuple[list[str], list[str], NDArray[np.bool_]]:
-        similarities = compute_similarities(
-            self.features, self.tree, weighted_avg=self.merge.weighted_avg, head_dim=self.merge.head_dim
-        )
+        similarities = self.similarities()
         limits = self._limits(theirs)
         near = decisions_near(similarities, self.tree, limits, self.band)
         of_mine = explain(similarities, self.tree, limits, mine.keys, near, _MOST_TIES)

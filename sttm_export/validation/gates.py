@@ -110,7 +110,7 @@ def judge(comparison: FloatComparison, tolerance: Tolerance) -> Gate:
     faults = []
     if comparison.nonfinite_differing:
         faults.append(f"{comparison.nonfinite_differing} elements are NaN or Inf on one side only")
-    if comparison.cosine_min < tolerance.cosine_floor:
+    if comparison.angle_max > tolerance.relative:
         faults.append(f"cosine falls to {comparison.cosine_min:.9g}, allowed 1 - {0.5 * tolerance.relative**2:.2g}")
     if not abs(comparison.norm_ratio_min - 1.0) <= tolerance.relative:
         faults.append(f"norm ratio falls to {comparison.norm_ratio_min:.6g}, allowed 1 ± {tolerance.relative:.2g}")

@@ -30,6 +30,7 @@ class FloatComparison:
         rows: rows that were compared (finite on both sides).
         cosine_min: least cosine of a row; 1 for two zero rows, 0 for one.
         cosine_mean: mean cosine.
+        angle_max: largest distance of two unit rows, sqrt(2 - 2·cosine); tells angles where the cosine is 1.
         norm_ratio_min: least |actual| / |expected| of a row; 1 for two zero rows, inf where only the expected is zero.
         norm_ratio_max: largest such ratio.
         max_abs: largest absolute difference of an element.
@@ -48,6 +49,7 @@ class FloatComparison:
     rows: int
     cosine_min: float
     cosine_mean: float
+    angle_max: float
     norm_ratio_min: float
     norm_ratio_max: float
     max_abs: float
@@ -86,7 +88,7 @@ class _Totals:
         self.rows = self.worst_row = 0
         self.cosine_min, self.cosine_sum = 1.0, 0.0
         self.ratio_min, self.ratio_max = math.inf, 0.0
-        self.max_abs = self.sum_abs = self.error_square = self.atol = self.needed = 0.0
+        self.max_abs = self.sum_abs = self.error_square = self.atol = self.needed = self.angle_max = 0.0
 
     def add(self, actual: NDArray[np.float64], expected: NDArray[np.float64], numbers: NDArray[np.int64]) -> None:
         """Take in one chunk of finite rows [r, C]; `numbers` are their places in the whole array."""
@@ -95,7 +97,9 @@ class _Totals:
         self.sum_abs += float(difference.sum())
         self.error_square += float(np.square(difference).sum())
         self.atol = max(self.atol, float((difference - self.rtol * np.abs(expected)).max()))
-        cosine, ratio = _rows(actual, expected, self.floor)
+        gap, ratio = _rows(actual, expected, self.floor)
+        cosine, angle = 1.0 - 0.5 * gap, np.sqrt(gap)
+        self.angle_max = max(self.angle_max, float(angle.max()))
         self.cosine_min, self.cosine_sum = (
             min(self.cosine_min, float(cosine.min())),
             self.cosine_sum + float(cosine.sum()),
@@ -104,7 +108,7 @@ class _Totals:
             min(self.ratio_min, float(ratio.min())),
             max(self.ratio_max, float(ratio.max())),
         )
-        needed = np.maximum(np.sqrt(2.0 * np.maximum(1.0 - cosine, 0.0)), np.abs(ratio - 1.0))
+        needed = np.maximum(angle, np.abs(ratio - 1.0))
         if self.rows == 0 or needed.max() > self.needed:
             self.needed, self.worst_row = float(needed.max()), int(numbers[needed.argmax()])
         self.rows += len(actual)
@@ -149,15 +153,16 @@ def _chunks(left: Array, right: Array) -> list[tuple[int, Any, Any]] | Any:
 def _rows(
     actual: NDArray[np.float64], expected: NDArray[np.float64], floor: float
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Cosine and norm ratio of each row; rows at or below `floor` count as zero."""
+    """Squared distance of the unit rows, 2 - 2·cosine, and norm ratio; rows at or below `floor` count as zero."""
     na, ne = np.linalg.norm(actual, axis=1), np.linalg.norm(expected, axis=1)
     zero_a, zero_e = na <= floor, ne <= floor
     safe_a, safe_e = np.where(zero_a, 1.0, na), np.where(zero_e, 1.0, ne)
-    # Unit rows first: the difference of unit vectors keeps 1 - cosine exact far below the rounding of a dot.
+    # The difference of unit rows resolves angles of 1e-16; a cosine, as a number near 1, only those above 1e-8.
     gap = np.square(actual / safe_a[:, None] - expected / safe_e[:, None]).sum(1)
-    cosine = np.where(zero_a | zero_e, np.where(zero_a & zero_e, 1.0, 0.0), 1.0 - 0.5 * gap)
+    # One zero row: cosine 0.
+    gap = np.where(zero_a | zero_e, np.where(zero_a & zero_e, 0.0, 2.0), gap)
     ratio = np.where(zero_e, np.where(zero_a, 1.0, np.inf), na / safe_e)
-    return cosine, ratio
+    return gap, ratio
 
 
 def _summary(totals: _Totals, square: float, width: int, nonfinite: tuple[int, int, int]) -> FloatComparison:
@@ -168,6 +173,7 @@ def _summary(totals: _Totals, square: float, width: int, nonfinite: tuple[int, i
         rows=rows,
         cosine_min=totals.cosine_min,
         cosine_mean=totals.cosine_sum / rows if rows else 1.0,
+        angle_max=totals.angle_max,
         norm_ratio_min=totals.ratio_min if rows else 1.0,
         norm_ratio_max=totals.ratio_max if rows else 1.0,
         max_abs=totals.max_abs,

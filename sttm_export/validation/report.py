@@ -47,12 +47,13 @@ def render_report(manifest: Mapping[str, Any], picture: str | Path | None = None
         lstrip_blocks=True,
     )
     environment.filters.update(size=format_size, figure=format_figure)
-    example = manifest.get("example") or {}
+    model, example = manifest.get("model") or {}, manifest.get("example") or {}
     cells = _cells(manifest)
     # The chart escapes its own texts; everything else goes through the template's escaping.
     chart = Markup(tokens_chart(example.get("tokens_per_frame") or [], cells, example.get("timestamps")))
     return environment.get_template("report.html.j2").render(
         m=manifest,
+        title=model.get("title") or model.get("name") or "Bundle",
         example=example,
         cells=cells,
         files=_files(manifest.get("files")),

@@ -1,0 +1,163 @@
+import json
+from html.parser import HTMLParser
+
+import pytest
+from PIL import Image
+from test_validation_stages import bunny, merger_chain  # noqa: F401
+
+from sttm_export.errors import UserError
+from sttm_export.validation.charts import tokens_chart
+from sttm_export.validation.report import format_figure, format_size, render_report, verdict, write_report
+
+
+@pytest.fixture(scope="module")
+def manifest(bunny):  # noqa: F811
+    outputs = bunny.run()
+    return {
+        "model": {"name": "llava-video-7b", "title": "LLaVA-Video-7B", "hub_id": "x/y"},
+        "precision": "fp16",
+        "weights": {"kind": "random", "identifier": "random", "seed": 7, "sha256": "ab" * 32, "revision": None},
+        "merge": {**vars(bunny.merge), "max_tokens": 3136},
+        "validation": merger_chain(bunny, outputs, outputs, outputs).to_json(),
+        "example": {
+            "clip": "bunny",
+            "num_tokens": 9,
+            "tokens_per_frame": [5, 0, 4],
+            "timestamps": [0.0, 1.0, 2.0],
+            "thresholds": [0.85, 0.65],
+        },
+        "files": [{"path": "token_merger.onnx", "bytes": 829423616, "sha256": "cd" * 32}],
+        "engines": [
+            {
+                "target": "rtx",
+                "compute_capability": "sm86",
+                "graph": "token_merger",
+                "status": "built",
+                "reason": "",
+                "bytes": 2048,
+                "seconds": 3.25,
+            },
+            {
+                "target": "jetson",
+                "compute_capability": "",
+                "graph": "token_merger",
+                "status": "skipped",
+                "reason": "built on the device",
+                "bytes": 0,
+                "seconds": 0.0,
+            },
+        ],
+        "versions": {"torch": "2.13.0"},
+    }
+
+
+class Checker(HTMLParser):
+    """Every opened element is closed, and nothing is loaded from elsewhere."""
+
+    VOID = frozenset({"meta", "img", "br", "line", "link"})
+
+    def __init__(self, html):
+        super().__init__()
+        self.stack, self.tags = [], []
+        self.feed(html)
+        assert self.stack == []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        for name, value in attrs:
+            assert name not in ("src", "href") or value.startswith("data:")
+        if tag not in self.VOID:
+            self.stack.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.stack.pop() == tag
+
+
+def test_the_whole_report(tmp_path, manifest):
+    picture = tmp_path / "tokens.png"
+    Image.new("RGB", (4, 4)).save(picture)
+    html = write_report(tmp_path / "report.html", manifest, picture).read_text(encoding="utf-8")
+    assert {"svg", "img", "table", "style"} <= set(Checker(html).tags)
+    for text in (
+        "Random weights, seed 7: numbers prove the graphs, not the model.",
+        "All 6 checks passed",
+        "token_merger.tokens",
+        "3,136 of 3,136 cells agree",
+        "791.0 MiB",
+        "built on the device",
+        "3.2 s",
+        "4·u(float32)",
+        "torch 2.13.0",
+        "data:image/png;base64,",
+    ):
+        assert text in html, text
+    assert "script" not in Checker(html).tags
+
+
+def test_a_miss_is_the_headline(bunny, manifest):  # noqa: F811
+    bad = {name: array.copy() for name, array in bunny.run().items()}
+    bad["tokens"] *= 2
+    missed = {**manifest, "validation": merger_chain(bunny, bunny.run(), bunny.run(), bad).to_json()}
+    html = render_report(json.loads(json.dumps(missed)))
+    Checker(html)
+    assert verdict(missed) == "missed" and "Validation missed" in html and "checks passed" not in html
+    assert "norm ratio rises to 2" in html
+
+
+def test_decisions_findings_and_infinite_figures(bunny, manifest):  # noqa: F811
+    report = json.loads(json.dumps(manifest["validation"]))
+    report["findings"] = ["features hold 3 NaN/Inf in frames 1"]
+    report["results"][0]["decisions"]["wrong"] = [f"cell {i}" for i in range(20)]
+    report["results"][2]["gate"]["needed"] = "inf"
+    report["results"][2]["comparison"]["norm_ratio_max"] = "inf"
+    html = render_report({**manifest, "validation": report})
+    Checker(html)
+    assert "Finding: features hold 3" in html and "cell 11" in html and "cell 12" not in html and "∞" in html
+
+
+def test_checkpoint_weights_do_not_shout(manifest):
+    html = render_report({**manifest, "weights": {"kind": "checkpoint", "identifier": "a/b", "revision": "abc"}})
+    assert "Random weights" not in html and "a/b at abc" in html
+
+
+def test_an_empty_manifest_hides_nothing():
+    html = render_report({})
+    Checker(html)
+    assert "Not validated" in html and "origin of the weights is not recorded" in html and "No engine" in html
+    assert verdict({}) == "unchecked"
+
+
+def test_files_as_a_mapping(manifest):
+    assert "1.0 KiB" in render_report({**manifest, "files": {"a.onnx": {"bytes": 1024, "sha256": "ef" * 32}}})
+
+
+def test_text_is_escaped(manifest):
+    evil = "<script>alert(1)</script>"
+    engines = [{**manifest["engines"][0], "reason": evil}]
+    html = render_report({**manifest, "model": {"title": evil}, "engines": engines})
+    assert evil not in html and "&lt;script&gt;" in html
+
+
+def test_pictures_are_checked(tmp_path, manifest):
+    with pytest.raises(UserError, match="Cannot read the picture"):
+        render_report(manifest, tmp_path / "none.png")
+    (tmp_path / "a.png").write_text("no")
+    with pytest.raises(UserError, match="is not a PNG"):
+        render_report(manifest, tmp_path / "a.png")
+    with pytest.raises(UserError, match="Cannot write"):
+        write_report(tmp_path / "no" / "report.html", manifest)
+
+
+def test_chart():
+    chart = tokens_chart([5, 0, 4], 196, [0.0, 1.0, 2.0])
+    assert chart.count("<rect") == 3 and "frame 2 (2.00 s): 4 new tokens of 196 cells" in chart
+    assert tokens_chart([], 196) == ""
+    assert tokens_chart([1] * 128, 196).count('text-anchor="middle"') < 20
+
+
+def test_formats():
+    assert [format_size(n) for n in (5, 1024, 829423616, 3 << 30)] == ["5 B", "1.0 KiB", "791.0 MiB", "3.00 GiB"]
+    assert [format_figure(v) for v in (None, "inf", "-inf", "nan", 0.00012345)] == ["-", "∞", "-∞", "NaN", "0.000123"]
