@@ -116,13 +116,26 @@ def load_model(name_or_path: str) -> ModelSpec:
     return _parse_model(data_directory("models") / f"{name_or_path}.toml")
 
 
+def model_from_json(data: dict[str, Any]) -> ModelSpec:
+    """Read back what `dataclasses.asdict` wrote into a manifest.
+
+    Raises:
+        UserError: the data does not describe a model.
+    """
+    return _checked(data, "The manifest")
+
+
 def _parse_model(path: Path) -> ModelSpec:
+    return _checked(read_toml(path), str(path))
+
+
+def _checked(data: dict[str, Any], source: str) -> ModelSpec:
     faults: list[str] = []
-    spec = _build(ModelSpec, read_toml(path), "", faults)
+    spec = _build(ModelSpec, data, "", faults)
     if not faults:
         faults = _inconsistencies(spec)
     if faults:
-        raise UserError(f"{path} does not describe a model: {'; '.join(faults)}. Compare with a file of models/.")
+        raise UserError(f"{source} does not describe a model: {'; '.join(faults)}. Compare with a file of models/.")
     return typing.cast(ModelSpec, spec)
 
 
@@ -142,7 +155,7 @@ def _build(cls: type, data: dict[str, Any], where: str, faults: list[str]) -> An
 
 def _convert(hint: Any, value: Any, where: str, faults: list[str]) -> Any:
     if typing.get_origin(hint) is tuple:
-        rows = value if isinstance(value, list) else []
+        rows = list(value) if isinstance(value, (list, tuple)) else []
         if not rows:
             faults.append(f"'{where}' needs at least one table")
         return tuple(_convert(typing.get_args(hint)[0], row, f"{where}[{i}]", faults) for i, row in enumerate(rows))

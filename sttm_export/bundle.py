@@ -1,0 +1,157 @@
+"""The artefact: a directory that appears whole or not at all, and whose every file is known by its sha256."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sttm_export.engines.records import sha256_of
+from sttm_export.errors import UserError
+from sttm_export.spec.graph import GraphSpec
+from sttm_export.spec.merge import MergeSpec
+from sttm_export.spec.model import ModelSpec, model_from_json
+
+FORMAT = 1
+MANIFEST = "manifest.json"
+SUMS = "SHA256SUMS"
+_AGAIN = "export it again"
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """An opened bundle.
+
+    Attributes:
+        path: its directory.
+        manifest: the content of `manifest.json`.
+    """
+
+    path: Path
+    manifest: dict[str, Any]
+
+    @property
+    def model(self) -> ModelSpec:
+        """The model it was made for."""
+        return model_from_json(self.manifest["model"])
+
+    @property
+    def merge(self) -> MergeSpec:
+        """Sizes, budget and constants of the token merger."""
+        fields = MergeSpec.__dataclass_fields__
+        return MergeSpec(**{key: value for key, value in self.manifest["merge"].items() if key in fields})
+
+    def graph(self, name: str) -> GraphSpec:
+        """Declaration of one graph."""
+        return next(GraphSpec.from_json(row) for row in self.manifest["graphs"] if row["name"] == name)
+
+    def onnx_path(self, name: str) -> Path:
+        """Where a graph lies."""
+        return self.path / self.graph(name).onnx_file
+
+    def fixture_path(self, name: str) -> Path:
+        """Where the reference inputs and outputs of a graph lie."""
+        return self.path / "fixtures" / f"{name}.npz"
+
+
+def open_bundle(path: str | Path, *, verify: bool = True) -> Bundle:
+    """Open a bundle and check that it is whole.
+
+    Raises:
+        UserError: no bundle, another format, or a file that is missing, added to or changed.
+    """
+    directory = Path(path)
+    try:
+        manifest = json.loads((directory / MANIFEST).read_text(encoding="utf-8"))
+        known = manifest["format"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{directory} is not a bundle: it has no readable {MANIFEST}; give the directory that sttm-export wrote."
+        ) from error
+    if known != FORMAT:
+        raise UserError(f"{directory} has bundle format {known}, this program reads format {FORMAT}; {_AGAIN}.")
+    if verify:
+        verify_files(directory, manifest)
+    return Bundle(directory, manifest)
+
+
+def verify_files(directory: Path, manifest: dict[str, Any]) -> None:
+    """Compare every file with its recorded sha256, the manifest itself included.
+
+    Raises:
+        UserError: names the first file that differs, and how many do.
+    """
+    wanted = {row["path"]: row["sha256"] for row in manifest["files"]} | {MANIFEST: _manifest_sum(directory)}
+    faults = []
+    for name, digest in wanted.items():
+        file = directory / name
+        if not file.is_file():
+            faults.append(f"{name} is missing")
+        elif sha256_of(file) != digest:
+            faults.append(f"{name} was changed (its sha256 is not the recorded one)")
+    if faults:
+        more = f", and {len(faults) - 1} more file(s) differ" if len(faults) > 1 else ""
+        raise UserError(f"{directory} is damaged or was tampered with: {faults[0]}{more}; {_AGAIN} or copy it anew.")
+
+
+def list_files(directory: Path) -> list[dict[str, Any]]:
+    """Path, size and sha256 of every file below a directory, sorted; not the manifest and the sums themselves."""
+    files = sorted(path for path in directory.rglob("*") if path.is_file() and path.name not in {MANIFEST, SUMS})
+    return [
+        {"path": path.relative_to(directory).as_posix(), "bytes": path.stat().st_size, "sha256": sha256_of(path)}
+        for path in files
+    ]
+
+
+def write_manifest(directory: Path, manifest: dict[str, Any]) -> None:
+    """Write `manifest.json`, and `SHA256SUMS` in the form that `sha256sum -c` reads."""
+    file = directory / MANIFEST
+    file.write_text(json.dumps(manifest, indent=1, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
+    rows = [(row["sha256"], row["path"]) for row in manifest["files"]] + [(sha256_of(file), MANIFEST)]
+    (directory / SUMS).write_text("".join(f"{digest}  {name}\n" for digest, name in rows), encoding="utf-8")
+
+
+def check_output(output: Path, force: bool) -> None:
+    """Refuse, before any work, an output directory that is in the way or cannot be made."""
+    if output.exists() and not force:
+        raise UserError(f"{output} exists already; choose another --output, or replace it with --force.")
+    if output.exists() and not (output / MANIFEST).is_file() and (not output.is_dir() or any(output.iterdir())):
+        raise UserError(f"{output} exists and is no bundle, so --force does not replace it; choose another --output.")
+    parent = next(folder for folder in (output.parent, *output.parent.parents) if folder.exists())
+    if not parent.is_dir() or not os.access(parent, os.W_OK):
+        raise UserError(f"Cannot write to {parent}; choose an --output below a directory that is writable.")
+
+
+@contextlib.contextmanager
+def staging(output: Path) -> Iterator[Path]:
+    """Yield a temporary directory beside `output`; whatever ends the block early removes it."""
+    output.parent.mkdir(parents=True, exist_ok=True)
+    partial = output.with_name(f".{output.name}.partial-{os.getpid()}")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir()
+    try:
+        yield partial
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def publish(partial: Path, output: Path) -> None:
+    """Give a whole bundle its name; one that was there before goes only after the new one stands."""
+    old = output.with_name(f".{output.name}.old-{os.getpid()}")
+    if output.exists():
+        output.rename(old)
+    partial.rename(output)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _manifest_sum(directory: Path) -> str:
+    try:
+        lines = (directory / SUMS).read_text(encoding="utf-8").splitlines()
+        return next(line.split("  ", 1)[0] for line in lines if line.endswith(f"  {MANIFEST}"))
+    except (OSError, ValueError, StopIteration) as error:
+        raise UserError(f"{directory} lacks a readable {SUMS}; {_AGAIN} or copy it anew.") from error

@@ -1,0 +1,85 @@
+"""The command line. `sttm-export --model …` exports; other verbs work on models and bundles.
+
+Nothing heavy is imported until a verb runs, so that `--help` answers at once, on a device without PyTorch too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import signal
+import sys
+from collections.abc import Sequence
+from types import FrameType
+
+from sttm_export import __version__
+from sttm_export.commands import export, inspect, models, run, validate
+from sttm_export.errors import UserError, ValidationMiss, did_you_mean
+
+VERBS = {"export": export, "models": models, "inspect": inspect, "validate": validate, "run": run}
+INTERRUPTED = 130
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of all verbs."""
+    parser = argparse.ArgumentParser(
+        prog="sttm-export",
+        description="Export the vision side of a video LLM, STTM token merging included, to static ONNX graphs and engines.",
+        epilog="Without a verb, sttm-export exports: `sttm-export --model llava-video-7b --budget 0.5 …` is "
+        "`sttm-export export …`; its options are listed by `sttm-export export --help`.",
+    )
+    parser.add_argument("--version", action="version", version=f"sttm-export {__version__}")
+    verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
+    for name, module in VERBS.items():
+        sub = verbs.add_parser(name, help=module.HELP, description=module.HELP)
+        module.add_arguments(sub)
+        sub.set_defaults(execute=module.execute)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Returns:
+        0 if all is well, 1 where a numeric check missed, 2 for bad input, 130 when interrupted.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        options = build_parser().parse_args(_with_verb(arguments))
+        options.execute(options)
+    except (UserError, ValidationMiss) as error:
+        print(f"sttm-export: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("sttm-export: interrupted; nothing was left behind.", file=sys.stderr)
+        return INTERRUPTED
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        print(
+            "sttm-export: the disk is full; free some space or choose another --output; nothing was left behind.",
+            file=sys.stderr,
+        )
+        return UserError.exit_code
+    return 0
+
+
+def _with_verb(arguments: list[str]) -> list[str]:
+    """Put `export` in front of options that come without a verb; an unknown verb gets the nearest one."""
+    if not arguments:
+        return ["--help"]
+    first = arguments[0]
+    if first.startswith("-"):
+        return arguments if first in {"-h", "--help", "--version"} else ["export", *arguments]
+    if first not in VERBS:
+        raise UserError(f"Unknown verb '{first}'.{did_you_mean(first, VERBS)}")
+    return arguments
+
+
+def _interrupt(_number: int, _frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    sys.exit(main())

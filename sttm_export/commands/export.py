@@ -1,0 +1,122 @@
+"""`sttm-export [export] --model … --budget …`."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from sttm_export.errors import UserError
+
+HELP = "Export vision encoder and token merger, build engines, validate, and write a bundle."
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    what = parser.add_argument_group("what")
+    what.add_argument("--model", required=True, metavar="NAME", help="a name of `sttm-export models`, or a TOML file")
+    what.add_argument(
+        "--budget", required=True, type=float, metavar="F", help="share of the visual tokens to keep, (0, 1]"
+    )
+    what.add_argument("--frames", type=int, default=32, metavar="T", help="most frames of a clip (default: 32)")
+    what.add_argument("--batch", type=int, default=4, metavar="B", help="frames per call of the encoder (default: 4)")
+    what.add_argument("--precision", default="fp16", metavar="P", help="fp16 or fp32 (default: fp16)")
+    merging = parser.add_argument_group("merging")
+    merging.add_argument(
+        "--policy",
+        default="budget",
+        metavar="P",
+        help="budget: solve the thresholds that fill the budget; threshold: the given ones, capped (default: budget)",
+    )
+    merging.add_argument(
+        "--spatial-threshold", type=float, metavar="F", help="default of the bundle (default: published)"
+    )
+    merging.add_argument(
+        "--temporal-threshold", type=float, metavar="F", help="default of the bundle (default: published)"
+    )
+    merging.add_argument("--root-level", type=int, metavar="L", help="pyramid level to start at (default: the model's)")
+    merging.add_argument("--weighted-avg", action="store_true", help="area-weighted means (default: off)")
+    merging.add_argument("--head-dim", type=int, default=0, metavar="D", help="per-head similarity (default: 0, off)")
+    weights = parser.add_argument_group("weights: one of --weights and --random-weights is needed")
+    weights.add_argument(
+        "--weights", metavar="DIR_OR_HUB_ID", help="checkpoint directory, or owner/name[@revision] on the hub"
+    )
+    weights.add_argument(
+        "--tower-weights", metavar="DIR_OR_HUB_ID", help="the tower's own checkpoint, if the model's has none"
+    )
+    weights.add_argument("--random-weights", type=int, metavar="SEED", help="build and time without a checkpoint")
+    engines = parser.add_argument_group("engines")
+    engines.add_argument(
+        "--target", action="append", metavar="NAME", help="repeatable: rtx, jetson-orin-jp62, … (default: rtx)"
+    )
+    engines.add_argument(
+        "--compute-capability",
+        action="append",
+        default=[],
+        metavar="SM",
+        help="repeatable (default for rtx: sm86, sm89)",
+    )
+    engines.add_argument("--no-engines", action="store_true", help="check the targets' rules, build nothing")
+    checks = parser.add_argument_group("validation")
+    checks.add_argument("--clip", type=Path, metavar="FILE", help="video to validate on (default: a synthetic scene)")
+    checks.add_argument(
+        "--validation-frames", type=int, metavar="N", help="frames to validate on (default: T, at most 32)"
+    )
+    checks.add_argument("--no-validation", action="store_true", help="write a bundle that says it is unchecked")
+    output = parser.add_argument_group("output")
+    output.add_argument("--output", type=Path, metavar="DIR", help="the bundle (default: MODEL-tT-bBUDGET-PRECISION)")
+    output.add_argument("--force", action="store_true", help="replace a bundle that is there")
+
+
+def execute(options: argparse.Namespace) -> None:
+    """Plan, run, and show the closing table."""
+    from sttm_export.exporting.plan import check_plan
+    from sttm_export.terminal import Steps
+
+    plan = make_plan(options)
+    check_plan(plan)
+    from sttm_export.commands.tables import print_bundle
+    from sttm_export.exporting.run import run_export
+
+    steps = Steps(5 + plan.engines + bool(plan.validation_frames))
+    bundle = run_export(plan, steps)
+    print_bundle(bundle)
+
+
+def make_plan(options: argparse.Namespace):  # type: ignore[no-untyped-def]  # noqa: ANN201
+    """Turn options into an `ExportPlan`; every value is checked here or by `check_plan`."""
+    from sttm_export.exporting.plan import ExportPlan, default_output, pick_targets, pick_thresholds
+    from sttm_export.spec.merge import MergeSpec
+    from sttm_export.spec.model import load_model
+
+    model = load_model(options.model)
+    merge = MergeSpec(
+        frames=options.frames,
+        height=model.grid.height,
+        width=model.grid.width,
+        channels=model.projector.output_size,
+        budget=options.budget,
+        policy=options.policy,
+        root_level=model.merging.root_level if options.root_level is None else options.root_level,
+        weighted_avg=options.weighted_avg,
+        head_dim=options.head_dim,
+    )
+    if options.no_validation and (options.clip or options.validation_frames is not None):
+        raise UserError("--no-validation and --clip or --validation-frames contradict each other; leave one out.")
+    wanted = min(options.frames, 32) if options.validation_frames is None else options.validation_frames
+    return ExportPlan(
+        model=model,
+        merge=merge,
+        precision=options.precision,
+        batch=options.batch,
+        thresholds=pick_thresholds(model, options.budget, options.spatial_threshold, options.temporal_threshold),
+        weights=options.weights,
+        random_seed=options.random_weights,
+        tower_weights=options.tower_weights,
+        targets=pick_targets(options.target or ["rtx"], options.compute_capability, options.precision),
+        capabilities=tuple(options.compute_capability),
+        engines=not options.no_engines,
+        clip=options.clip,
+        validation_frames=0 if options.no_validation else wanted,
+        output=options.output or default_output(model, options.budget, options.frames, options.precision),
+        force=options.force,
+    )

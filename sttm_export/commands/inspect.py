@@ -1,0 +1,28 @@
+"""`sttm-export inspect BUNDLE`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+HELP = "Check that a bundle is whole and show what it holds."
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    parser.add_argument("bundle", type=Path, help="directory that sttm-export wrote")
+    parser.add_argument("--json", action="store_true", help="print the manifest as JSON")
+
+
+def execute(options: argparse.Namespace) -> None:
+    """Verify every sha256, then print."""
+    from sttm_export.bundle import open_bundle
+
+    bundle = open_bundle(options.bundle)
+    if options.json:
+        print(json.dumps(bundle.manifest, indent=1, sort_keys=True, ensure_ascii=False))
+        return
+    from sttm_export.commands.tables import print_bundle
+
+    print_bundle(bundle)

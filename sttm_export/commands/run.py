@@ -1,0 +1,45 @@
+"""`sttm-export run BUNDLE --video FILE`."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+HELP = "Run a bundle on a video with ONNX Runtime: merged tokens as .npz, and a picture of them."
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    parser.add_argument("bundle", type=Path, help="directory that sttm-export wrote")
+    parser.add_argument("--video", type=Path, required=True, metavar="FILE", help="video to merge the tokens of")
+    parser.add_argument("--output", type=Path, default=Path("tokens.npz"), metavar="FILE", help="default: tokens.npz")
+    parser.add_argument("--picture", type=Path, metavar="FILE", help="default: the output with .png")
+    parser.add_argument("--fps", type=float, metavar="F", help="frames a second to sample (default: the model's)")
+    parser.add_argument("--spatial-threshold", type=float, metavar="F", help="default: the bundle's")
+    parser.add_argument("--temporal-threshold", type=float, metavar="F", help="default: the bundle's")
+    parser.add_argument("--provider", default="CPUExecutionProvider", metavar="P", help="provider of ONNX Runtime")
+
+
+def execute(options: argparse.Namespace) -> None:
+    """Decode, encode, merge, write."""
+    from sttm_export.bundle import open_bundle
+    from sttm_export.running import Request, run_bundle
+    from sttm_export.terminal import Steps
+
+    request = Request(
+        video=options.video,
+        output=options.output,
+        picture=options.picture or options.output.with_suffix(".png"),
+        fps=options.fps,
+        spatial=options.spatial_threshold,
+        temporal=options.temporal_threshold,
+        provider=options.provider,
+    )
+    steps = Steps(5)
+    with steps.step("Check the bundle"):
+        bundle = open_bundle(options.bundle)
+    merged = run_bundle(bundle, request, steps)
+    print(
+        f"{merged.num_tokens} tokens of {merged.assignment.size} cells ({merged.share:.1%}; K = {merged.max_tokens}), "
+        f"thresholds {merged.thresholds[0]:.4f}, {merged.thresholds[1]:.4f}\n{request.output}\n{request.picture}"
+    )

@@ -1,0 +1,96 @@
+"""The table that closes an export and that `inspect` shows."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from sttm_export.bundle import Bundle
+from sttm_export.validation.report import format_size, verdict
+
+_COLOR = {"passed": "green", "missed": "red", "unchecked": "yellow"}
+
+
+def print_bundle(bundle: Bundle, console: Console | None = None) -> None:
+    """Print files, sizes, K, decisions and the verdict."""
+    console = console or Console(highlight=False)
+    manifest = bundle.manifest
+    console.print(_facts(bundle))
+    console.print(_files(manifest))
+    if manifest["engines"]:
+        console.print(_engines(manifest["engines"]))
+    if manifest["validation"]:
+        console.print(stage_table(manifest["validation"]))
+        for finding in manifest["validation"]["findings"]:
+            console.print(f"finding: {finding}", markup=False)
+    outcome = verdict(manifest)
+    console.print(f"[bold {_COLOR[outcome]}]Verdict: {outcome}[/]   report: {bundle.path / 'report.html'}")
+
+
+def weights_line(weights: dict[str, Any]) -> str:
+    """Where the weights come from; random ones are said loudly."""
+    if weights["kind"] == "random":
+        return f"RANDOM, seed {weights['seed']}: the numbers prove the graphs, not the model"
+    return f"checkpoint {weights['identifier']} (sha256 {weights['sha256'][:16]}…)"
+
+
+def _facts(bundle: Bundle) -> Table:
+    merge, manifest = bundle.merge, bundle.manifest
+    table = Table(title=f"Bundle {bundle.path}", show_header=False)
+    rows = [
+        ("model", f"{bundle.model.title}, {manifest['precision']}"),
+        ("weights", weights_line(manifest["weights"])),
+        ("frames × cells", f"{merge.frames} × {merge.cells} ({merge.height}×{merge.width}), C = {merge.channels}"),
+        (
+            "budget",
+            f"{merge.budget:g}: K = {merge.max_tokens} tokens of {merge.frames * merge.cells}, policy {merge.policy}",
+        ),
+        ("thresholds", "spatial {spatial:g}, temporal {temporal:g} ({source})".format(**manifest["thresholds"])),
+    ]
+    example = manifest["example"]
+    if example:
+        used = example["num_tokens"] / example["max_tokens"]
+        solved = "spatial {:.4f}, temporal {:.4f}".format(*example["thresholds"])
+        rows.append(
+            ("validation clip", f"{example['clip']}: {example['num_tokens']} tokens, {used:.1%} of K; {solved}")
+        )
+    for name, value in rows:
+        table.add_row(name, value)
+    return table
+
+
+def _files(manifest: dict[str, Any]) -> Table:
+    table = Table("file", "size", "sha256", title="Files")
+    for row in manifest["files"]:
+        table.add_row(row["path"], format_size(row["bytes"]), row["sha256"][:16] + "…")
+    return table
+
+
+def _engines(engines: list[dict[str, Any]]) -> Table:
+    table = Table("target", "graph", "status", "size", "seconds", "why not", title="Engines")
+    for row in engines:
+        size, seconds = (format_size(row["bytes"]), f"{row['seconds']:.1f}") if row["bytes"] else ("", "")
+        target = f"{row['target']} {row['compute_capability']}"
+        table.add_row(target, row["graph"], row["status"], size, seconds, row["reason"])
+    return table
+
+
+def stage_table(validation: dict[str, Any]) -> Table:
+    """One row for each tensor of each stage, from `ValidationReport.to_json()`."""
+    table = Table("stage", "graph", "tensor", "cosine", "norm ratio", "SQNR dB", "decisions", "verdict", title="Stages")
+    for row in validation["results"]:
+        figures, decisions = row["comparison"], row["decisions"]
+        floats = ("", "", "")
+        if figures:
+            ratios = f"{float(figures['norm_ratio_min']):.5f}…{float(figures['norm_ratio_max']):.5f}"
+            floats = (f"{float(figures['cosine_min']):.6f}", ratios, f"{float(figures['sqnr_db']):.1f}")
+        agreed = (
+            f"{decisions['cells_differing']} of {decisions['cells']} differ, {len(decisions['ties'])} ties"
+            if decisions
+            else ""
+        )
+        mark = "[green]pass[/]" if row["passed"] else "[red]MISS[/]"
+        table.add_row(row["stage"], row["graph"], row["tensor"], *floats, agreed, mark)
+    return table

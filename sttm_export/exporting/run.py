@@ -1,0 +1,205 @@
+"""From a plan to a bundle: weights → graphs → rules → engines → evidence → manifest and report."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import gc
+import platform
+from collections.abc import Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sttm_export import __version__
+from sttm_export.bundle import FORMAT, Bundle, list_files, open_bundle, publish, staging, write_manifest
+from sttm_export.engines.records import EngineRecord
+from sttm_export.errors import UserError, ValidationMiss
+from sttm_export.exporting.plan import ExportPlan
+from sttm_export.terminal import Steps
+from sttm_export.validation.results import ValidationReport
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from sttm_export.networks.weight_source import WeightSource
+
+PICTURE = "tokens.png"
+_VERSIONS = (
+    "torch",
+    "transformers",
+    "onnx",
+    "onnxscript",
+    "onnxruntime",
+    "numpy",
+    "tensorrt-rtx-cu13-libs",
+    "tensorrt",
+)
+
+
+def run_export(plan: ExportPlan, steps: Steps) -> Bundle:
+    """Make the bundle of a plan that `check_plan` has accepted.
+
+    Raises:
+        UserError: weights, graph rules or clip are not as they must be; nothing is left behind.
+        ValidationMiss: a stage or an engine failed; the evidence is kept as `<output>.rejected`, not as the bundle.
+    """
+    with staging(plan.output) as partial:
+        with steps.step("Read the weights"):
+            state, source = _weights(plan)
+        steps.say(source.describe())
+        graphs = _export_graphs(plan, state, partial, steps)
+        with steps.step("Check the targets' rules"):
+            findings = check_targets(graphs, plan)
+        engines = _build_engines(plan, graphs, partial, steps)
+        evidence = _examine(plan, state, partial, steps)
+        del state
+        with steps.step("Write manifest and report"):
+            manifest = _manifest(plan, source, findings, engines, evidence, steps)
+            _write(partial, manifest)
+        return _deliver(plan, partial, engines, evidence.get("validation"))
+
+
+def check_targets(graphs: Sequence[Path], plan: ExportPlan) -> dict[str, list[str]]:
+    """Warnings of the rules per target.
+
+    Raises:
+        UserError: a rule of severity error is broken.
+    """
+    from sttm_export.graphs.rules import check_rules
+
+    warnings: dict[str, list[str]] = {}
+    for target in plan.targets:
+        found = [(graph, finding) for graph in graphs for finding in check_rules(graph, target)]
+        broken = [f"{graph.name}: {finding}" for graph, finding in found if finding.rule.severity == "error"]
+        if broken:
+            raise UserError(f"Target {target.name} cannot build these graphs: {broken[0]} ({len(broken)} in all).")
+        warnings[target.name] = [f"{graph.name}: {finding}" for graph, finding in found]
+    return warnings
+
+
+def _weights(plan: ExportPlan) -> tuple[dict[str, Tensor], WeightSource]:
+    from sttm_export.networks.loading import load_vision_encoder
+
+    return load_vision_encoder(plan.model, plan.weights, plan.random_seed, plan.tower_weights)
+
+
+def _export_graphs(plan: ExportPlan, state: Mapping[str, Tensor], partial: Path, steps: Steps) -> list[Path]:
+    from sttm_export.graphs.export import export_graph
+    from sttm_export.merging.static import TokenMerger
+    from sttm_export.networks.vision_encoder import build_encoder
+
+    # The merger is traced first: a grid or level that cannot be merged shows before the long export.
+    merger = TokenMerger(plan.merge)
+    with steps.step("Export the vision encoder"):
+        encoder = export_graph(build_encoder(plan.model, state, plan.precision), plan.encoder_graph, partial)
+        gc.collect()
+    with steps.step("Export the token merger"):
+        return [encoder, export_graph(merger, plan.merger_graph, partial)]
+
+
+def _build_engines(plan: ExportPlan, graphs: Sequence[Path], partial: Path, steps: Steps) -> list[EngineRecord]:
+    from sttm_export.engines.targets import build_targets
+
+    if not plan.engines:
+        return []
+    with steps.step("Build engines") as advance:
+        records = build_targets(graphs, plan.targets, plan.capabilities, partial / "engines", advance)
+    for reason in dict.fromkeys(f"{r.target}: {r.status}: {r.reason}" for r in records if r.status != "built"):
+        steps.say(reason)
+    return records
+
+
+def _examine(plan: ExportPlan, state: Mapping[str, Tensor], partial: Path, steps: Steps) -> dict[str, Any]:
+    """Validation report, fixtures and picture; empty where validation was not wanted."""
+    if not plan.validation_frames:
+        return {}
+    from sttm_export.exporting.evidence import draw_example, examine_encoder, examine_merger, example_json
+    from sttm_export.exporting.frames import take_scene
+    from sttm_export.graphs.fixtures import write_fixture
+
+    thresholds = (plan.thresholds.spatial, plan.thresholds.temporal)
+    with steps.step("Validate every stage") as advance:
+        scene = take_scene(plan.clip, plan.validation_frames)
+        encoder, merger = plan.encoder_graph, plan.merger_graph
+        first = examine_encoder(plan.model, plan.precision, state, encoder, partial / encoder.onnx_file, scene, advance)
+        second = examine_merger(plan.merge, merger, partial / merger.onnx_file, first.features, thresholds, advance)
+        for graph, fixture in ((encoder, first.fixture), (merger, second.fixture)):
+            write_fixture(partial / "fixtures" / f"{graph.name}.npz", graph, *fixture)
+        draw_example(partial / PICTURE, scene, second.merged, plan.model)
+    if scene.note:
+        steps.say(scene.note)
+    return {"validation": first.report + second.report, "example": example_json(scene, second.merged)}
+
+
+def _manifest(
+    plan: ExportPlan,
+    source: WeightSource,
+    findings: Mapping[str, list[str]],
+    engines: Sequence[EngineRecord],
+    evidence: Mapping[str, Any],
+    steps: Steps,
+) -> dict[str, Any]:
+    report: ValidationReport | None = evidence.get("validation")
+    return {
+        "format": FORMAT,
+        "program": f"sttm-export {__version__}",
+        "model": dataclasses.asdict(plan.model),
+        "precision": plan.precision,
+        "merge": dataclasses.asdict(plan.merge) | {"max_tokens": plan.merge.max_tokens},
+        "merged_at": "projected tokens, before decoder layer 0 (docs/semantics.md, section 5)",
+        "thresholds": dataclasses.asdict(plan.thresholds),
+        "weights": dataclasses.asdict(source),
+        "graphs": [dataclasses.asdict(plan.encoder_graph), dataclasses.asdict(plan.merger_graph)],
+        "targets": [target.name for target in plan.targets],
+        "rule_warnings": dict(findings),
+        "engines": [record.to_json() for record in engines],
+        "validation": report.to_json() if report else None,
+        "example": evidence.get("example"),
+        "versions": _versions(),
+        # Kept apart: the only fields in which two exports of the same thing may differ.
+        "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "seconds": dict(steps.seconds),
+    }
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version(), "sttm-export": __version__}
+    for name in _VERSIONS:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _write(partial: Path, manifest: dict[str, Any]) -> None:
+    """Report and manifest; the report lists the files beside it, the manifest the report as well."""
+    from sttm_export.validation.report import write_report
+
+    manifest["files"] = list_files(partial)
+    picture = partial / PICTURE
+    write_report(partial / "report.html", manifest, picture if picture.is_file() else None)
+    manifest["files"] = list_files(partial)
+    write_manifest(partial, manifest)
+
+
+def _deliver(
+    plan: ExportPlan, partial: Path, engines: Sequence[EngineRecord], report: ValidationReport | None
+) -> Bundle:
+    """Give a good bundle its name; keep a bad one, under a name that nobody takes for a bundle."""
+    failed = [record for record in engines if record.status == "failed"]
+    if (report is None or report.passed) and not failed:
+        publish(partial, plan.output)
+        return open_bundle(plan.output, verify=False)
+    rejected = plan.output.with_name(f"{plan.output.name}.rejected")
+    publish(partial, rejected)
+    kept = f" The evidence is in {rejected}/report.html; no bundle was written."
+    if failed:
+        first = failed[0]
+        raise ValidationMiss(f"The {first.target} engine of {first.graph} could not be built: {first.reason}{kept}")
+    try:
+        report.raise_on_miss()  # type: ignore[union-attr]
+    except ValidationMiss as miss:
+        raise ValidationMiss(f"{miss}{kept}") from None
+    raise AssertionError("a report that did not pass has a miss")

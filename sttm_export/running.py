@@ -1,0 +1,85 @@
+"""Video in, merged tokens out: the graphs of a bundle one after the other."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from sttm_export.bundle import Bundle
+from sttm_export.commands.tables import weights_line
+from sttm_export.errors import UserError
+from sttm_export.runtime.draw import draw_tokens
+from sttm_export.runtime.merged import MergedTokens, save_npz
+from sttm_export.runtime.ort_session import OrtSession
+from sttm_export.runtime.pipeline import encode_frames, merge_features
+from sttm_export.runtime.preprocess import pixel_values
+from sttm_export.runtime.video import published_sampler, read_video
+from sttm_export.spec.graph import TOKEN_MERGER, VISION_ENCODER
+from sttm_export.terminal import Steps
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to run on and where to write; None leaves the bundle's or the model's value."""
+
+    video: Path
+    output: Path
+    picture: Path
+    fps: float | None = None
+    spatial: float | None = None
+    temporal: float | None = None
+    provider: str = "CPUExecutionProvider"
+
+
+def run_bundle(bundle: Bundle, request: Request, steps: Steps) -> MergedTokens:
+    """Run both graphs on a video and write tokens and picture.
+
+    Raises:
+        UserError: unreadable video, unwritable output, a value that is not possible.
+    """
+    check_request(request)
+    model, merge = bundle.model, bundle.merge
+    with steps.step("Decode the video"):
+        # The graph takes at most T frames, whatever the model was evaluated with.
+        bound = min(model.sampling.max_frames, merge.frames)
+        video = read_video(request.video, published_sampler(request.fps or model.sampling.fps, bound))
+    steps.say(f"{len(video.frames)} of {video.info.frames} frames, at most {merge.frames} a clip {video.note}".rstrip())
+    with steps.step("Encode the frames") as advance:
+        graph = bundle.graph(VISION_ENCODER)
+        session = _session(bundle, VISION_ENCODER, request)
+        values = pixel_values(video.frames, model.tower.image_size)
+        features = encode_frames(session, graph, values, lambda done, n: advance(f"{done} of {n}", done / n))
+        del session
+    if not np.isfinite(features).all():
+        steps.say("the vision encoder gave NaN or Inf; the tokens of those cells mean nothing")
+    with steps.step("Merge the tokens"):
+        defaults = bundle.manifest["thresholds"]
+        spatial = defaults["spatial"] if request.spatial is None else request.spatial
+        temporal = defaults["temporal"] if request.temporal is None else request.temporal
+        session, graph = _session(bundle, TOKEN_MERGER, request), bundle.graph(TOKEN_MERGER)
+        merged = merge_features(session, graph, features, len(features), spatial, temporal)
+    with steps.step("Write tokens and picture"):
+        save_npz(request.output, merged, timestamps=video.timestamps, frame_indices=video.indices)
+        title = f"{model.title}, {request.video.name}"
+        draw_tokens(video.frames, merged, model.grid, request.picture, timestamps=video.timestamps, title=title)
+    if bundle.manifest["weights"]["kind"] == "random":
+        steps.say(f"weights: {weights_line(bundle.manifest['weights'])}")
+    return merged
+
+
+def check_request(request: Request) -> None:
+    """Refuse, before any work, values that are not possible and outputs that cannot be written."""
+    if request.fps is not None and not request.fps > 0:
+        raise UserError(f"--fps {request.fps:g} is not possible; give frames a second above 0.")
+    for name, value in (("spatial", request.spatial), ("temporal", request.temporal)):
+        if value is not None and not -1.0 <= value <= 1.0:
+            raise UserError(f"--{name}-threshold {value:g} is no cosine; give a number from -1 to 1.")
+    for path in (request.output, request.picture):
+        if not path.parent.is_dir() or path.is_dir():
+            raise UserError(f"Cannot write {path}; give a file in a directory that exists.")
+
+
+def _session(bundle: Bundle, name: str, request: Request) -> OrtSession:
+    return OrtSession(bundle.onnx_path(name), bundle.graph(name), providers=(request.provider,), low_memory=True)

@@ -1,0 +1,54 @@
+"""What a user sees while long work runs: numbered steps with a live bar, and one line for each that is done."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+Advance = Callable[[str, float], None]
+"""Called with (what is being done, fraction in [0, 1])."""
+
+
+class Steps:
+    """Numbered steps of one command; seconds of each are kept for the manifest."""
+
+    def __init__(self, total: int, console: Console | None = None) -> None:
+        self.console = console or Console(stderr=True, highlight=False)
+        self.total = total
+        self.seconds: dict[str, float] = {}
+
+    @contextlib.contextmanager
+    def step(self, title: str) -> Iterator[Advance]:
+        """Show a bar while the block runs, and a line with its time when it is done."""
+        number = len(self.seconds) + 1
+        head = f"[{number}/{self.total}] {title}"
+        start = time.perf_counter()
+        if not self.console.is_terminal:
+            yield _ignore
+            self._done(head, title, start)
+            return
+        columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), BarColumn(), TimeElapsedColumn())
+        with Progress(*columns, console=self.console, transient=True) as progress:
+            task = progress.add_task(head, total=1.0)
+
+            def advance(what: str, fraction: float) -> None:
+                progress.update(task, description=f"{head}: {what}" if what else head, completed=fraction)
+
+            yield advance
+        self._done(head, title, start)
+
+    def _done(self, head: str, title: str, start: float) -> None:
+        self.seconds[title] = round(time.perf_counter() - start, 2)
+        self.console.print(f"{head}  {self.seconds[title]:.1f} s", markup=False)
+
+    def say(self, line: str) -> None:
+        """Print one line under the step that was just done."""
+        self.console.print(f"      {line}", markup=False)
+
+
+def _ignore(_what: str, _fraction: float) -> None:
+    """No bar where the output is a file: CI logs get one line a step."""

@@ -1,0 +1,80 @@
+"""Checking a bundle that exists: on its fixtures, which needs no weights, or on a fresh clip, which does."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from sttm_export.bundle import Bundle
+from sttm_export.errors import UserError
+from sttm_export.exporting.evidence import examine_encoder, examine_merger
+from sttm_export.exporting.frames import take_scene
+from sttm_export.graphs.fixtures import read_fixture
+from sttm_export.runtime.ort_session import OrtSession
+from sttm_export.spec.graph import TOKEN_MERGER, VISION_ENCODER
+from sttm_export.terminal import Steps
+from sttm_export.validation.results import ValidationReport
+from sttm_export.validation.stages import REFERENCE, Stage, encoder_results
+
+
+def validate_on_fixtures(bundle: Bundle, steps: Steps) -> ValidationReport:
+    """Run both graphs on the packed inputs; the encoder's reference is packed too, the merger's runs anew.
+
+    Raises:
+        UserError: the bundle was exported without validation and has no fixtures.
+    """
+    if not bundle.fixture_path(VISION_ENCODER).is_file():
+        raise UserError(
+            f"{bundle.path} was exported with --no-validation and has no fixtures; validate it with --clip FILE."
+        )
+    model, thresholds = bundle.model, bundle.manifest["thresholds"]
+    with steps.step("Validate on the fixtures") as advance:
+        advance("vision encoder", 0.1)
+        graph = bundle.graph(VISION_ENCODER)
+        inputs, expected = read_fixture(bundle.fixture_path(VISION_ENCODER), graph)
+        session = OrtSession(bundle.onnx_path(VISION_ENCODER), graph, low_memory=True)
+        dtype = graph.outputs[0].dtype
+        stages = [Stage(REFERENCE, expected, dtype), Stage(session.backend, session.run(inputs), dtype)]
+        longest = max(model.tower.intermediate_size, model.projector.output_size)
+        report = ValidationReport(encoder_results(stages, layers=model.tower.layers + 2, longest_sum=longest))
+        del session
+        graph = bundle.graph(TOKEN_MERGER)
+        inputs, _ = read_fixture(bundle.fixture_path(TOKEN_MERGER), graph)
+        features = inputs["features"][: int(inputs["num_frames"])]
+        limits = (thresholds["spatial"], thresholds["temporal"])
+        merger = examine_merger(bundle.merge, graph, bundle.onnx_path(TOKEN_MERGER), features, limits, advance)
+    return report + merger.report
+
+
+def validate_on_clip(
+    bundle: Bundle, clip: Path, weights: str | None, tower_weights: str | None, steps: Steps
+) -> ValidationReport:
+    """Run every stage on a fresh clip, the reference from the weights the bundle was made of.
+
+    Raises:
+        UserError: weights are missing or others than the bundle's, or the clip cannot be read.
+    """
+    from sttm_export.networks.loading import load_vision_encoder
+
+    model, made_of, thresholds = bundle.model, bundle.manifest["weights"], bundle.manifest["thresholds"]
+    scene = take_scene(clip, min(bundle.merge.frames, 32))
+    if made_of["kind"] == "checkpoint" and weights is None:
+        raise UserError(
+            f"The reference needs the checkpoint {made_of['identifier']}: give it with --weights, or leave --clip out "
+            "to validate on the fixtures."
+        )
+    with steps.step("Read the weights"):
+        seed = made_of["seed"] if weights is None else None
+        state, source = load_vision_encoder(model, weights, seed, tower_weights)
+    if source.sha256 != made_of["sha256"]:
+        raise UserError(
+            f"These are not the weights the bundle was made of (sha256 {source.sha256[:16]}…, recorded "
+            f"{made_of['sha256'][:16]}…); give the checkpoint {made_of['identifier']}."
+        )
+    with steps.step("Validate on the clip") as advance:
+        graph, merger = bundle.graph(VISION_ENCODER), bundle.graph(TOKEN_MERGER)
+        path, precision = bundle.onnx_path(VISION_ENCODER), bundle.manifest["precision"]
+        first = examine_encoder(model, precision, state, graph, path, scene, advance)
+        limits = (thresholds["spatial"], thresholds["temporal"])
+        path = bundle.onnx_path(TOKEN_MERGER)
+        second = examine_merger(bundle.merge, merger, path, first.features, limits, advance)
+    return first.report + second.report
