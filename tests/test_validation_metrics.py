@@ -149,7 +149,7 @@ def test_tolerances_follow_dtype_depth_and_length():
 
 
 def test_tolerances_bracket_measured_errors():
-    """SigLIP-so400m, 26 layers: float32 against float32 6.0e-7, float16 against float16 9.7e-4 (docs/semantics.md)."""
+    """SigLIP-so400m, 26 layers: float32 against float32 6.0e-7, float16 against float16 9.7e-4 (docs/models.md)."""
     fp32 = derive_tolerance(store="float32", length=4304, layers=26).relative
     fp16 = derive_tolerance(store="float16", length=4304, layers=26).relative
     assert 4 * 6.0e-7 < fp32 < 40 * 6.0e-7

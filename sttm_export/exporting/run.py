@@ -147,7 +147,7 @@ def _manifest(
         "model": dataclasses.asdict(plan.model),
         "precision": plan.precision,
         "merge": dataclasses.asdict(plan.merge) | {"max_tokens": plan.merge.max_tokens},
-        "merged_at": "projected tokens, before decoder layer 0 (docs/semantics.md, section 5)",
+        "merged_at": "projected tokens, before decoder layer 0 (docs/semantics.md, section 10)",
         "thresholds": dataclasses.asdict(plan.thresholds),
         "weights": dataclasses.asdict(source),
         "graphs": [dataclasses.asdict(plan.encoder_graph), dataclasses.asdict(plan.merger_graph)],

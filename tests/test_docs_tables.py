@@ -1,0 +1,94 @@
+"""Tables and lists in docs/ against the code they speak of."""
+
+import math
+import re
+from pathlib import Path
+
+import onnx
+import pytest
+
+from sttm_export.graphs.export import OPSET, export_graph
+from sttm_export.graphs.rules import check_rules, rules
+from sttm_export.merging.static import TokenMerger
+from sttm_export.networks.layouts import MODEL_LAYOUTS, TOWER_LAYOUTS
+from sttm_export.networks.parameters import parameter_shapes
+from sttm_export.spec.graph import token_merger_graph
+from sttm_export.spec.merge import MergeSpec
+from sttm_export.spec.model import load_model, model_names
+from sttm_export.spec.target import targets
+
+DOCS = Path(__file__).resolve().parent.parent / "docs"
+MODELS = (DOCS / "models.md").read_text(encoding="utf-8")
+TENSORRT = (DOCS / "tensorrt.md").read_text(encoding="utf-8")
+
+
+def rows(text):
+    """Cells of every table row that begins with a name in backquotes."""
+    lines = [line for line in text.splitlines() if line.startswith("| `")]
+    return {cells[0]: cells[1:] for cells in ([cell.strip() for cell in line.split("|")[1:-1]] for line in lines)}
+
+
+@pytest.mark.parametrize("name", model_names())
+def test_table_of_models(name):
+    model = load_model(name)
+    parameters = sum(math.prod(shape) for shape in parameter_shapes(model).values())
+    assert rows(MODELS)[f"`{name}`"] == [
+        f"{model.grid.height}×{model.grid.width}",
+        str(model.projector.output_size),
+        f"{parameters:,}",
+        str(model.merging.published_layer),
+    ]
+
+
+def test_facts_of_the_tower():
+    tower = load_model("llava-video-7b").tower
+    assert f"hidden size {tower.hidden_size}, MLP {tower.intermediate_size}, {tower.heads} heads" in MODELS
+    assert f"image {tower.image_size}×{tower.image_size} in patches of {tower.patch_size}" in MODELS
+    assert f"output of the {tower.layers}th" in MODELS.replace("\n   ", " ")
+    assert f"{tower.patches_per_side**2} patches" in MODELS
+
+
+def test_every_layout_is_described():
+    described = re.findall(r"^\| (`[^|]+)\|", MODELS.split("## 4. ")[1], re.MULTILINE)
+    names = {name for cell in described for name in re.findall(r"`([\w-]+)`", cell)}
+    assert names == {layout.name for layout in (*MODEL_LAYOUTS, *TOWER_LAYOUTS)}
+    for layout in MODEL_LAYOUTS:
+        row = next(line for line in MODELS.splitlines() if line.startswith(f"| `{layout.name}`"))
+        assert f"| `{layout.tower}…` |" in row
+
+
+def test_table_of_targets():
+    table = rows(TENSORRT)
+    assert list(table) == [f"`{name}`" for name in targets()]
+    for name, target in targets().items():
+        _, version, built = table[f"`{name}`"]
+        # The table in the document names a major version where the parser's minor does not matter to a reader.
+        assert target.tensorrt_version.startswith(version.removeprefix("TensorRT-RTX "))
+        assert ("anywhere" in built) == target.builds_without_gpu
+        assert ("on the device" in built) == (target.built == "device")
+
+
+def test_rules_and_files_that_are_named_exist():
+    for name in re.findall(r"rule:? `([\w-]+)`", TENSORRT):
+        assert name in rules()
+    for document in DOCS.glob("*.md"):
+        links = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", document.read_text(encoding="utf-8"))
+        assert not [link for link in links if not (DOCS / link).exists()], document.name
+
+
+def test_operators_of_the_token_merger(tmp_path):
+    """What docs/tensorrt.md says the graph consists of, and that no target's rules object."""
+    spec = MergeSpec(4, 7, 6, 16, 0.5)
+    path = export_graph(TokenMerger(spec), token_merger_graph(spec, "fp16"), tmp_path)
+    model = onnx.load(path)
+    ops = {node.op_type for node in model.graph.node}
+    sentence = re.search(r"token merger consists of (.*?)element-wise", TENSORRT, re.DOTALL)[1]
+    named = set(re.findall(r"[A-Z][A-Za-z]+", sentence))
+    moves = {"Reshape", "Concat", "Slice", "Unsqueeze", "Squeeze", "Expand", "Transpose", "Cast"}
+    elementwise = {
+        *("Add", "Sub", "Mul", "Div", "Sqrt", "Reciprocal", "Floor", "Ceil", "Clip", "Neg"),
+        *("Equal", "Less", "LessOrEqual", "Greater", "GreaterOrEqual", "And", "Or", "Not"),
+    }
+    assert ops - moves - elementwise == named
+    assert model.opset_import[0].version == OPSET == 20
+    assert {name: check_rules(path, target) for name, target in targets().items()} == {name: [] for name in targets()}
