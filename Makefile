@@ -1,0 +1,45 @@
+# What a newcomer and CI run. Needs python3 >= 3.10 and make; everything else goes into .venv.
+#
+#   make demo    export LLaVA-Video-7B's vision side with random weights, engines included, and say where it lies
+#   make test    lint, types and the whole test suite
+#   make lint    ruff and mypy alone
+#   make clean   remove .venv, demo/ and caches
+#
+# PYTHON=python3.12 takes another Python. PyPI's torch for Linux brings CUDA along; pip reads PIP_EXTRA_INDEX_URL, and with
+# https://download.pytorch.org/whl/cpu there it takes the small build, which is all that is needed here.
+
+PYTHON ?= python3
+VENV ?= .venv
+JOBS ?= 2
+PYTEST_ARGS ?=
+
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+DEMO := demo/llava-video-7b
+
+.PHONY: demo test lint clean
+
+demo: $(STAMP)
+	@clip=$$($(BIN)/python -m sttm_export.runtime.sample_clips bikes) && set -x && \
+	$(BIN)/sttm-export --model llava-video-7b --budget 0.5 --random-weights 0 --clip "$$clip" --output $(DEMO) --force
+	@printf '\nBundle: %s\nReport: %s\n' "$(CURDIR)/$(DEMO)" "$(CURDIR)/$(DEMO)/report.html"
+
+# One thread a worker: workers that each use every core only wait for one another.
+test: lint
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) $(PYTEST_ARGS)
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+# Editable, so that only a change of the dependencies asks for another install.
+$(STAMP): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or later is needed: make PYTHON=python3.12")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,rtx]'
+	@touch $@
+
+clean:
+	rm -rf $(VENV) demo build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find sttm_export tests -name __pycache__ -type d -prune -exec rm -rf {} +
