@@ -13,6 +13,12 @@ Advance = Callable[[str, float], None]
 """Called with (what is being done, fraction in [0, 1])."""
 
 
+def table_console() -> Console:
+    """Console for tables on standard output; wide where that is a file, so that nothing is cut in a CI log."""
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=160)
+
+
 class Steps:
     """Numbered steps of one command; seconds of each are kept for the manifest."""
 
@@ -43,11 +49,11 @@ class Steps:
 
     def _done(self, head: str, title: str, start: float) -> None:
         self.seconds[title] = round(time.perf_counter() - start, 2)
-        self.console.print(f"{head}  {self.seconds[title]:.1f} s", markup=False)
+        self.console.print(f"{head}  {self.seconds[title]:.1f} s", markup=False, soft_wrap=True)
 
     def say(self, line: str) -> None:
         """Print one line under the step that was just done."""
-        self.console.print(f"      {line}", markup=False)
+        self.console.print(f"      {line}", markup=False, soft_wrap=True)
 
 
 def _ignore(_what: str, _fraction: float) -> None:

@@ -158,7 +158,7 @@ def test_tolerances_bracket_measured_errors():
 
 def test_derivation_is_spelled_out():
     t = derive_tolerance(store="float16", length=512, layers=26)
-    assert t.derivation == f"2·√26·(u(float16)·√8 + u(float32)·√(512/16)) = {t.relative:.3g}"
+    assert t.derivation == f"2·√26·(u(float16)·√8 + u(float32)·(√(512/16) + 4)) = {t.relative:.3g}"
     assert t.cosine_floor == 1 - t.relative**2 / 2
 
 

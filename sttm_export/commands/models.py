@@ -13,10 +13,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def execute(options: argparse.Namespace) -> None:
     """Print a table."""
-    from rich.console import Console
     from rich.table import Table
 
     from sttm_export.spec.model import load_model, model_names
+    from sttm_export.terminal import table_console
 
     table = Table(title="Models (a TOML file of the same form works as well: --model my-model.toml)")
     for heading in (
@@ -33,4 +33,4 @@ def execute(options: argparse.Namespace) -> None:
         rows = [f"{row.budget:.0%}: {row.spatial:g}, {row.temporal:g}" for row in model.merging.thresholds]
         grid = f"{model.grid.cells} ({model.grid.height}×{model.grid.width})"
         table.add_row(name, model.title, grid, str(model.projector.output_size), "; ".join(rows), model.hub_id)
-    Console().print(table)
+    table_console().print(table)

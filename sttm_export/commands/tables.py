@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from sttm_export.bundle import Bundle
+from sttm_export.terminal import table_console
 from sttm_export.validation.report import format_size, verdict
 
 _COLOR = {"passed": "green", "missed": "red", "unchecked": "yellow"}
@@ -15,7 +16,7 @@ _COLOR = {"passed": "green", "missed": "red", "unchecked": "yellow"}
 
 def print_bundle(bundle: Bundle, console: Console | None = None) -> None:
     """Print files, sizes, K, decisions and the verdict."""
-    console = console or Console(highlight=False)
+    console = console or table_console()
     manifest = bundle.manifest
     console.print(_facts(bundle))
     console.print(_files(manifest))

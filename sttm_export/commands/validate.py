@@ -18,11 +18,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def execute(options: argparse.Namespace) -> None:
     """Verify, run the stages, print them; a miss is an error."""
-    from rich.console import Console
-
     from sttm_export.bundle import open_bundle
     from sttm_export.commands.tables import stage_table
-    from sttm_export.terminal import Steps
+    from sttm_export.terminal import Steps, table_console
     from sttm_export.validating import validate_on_clip, validate_on_fixtures
 
     steps = Steps(2 if options.clip is None else 3)
@@ -32,7 +30,7 @@ def execute(options: argparse.Namespace) -> None:
         report = validate_on_fixtures(bundle, steps)
     else:
         report = validate_on_clip(bundle, options.clip, options.weights, options.tower_weights, steps)
-    console = Console(highlight=False)
+    console = table_console()
     console.print(stage_table(report.to_json()))
     for finding in report.findings:
         console.print(f"finding: {finding}", markup=False)

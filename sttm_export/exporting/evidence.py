@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sttm_export.exporting.frames import Scene
+from sttm_export.merging.budget import NOTHING_MERGES
 from sttm_export.merging.outputs import reference_outputs, static_outputs
 from sttm_export.merging.static import TokenMerger
 from sttm_export.networks.reference import build_reference
@@ -112,14 +113,19 @@ def examine_merger(
     thresholds: tuple[float, float],
     advance: Advance,
 ) -> MergerEvidence:
-    """Reference → static eager → ONNX Runtime on the whole clip, and again on a part of it in the same graph."""
+    """Reference → static eager → ONNX Runtime: the clip, a part of it in the same graph, and without spatial merging.
+
+    The last makes sure that merging across frames is seen at work: where the spatial step alone meets the budget, the
+    clip itself would not show it.
+    """
     session = OrtSession(onnx_path, graph)
     merger = TokenMerger(merge)
     report, fixture, merged = ValidationReport(), None, None
-    counts = list(dict.fromkeys((len(features), max(1, len(features) // 3))))
-    for place, count in enumerate(counts):
-        advance(f"merging {count} frames in every stage", 0.85 + 0.15 * place / len(counts))
-        inputs = merger_inputs(graph, features, count, thresholds)
+    count, across_frames = len(features), (NOTHING_MERGES, thresholds[1])
+    runs = ((count, thresholds), (max(1, count // 3), thresholds), (count, across_frames))
+    for place, (used, limits) in enumerate(dict.fromkeys(runs)):
+        advance(f"merging {used} frames in every stage", 0.85 + 0.05 * place)
+        inputs = merger_inputs(graph, features, used, limits)
         eager = static_outputs(merger, inputs)
         # The published method has no budget; the reference runs at the thresholds that were solved for it.
         applied = eager["thresholds_applied"].astype(np.float64)
@@ -129,7 +135,7 @@ def examine_merger(
         report += validate_merger(_always(reference), _always(eager), session, inputs, merge)
         if fixture is None:
             fixture = (inputs, reference)
-            merged = MergedTokens.from_outputs(session.run(inputs), count)
+            merged = MergedTokens.from_outputs(session.run(inputs), used)
     assert fixture is not None and merged is not None
     return MergerEvidence(report, fixture, merged)
 

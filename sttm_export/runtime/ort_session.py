@@ -23,8 +23,7 @@ class OrtSession:
         graph: the declaration to hold it to.
         threads: threads within an operator; 0 leaves the choice to ONNX Runtime.
         providers: execution providers, first choice first.
-        low_memory: return memory after every run instead of keeping an arena: the peak of a large encoder falls by
-            about a third, a run takes a little longer.
+        low_memory: return memory after every run instead of keeping an arena.
 
     Raises:
         UserError: missing or damaged file, unknown provider, or inputs and outputs other than declared.

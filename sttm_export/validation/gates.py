@@ -3,7 +3,7 @@
 One number, the relative tolerance ε of a row, gates both figures: for a row with relative error ε the norm ratio is
 within 1 ± ε, and the cosine at least 1 - ε²/2. It is the expected rounding error of the computation, with a margin:
 
-    ε = 2 · sqrt(layers) · ( u_store · sqrt(8) + u_sum · sqrt(length / 16) )
+    ε = 2 · sqrt(layers) · ( u_store · sqrt(8) + u_sum · ( sqrt(length / 16) + 4 ) )
 
 u: unit roundoff, half the distance from 1 to the next number. Reasons for each part:
 
@@ -12,6 +12,8 @@ u: unit roundoff, half the distance from 1 to the next number. Reasons for each 
 - `u_sum · sqrt(length / 16)`: a sum of `length` terms, in the format it is accumulated in. Every library adds in at
   least 16 interleaved partial sums (SIMD lanes, tensor-core tiles), so a chain has length/16 links; errors of a chain
   grow with the square root of its links, not with their number.
+- `u_sum · 4`: exp, erf, tanh and 1/sqrt are polynomials good to a few units in the last place, and every library has its
+  own; one or two stand in each layer (softmax, GELU, norm).
 - `sqrt(layers)`: layers add independent errors of like size to the residual stream.
 - 2: two computations are compared, and the worst row is gated where the estimate is of the typical one.
 
@@ -34,7 +36,7 @@ UNIT_ROUNDOFF = {
     "float16": 2.0**-11,
     "bfloat16": 2.0**-8,
 }
-_MARGIN, _STORED_PER_LAYER, _LANES = 2.0, 8, 16
+_MARGIN, _STORED_PER_LAYER, _LANES, _FUNCTIONS = 2.0, 8, 16, 4
 
 
 @dataclass(frozen=True)
@@ -98,9 +100,9 @@ def derive_tolerance(*, store: str, length: int, layers: int, accumulate: str = 
         accumulate: format of the sums.
     """
     stored = unit_roundoff(store) * math.sqrt(_STORED_PER_LAYER)
-    summed = unit_roundoff(accumulate) * math.sqrt(max(length / _LANES, 1.0))
+    summed = unit_roundoff(accumulate) * (math.sqrt(max(length / _LANES, 1.0)) + _FUNCTIONS)
     relative = _MARGIN * math.sqrt(layers) * (stored + summed)
-    terms = f"u({store})·√{_STORED_PER_LAYER} + u({accumulate})·√({length}/{_LANES})"
+    terms = f"u({store})·√{_STORED_PER_LAYER} + u({accumulate})·(√({length}/{_LANES}) + {_FUNCTIONS})"
     derivation = f"{_MARGIN:g}·√{layers}·({terms}) = {relative:.3g}"
     return Tolerance(relative, derivation)
 

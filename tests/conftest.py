@@ -1,0 +1,37 @@
+"""Fixtures shared by the tests: a tiny model and one bundle of it."""
+
+import os
+
+import pytest
+from helpers_networks import write_tiny_model_toml
+
+# Nothing may ask a hub during tests; the code that does is tested with a stand-in.
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+
+@pytest.fixture(scope="session")
+def tiny_toml(tmp_path_factory):
+    path = tmp_path_factory.mktemp("model") / "tiny.toml"
+    write_tiny_model_toml(path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def tiny_bundle(tmp_path_factory, tiny_toml):
+    """A whole bundle of the tiny model, with its engines where TensorRT-RTX is installed. Do not change it: copy it."""
+    from sttm_export.cli import main
+
+    output = tmp_path_factory.mktemp("bundles") / "tiny"
+    command = ["--model", str(tiny_toml), "--budget", "0.5", "--frames", "4", "--batch", "2", "--random-weights", "7"]
+    command += [
+        "--target",
+        "rtx",
+        "--target",
+        "jetson-orin-jp62",
+        "--compute-capability",
+        "sm86",
+        "--output",
+        str(output),
+    ]
+    assert main(command) == 0
+    return output
