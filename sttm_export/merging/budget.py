@@ -7,7 +7,7 @@ from torch import Tensor
 
 from sttm_export.merging.geometry import Geometry
 from sttm_export.merging.grouping import stable_order
-from sttm_export.merging.quadtree import INVALID, Leaves, reduce_over_leaf
+from sttm_export.merging.quadtree import INVALID, LeafMinimum, Leaves
 from sttm_export.merging.temporal import propagate
 
 NOTHING_MERGES = 2.0
@@ -126,19 +126,18 @@ def count_tokens(
     similarity: Tensor, pairs: Tensor, nodes: Tensor, thresholds: Tensor, leaves: Leaves, geometry: Geometry
 ) -> Tensor:
     """[Q] float32: tokens that survive at each of Q thresholds."""
-    kept = (similarity[..., None] >= thresholds) & pairs[..., None]
+    kept = (similarity >= thresholds[:, None, None]) & pairs
     representatives, _ = propagate(kept, leaves, geometry)
-    roots = (representatives == leaves.owner[..., None]) & nodes[..., None]
-    return roots.float().sum((0, 1))
+    roots = (representatives == leaves.owner) & nodes
+    return roots.float().sum((1, 2))
 
 
 def _similarity_ladder(similarity: Tensor, nodes: Tensor, leaves: Leaves, geometry: Geometry) -> Tensor:
     """[1 + (T-1)·N] float32: threshold that merges the r most similar nodes, r = 0, 1, and so on."""
-    best = reduce_over_leaf(
-        similarity, Leaves([cover[1:] for cover in leaves.covers], leaves.owner[1:]), geometry, True
-    )
+    later = [stop[1:] for stop in leaves.stops]
+    best = -LeafMinimum(later, geometry, (similarity.shape[0],), (-torch.inf, torch.inf))(-similarity)
     # 21 fraction bits order similarities to 5e-7; the threshold itself is an unrounded one.
     keys = torch.floor((1.0625 - best) * _KEY_SCALE).clamp(0.0, 2.0**_KEY_BITS - 2.0)
     keys = torch.where(nodes[1:], keys, 2.0**_KEY_BITS - 1.0)
-    ordered = best.flatten().index_select(0, stable_order(keys, _KEY_BITS))
+    ordered = best.flatten().gather(0, stable_order(keys, _KEY_BITS).long())
     return torch.cat([torch.full((1,), NOTHING_MERGES), ordered])

@@ -112,8 +112,8 @@ class TokenMerger(nn.Module):
         pairs = clip.frame_counts[1:].expand(similarity.shape)
         applied, effective = self._temporal_threshold(clip, leaves, similarity, pairs, given)
         kept = (similarity >= effective) & pairs
-        representatives, converged = propagate(kept[..., None], leaves, self.geometry)
-        return applied, representatives[..., 0], converged[0]
+        representatives, converged = propagate(kept[None], leaves, self.geometry)
+        return applied, representatives[0], converged[0]
 
     def _temporal_threshold(
         self, clip: _Clip, leaves: Leaves, similarity: Tensor, pairs: Tensor, given: Tensor

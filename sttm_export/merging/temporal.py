@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from sttm_export.merging.geometry import Geometry
-from sttm_export.merging.quadtree import Leaves, head_dot, reduce_over_leaf, valid_cosine
+from sttm_export.merging.quadtree import LeafMinimum, Leaves, head_dot, valid_cosine
 
 NORM_EPS = 1e-8
 
@@ -41,33 +41,36 @@ def pair_similarity(rows: Tensor, norms: Tensor, leaf_row: Tensor, head_dim: int
 def propagate(kept: Tensor, leaves: Leaves, geometry: Geometry) -> tuple[Tensor, Tensor]:
     """Directed merging with the published stopping rule, for Q sets of kept pairs at once (section 3).
 
-    The sets are the last dimension, so that every gather moves Q neighbouring numbers.
-
     Args:
-        kept: [T-1, N, Q] bool, whether the leaves of a cell in frames t and t + 1 merge.
+        kept: [Q, T-1, N] bool, whether the leaves of a cell in frames t and t + 1 merge.
         leaves: the spatial step's tokens.
         geometry: tables of the grid.
 
     Returns:
-        representatives [T, N, Q] int32: flat index t·N + p of the leaf that stands for each cell's leaf;
+        representatives [Q, T, N] int32: flat index t·N + p of the leaf that stands for each cell's leaf;
         converged [Q] bool: the stop test held within the unrolled rounds.
     """
-    pairs, cells, sets = kept.shape
-    # Set q of node i is held as i·Q + q: the order of nodes is kept, and following pointers is one flat gather.
-    column = torch.arange(sets, dtype=torch.int32)
-    rep = leaves.owner[..., None] * sets + column
-    beyond = (pairs + 1) * cells * sets
-    none = torch.full((1, cells, sets), beyond, dtype=torch.int32)
+    sets, pairs, cells = kept.shape
+    frames = pairs + 1
+    # Node i of set q is held as q·T·N + i: the order of nodes is kept, and following pointers is one flat gather.
+    size = frames * cells
+    first, beyond = torch.arange(0, sets * size, size, dtype=torch.int32)[:, None, None], sets * size
+    rep = leaves.owner + first
+    least_of_leaf = LeafMinimum(leaves.stops, geometry, (sets, frames), (0, beyond))
+    apart = torch.where(kept, 0, beyond)
+    none = torch.full((sets, 1, cells), beyond, dtype=torch.int32)
     done = torch.zeros(sets, dtype=torch.bool)
-    for _ in range(unrolled_rounds(pairs + 1)):
-        smallest = torch.where(kept, torch.minimum(rep[:-1], rep[1:]), beyond)
-        neighbour = torch.minimum(torch.cat([smallest, none]), torch.cat([none, smallest]))
-        merged = _follow(reduce_over_leaf(torch.minimum(rep, neighbour), leaves, geometry, largest=False))
-        # Frozen once the stop test has held: more rounds would merge more than the published code (rule 3.4).
-        rep = torch.where(done, rep, merged)
-        done = (_follow(rep) != rep).to(torch.int32).amax((0, 1)) == 0
-    return torch.div(rep - column, sets, rounding_mode="floor") if sets > 1 else rep, done
+    for _ in range(unrolled_rounds(frames)):
+        smallest = torch.maximum(torch.minimum(rep[:, :-1], rep[:, 1:]), apart)
+        neighbour = torch.minimum(torch.cat([smallest, none], 1), torch.cat([none, smallest], 1))
+        rep = _follow(least_of_leaf(torch.minimum(rep, neighbour)))
+        done = (rep - _follow(rep)).amax((1, 2)) == 0
+        # Frozen once the stop test has held: more rounds would merge more than the published code (rule 3.4). With all
+        # pairs apart a round changes nothing, because the pointers are flat.
+        apart = torch.maximum(apart, torch.where(done, beyond, 0)[:, None, None])
+    return rep - first, done
 
 
 def _follow(rep: Tensor) -> Tensor:
-    return rep.flatten().index_select(0, rep.flatten()).view(rep.shape)
+    # GatherElements, not Gather: ten times as fast for single numbers in ONNX Runtime.
+    return rep.flatten().gather(0, rep.flatten().long()).view(rep.shape)
