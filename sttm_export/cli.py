@@ -24,7 +24,7 @@ def build_parser() -> argparse.ArgumentParser:
     """Return the parser of all verbs."""
     parser = argparse.ArgumentParser(
         prog="sttm-export",
-        description="Export the vision side of a video LLM, STTM token merging included, to static ONNX graphs and engines.",
+        description="Export a video LLM's vision side with STTM token merging to static ONNX graphs and engines.",
         epilog="Without a verb, sttm-export exports: `sttm-export --model llava-video-7b --budget 0.5 …` is "
         "`sttm-export export …`; its options are listed by `sttm-export export --help`.",
     )

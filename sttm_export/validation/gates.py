@@ -12,7 +12,7 @@ u: unit roundoff, half the distance from 1 to the next number. Reasons for each 
 - `u_sum · sqrt(length / 16)`: a sum of `length` terms, in the format it is accumulated in. Every library adds in at
   least 16 interleaved partial sums (SIMD lanes, tensor-core tiles), so a chain has length/16 links; errors of a chain
   grow with the square root of its links, not with their number.
-- `u_sum · 4`: exp, erf, tanh and 1/sqrt are polynomials good to a few units in the last place, and every library has its
+- `u_sum · 4`: exp, erf, tanh and 1/sqrt are polynomials good to a few units in the last place, every library has its
   own; one or two stand in each layer (softmax, GELU, norm).
 - `sqrt(layers)`: layers add independent errors of like size to the residual stream.
 - 2: two computations are compared, and the worst row is gated where the estimate is of the typical one.
