@@ -13,6 +13,7 @@ from typing import Any
 
 from sttm_export.engines.records import sha256_of
 from sttm_export.errors import UserError
+from sttm_export.networks.weight_source import WeightSource
 from sttm_export.spec.graph import GraphSpec
 from sttm_export.spec.merge import MergeSpec
 from sttm_export.spec.model import ModelSpec, model_from_json
@@ -45,6 +46,11 @@ class Bundle:
         """Sizes, budget and constants of the token merger."""
         fields = MergeSpec.__dataclass_fields__
         return MergeSpec(**{key: value for key, value in self.manifest["merge"].items() if key in fields})
+
+    @property
+    def weights(self) -> WeightSource:
+        """Where the weights came from."""
+        return WeightSource(**self.manifest["weights"])
 
     def graph(self, name: str) -> GraphSpec:
         """Declaration of one graph."""

@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 
 from sttm_export.bundle import Bundle
-from sttm_export.commands.tables import weights_line
 from sttm_export.errors import UserError
 from sttm_export.runtime.draw import draw_tokens
 from sttm_export.runtime.merged import MergedTokens, save_npz
@@ -64,8 +63,8 @@ def run_bundle(bundle: Bundle, request: Request, steps: Steps) -> MergedTokens:
         save_npz(request.output, merged, timestamps=video.timestamps, frame_indices=video.indices)
         title = f"{model.title}, {request.video.name}"
         draw_tokens(video.frames, merged, model.grid, request.picture, timestamps=video.timestamps, title=title)
-    if bundle.manifest["weights"]["kind"] == "random":
-        steps.say(f"weights: {weights_line(bundle.manifest['weights'])}")
+    if bundle.weights.is_random:
+        steps.say(f"{bundle.weights.describe()}: the tokens prove the graphs, not the model")
     return merged
 
 

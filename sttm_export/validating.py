@@ -55,20 +55,20 @@ def validate_on_clip(
     """
     from sttm_export.networks.loading import load_vision_encoder
 
-    model, made_of, thresholds = bundle.model, bundle.manifest["weights"], bundle.manifest["thresholds"]
+    model, made_of, thresholds = bundle.model, bundle.weights, bundle.manifest["thresholds"]
     scene = take_scene(clip, min(bundle.merge.frames, 32))
-    if made_of["kind"] == "checkpoint" and weights is None:
+    if not made_of.is_random and weights is None:
         raise UserError(
-            f"The reference needs the checkpoint {made_of['identifier']}: give it with --weights, or leave --clip out "
+            f"The reference needs the checkpoint {made_of.identifier}: give it with --weights, or leave --clip out "
             "to validate on the fixtures."
         )
     with steps.step("Read the weights"):
-        seed = made_of["seed"] if weights is None else None
+        seed = made_of.seed if weights is None else None
         state, source = load_vision_encoder(model, weights, seed, tower_weights)
-    if source.sha256 != made_of["sha256"]:
+    if source.sha256 != made_of.sha256:
         raise UserError(
             f"These are not the weights the bundle was made of (sha256 {source.sha256[:16]}…, recorded "
-            f"{made_of['sha256'][:16]}…); give the checkpoint {made_of['identifier']}."
+            f"{made_of.sha256[:16]}…); give the checkpoint {made_of.identifier}."
         )
     with steps.step("Validate on the clip") as advance:
         graph, merger = bundle.graph(VISION_ENCODER), bundle.graph(TOKEN_MERGER)

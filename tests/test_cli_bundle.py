@@ -50,7 +50,7 @@ def test_engines_are_built_or_the_reason_is_there(tiny_bundle):
 
 def test_random_weights_are_said_on_every_surface(tiny_bundle, capsys):
     assert main(["inspect", str(tiny_bundle)]) == 0
-    assert "RANDOM, seed 7" in capsys.readouterr().out
+    assert "RANDOM WEIGHTS, SEED 7" in capsys.readouterr().out
     report = (tiny_bundle / "report.html").read_text()
     assert "andom weights, seed 7" in report
 

@@ -144,9 +144,9 @@ def test_an_interrupt_leaves_nothing(export, monkeypatch):
 
 def test_a_broken_rule_is_refused(export, monkeypatch):
     """An operator that the target cannot build stops the export before any engine is tried."""
-    from sttm_export.graphs import rules
+    from sttm_export.graphs import rule_table, rules
 
-    rule = next(rule for rule in rules.rules().values() if rule.severity == "error")
+    rule = next(rule for rule in rule_table.rules().values() if rule.severity == "error")
     found = [rules.Finding(rule, "rtx", "node 'sort'", "")]
     monkeypatch.setattr(rules, "check_rules", lambda _path, _target: found)
     message = export()

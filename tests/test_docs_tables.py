@@ -8,7 +8,8 @@ import onnx
 import pytest
 
 from sttm_export.graphs.export import OPSET, export_graph
-from sttm_export.graphs.rules import check_rules, rules
+from sttm_export.graphs.rule_table import rules
+from sttm_export.graphs.rules import check_rules
 from sttm_export.merging.static import TokenMerger
 from sttm_export.networks.layouts import MODEL_LAYOUTS, TOWER_LAYOUTS
 from sttm_export.networks.parameters import parameter_shapes

@@ -7,7 +7,8 @@ from helpers_graphs import BOOL, FLOAT, HALF, INT32, INT64, node, proto, save, t
 from onnx import TensorProto
 
 from sttm_export.graphs.export import export_graph
-from sttm_export.graphs.rules import check_rules, parser_knows, rules
+from sttm_export.graphs.rule_table import parser_knows, rules
+from sttm_export.graphs.rules import check_rules
 from sttm_export.spec.target import TargetSpec, find_target, targets
 
 X = ("x", FLOAT, [8, 4])

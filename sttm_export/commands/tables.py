@@ -30,19 +30,12 @@ def print_bundle(bundle: Bundle, console: Console | None = None) -> None:
     console.print(f"[bold {_COLOR[outcome]}]Verdict: {outcome}[/]   report: {bundle.path / 'report.html'}")
 
 
-def weights_line(weights: dict[str, Any]) -> str:
-    """Where the weights come from; random ones are said loudly."""
-    if weights["kind"] == "random":
-        return f"RANDOM, seed {weights['seed']}: the numbers prove the graphs, not the model"
-    return f"checkpoint {weights['identifier']} (sha256 {weights['sha256'][:16]}…)"
-
-
 def _facts(bundle: Bundle) -> Table:
     merge, manifest = bundle.merge, bundle.manifest
     table = Table(title=f"Bundle {bundle.path}", show_header=False)
     rows = [
         ("model", f"{bundle.model.title}, {manifest['precision']}"),
-        ("weights", weights_line(manifest["weights"])),
+        ("weights", _loud(bundle)),
         ("frames × cells", f"{merge.frames} × {merge.cells} ({merge.height}×{merge.width}), C = {merge.channels}"),
         (
             "budget",
@@ -60,6 +53,16 @@ def _facts(bundle: Bundle) -> Table:
     for name, value in rows:
         table.add_row(name, value)
     return table
+
+
+def _loud(bundle: Bundle) -> str:
+    """Where the weights come from; random ones are said loudly."""
+    source = bundle.weights
+    return (
+        f"{source.describe().upper()}: the numbers prove the graphs, not the model"
+        if source.is_random
+        else source.describe()
+    )
 
 
 def _files(manifest: dict[str, Any]) -> Table:

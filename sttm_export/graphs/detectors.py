@@ -7,7 +7,7 @@ from typing import Any
 
 from sttm_export.graphs.check import check_external_data
 from sttm_export.graphs.faults import GraphError
-from sttm_export.graphs.rules import Rule, parser_knows
+from sttm_export.graphs.rule_table import Rule, parser_knows
 from sttm_export.graphs.structure import Structure, attribute, label
 from sttm_export.spec.target import TargetSpec
 

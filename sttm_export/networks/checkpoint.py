@@ -11,9 +11,10 @@ from torch import Tensor
 
 from sttm_export.errors import UserError
 from sttm_export.networks.config_check import check_model_config, check_tower_config
+from sttm_export.networks.files import CheckpointFiles
 from sttm_export.networks.layouts import MODEL_LAYOUTS, TOWER_LAYOUTS, Layout, detect_layout
 from sttm_export.networks.parameters import TOWER_PREFIX, Shape, parameter_shapes
-from sttm_export.networks.sources import CheckpointFiles, resolve_checkpoint
+from sttm_export.networks.sources import resolve_checkpoint
 from sttm_export.networks.tensor_files import first_few, read_tensors, tensor_index
 from sttm_export.networks.weight_source import WeightSource
 from sttm_export.spec.model import ModelSpec

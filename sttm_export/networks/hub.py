@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sttm_export.errors import UserError
-from sttm_export.networks.sources import CheckpointFiles, LocalFiles
+from sttm_export.networks.files import CheckpointFiles, LocalFiles
 
 # A snapshot in the cache is recognised by any one of these.
 _MARKERS = ("config.json", "model.safetensors.index.json", "model.safetensors")

@@ -1,50 +1,15 @@
-"""Where a checkpoint's files lie: a local directory, or the Hugging Face hub, file by file and only those asked for."""
+"""What `--weights` names: a local directory, or a repository of the Hugging Face hub."""
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 from sttm_export.errors import UserError
+from sttm_export.networks.files import CheckpointFiles, LocalFiles
+from sttm_export.networks.hub import open_repository
 
 _HUB_ID = re.compile(r"(?P<repo>[A-Za-z0-9][\w.-]*/[\w.-]+)(?:@(?P<revision>[\w./-]+))?")
-
-
-class CheckpointFiles(Protocol):
-    """A named set of files, each fetched when it is asked for."""
-
-    @property
-    def identifier(self) -> str:
-        """Hub id or directory name, for messages and provenance."""
-
-    @property
-    def revision(self) -> str | None:
-        """Hub commit, when there is one."""
-
-    def names(self) -> list[str]:
-        """Names of the files there are."""
-
-    def path(self, name: str) -> Path:
-        """Local path of one of `names()`."""
-
-
-@dataclass(frozen=True)
-class LocalFiles:
-    """A directory on disk."""
-
-    directory: Path
-    identifier: str
-    revision: str | None = None
-
-    def names(self) -> list[str]:
-        """Names of the files directly in the directory."""
-        return sorted(path.name for path in self.directory.iterdir() if path.is_file())
-
-    def path(self, name: str) -> Path:
-        """Path of a file; it need not exist."""
-        return self.directory / name
 
 
 def resolve_checkpoint(source: str) -> CheckpointFiles:
@@ -66,6 +31,4 @@ def resolve_checkpoint(source: str) -> CheckpointFiles:
             f"'{source}' is neither an existing directory nor a hub id such as lmms-lab/LLaVA-Video-7B-Qwen2; "
             "check the path given with --weights."
         )
-    from sttm_export.networks.hub import open_repository
-
     return open_repository(match["repo"], match["revision"])

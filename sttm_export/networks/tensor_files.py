@@ -12,8 +12,8 @@ from torch import Tensor
 
 from sttm_export.errors import UserError
 from sttm_export.networks.config_check import read_json_object
+from sttm_export.networks.files import CheckpointFiles
 from sttm_export.networks.parameters import Shape
-from sttm_export.networks.sources import CheckpointFiles
 
 INDEX = "model.safetensors.index.json"
 PICKLES = (".bin", ".pt", ".pth")
