@@ -1,0 +1,182 @@
+"""Imports run one way, heavy ones stay out of where they have no business, and sizes stay readable."""
+
+import ast
+import re
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).resolve().parent.parent / "sttm_export"
+DOCUMENT = (PACKAGE.parent / "docs" / "architecture.md").read_text(encoding="utf-8")
+FILES = sorted(PACKAGE.rglob("*.py"))
+TREES = {path: ast.parse(path.read_text(encoding="utf-8")) for path in FILES}
+
+# From the ground up; a room may import what is listed, and nothing else of this package.
+ROOMS = {
+    "errors": set(),
+    "spec": {"errors"},
+    "merging": {"errors", "spec"},
+    "networks": {"errors", "spec"},
+    "graphs": {"errors", "spec"},
+    "engines": {"errors", "spec"},
+    "runtime": {"errors", "spec"},
+    "validation": {"errors", "spec", "runtime"},
+    "bundle": {"errors", "spec", "networks", "engines"},
+    "terminal": set(),
+}
+ROOMS["exporting"] = set(ROOMS)
+ROOMS["validating"] = set(ROOMS)
+ROOMS["running"] = set(ROOMS) - {"validating"}
+ROOMS["commands"] = set(ROOMS)
+ROOMS["cli"] = set(ROOMS)
+ROOMS["__main__"] = {"cli"}
+
+HEAVY = {
+    *("torch", "transformers", "safetensors", "huggingface_hub", "onnx", "onnx_ir", "onnxscript", "onnxruntime"),
+    *("tensorrt", "tensorrt_rtx", "tensorrt_rtx_bindings", "polygraphy", "av", "PIL", "jinja2", "rich", "numpy"),
+}
+# Third-party packages each room may import, inside functions too.
+ALLOWED = {
+    "errors": set(),
+    "spec": set(),
+    "merging": {"torch", "numpy"},
+    "networks": {"torch", "numpy", "transformers", "safetensors", "huggingface_hub"},
+    "graphs": {"torch", "numpy", "onnx", "onnx_ir"},
+    "engines": set(),
+    "runtime": {"numpy", "av", "PIL", "onnxruntime"},
+    "validation": {"numpy", "jinja2"},
+    "bundle": set(),
+    "terminal": {"rich"},
+    "exporting": {"torch", "numpy"},
+    "validating": {"numpy"},
+    "running": {"numpy"},
+    "commands": {"rich"},
+    "cli": set(),
+    "__main__": set(),
+}
+
+
+def room_of(path):
+    parts = path.relative_to(PACKAGE).parts
+    return parts[0] if len(parts) > 1 else path.stem
+
+
+def imports(tree):
+    """Every module that is imported anywhere in a file; `from a import b` gives both a and a.b."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "relative import"
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def rooms_imported(path):
+    names = [name.split(".") for name in imports(TREES[path]) if name.startswith("sttm_export.")]
+    return {parts[1] for parts in names} & set(ROOMS) - {room_of(path)}
+
+
+def third_party(path):
+    return {name.split(".")[0] for name in imports(TREES[path])} & HEAVY
+
+
+def test_every_file_is_in_a_room():
+    assert {room_of(path) for path in FILES} - {"__init__"} == set(ROOMS) == set(ALLOWED)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(PACKAGE).as_posix())
+def test_imports_run_one_way(path):
+    room = room_of(path)
+    assert rooms_imported(path) <= ROOMS.get(room, set())
+    assert third_party(path) <= ALLOWED.get(room, set())
+
+
+def test_the_table_has_no_circle():
+    seen = set()
+    for room, below in ROOMS.items():
+        assert below <= seen, room
+        seen.add(room)
+
+
+def test_the_document_has_the_same_table():
+    rows = re.findall(
+        r"^\| (`[^|]+`) \| [^|]+ \| ([^|]+) \|$", DOCUMENT.split("## 2. ")[1].split("And what")[0], re.MULTILINE
+    )
+    table = {name: allowed for names, allowed in rows for name in re.findall(r"`(\w+)`", names)}
+    assert set(table) == set(ROOMS) - {"__main__"}
+    for room, allowed in table.items():
+        if allowed == "all of the above":
+            assert {"exporting", "validating", "running", "commands", "cli"} >= {room}
+        else:
+            assert set(allowed.replace("nothing", "").split(", ")) - {""} == ROOMS[room], room
+
+
+def test_the_oracle_shares_the_grid_tables_only():
+    own = {name for name in imports(TREES[PACKAGE / "merging" / "reference.py"]) if name.startswith("sttm_export.")}
+    assert {name.split(".")[2] for name in own} == {"geometry"}
+
+
+LEAN = """
+import sys
+from sttm_export.{module} import {name}
+{call}
+heavy = {heavy!r}
+loaded = sorted(heavy & {{name.split(".")[0] for name in sys.modules}})
+sys.exit(f"loaded: {{loaded}}" if loaded else 0)
+"""
+
+
+def run_lean(module, name, call, heavy):
+    code = LEAN.format(module=module, name=name, call=call, heavy=set(heavy))
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+
+
+HELP = "\ntry: main([{arguments}])\nexcept SystemExit as end: assert end.code == 0, end.code\n"
+
+
+@pytest.mark.parametrize("verb", ["", "export", "models", "inspect", "validate", "run"])
+def test_help_imports_nothing_heavy(verb):
+    arguments = ", ".join(repr(word) for word in (verb, "--help") if word)
+    result = run_lean("cli", "main", HELP.format(arguments=arguments), HEAVY)
+    assert result.returncode == 0, result.stderr
+    assert "usage: sttm-export" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("module", "name"),
+    [
+        ("engines.targets", "build_targets"),
+        ("runtime.pipeline", "merge_features"),
+        ("validation.stages", "validate_merger"),
+        ("bundle", "open_bundle"),
+    ],
+)
+def test_what_a_device_uses_needs_no_torch(module, name):
+    result = run_lean(module, name, "", HEAVY - {"numpy"})
+    assert result.returncode == 0, result.stderr
+
+
+def test_the_lean_test_can_fail():
+    assert "numpy" in run_lean("runtime.pipeline", "merge_features", "", HEAVY).stderr
+
+
+def lines_of(path):
+    return path.read_text(encoding="utf-8").count("\n")
+
+
+def functions():
+    for path, tree in TREES.items():
+        for node in ast.walk(tree):
+            if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+                yield node.end_lineno - node.lineno + 1, f"{path.name}:{node.lineno} {node.name}"
+
+
+def test_guide_values():
+    assert [path.name for path in FILES if lines_of(path) > 400] == []
+    assert statistics.median(lines for path in FILES if (lines := lines_of(path))) <= 150
+    assert [name for lines, name in functions() if lines > 80] == []
+    assert statistics.median(lines for lines, _ in functions()) <= 16
