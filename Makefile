@@ -19,9 +19,12 @@ DEMO := demo/llava-video-7b
 
 .PHONY: demo test lint clean
 
+# Random weights find everything alike: at the published spatial threshold the quadtree alone would meet the budget and
+# nothing be left to merge across frames.
 demo: $(STAMP)
 	@clip=$$($(BIN)/python -m sttm_export.runtime.sample_clips bikes) && set -x && \
-	$(BIN)/sttm-export --model llava-video-7b --budget 0.5 --random-weights 0 --clip "$$clip" --output $(DEMO) --force
+	$(BIN)/sttm-export --model llava-video-7b --budget 0.5 --random-weights 0 --spatial-threshold 0.97 \
+		--clip "$$clip" --output $(DEMO) --force
 	@printf '\nBundle: %s\nReport: %s\n' "$(CURDIR)/$(DEMO)" "$(CURDIR)/$(DEMO)/report.html"
 
 # One thread a worker: workers that each use every core only wait for one another.

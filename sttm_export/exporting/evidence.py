@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -132,7 +132,9 @@ def examine_merger(
         reference = reference_outputs(
             merge, inputs, (float(applied[0]), float(applied[1])), _forced(merge, inputs, applied)
         )
-        report += validate_merger(_always(reference), _always(eager), session, inputs, merge)
+        found = validate_merger(_always(reference), _always(eager), session, inputs, merge)
+        case = f"{used} frames" + (", merged across frames alone" if limits is across_frames else "")
+        report += ValidationReport([replace(r, reason=f"{case}: {r.reason}") for r in found], found.findings)
         if fixture is None:
             fixture = (inputs, reference)
             merged = MergedTokens.from_outputs(session.run(inputs), used)
