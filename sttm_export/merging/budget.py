@@ -135,7 +135,9 @@ def count_tokens(
 def _similarity_ladder(similarity: Tensor, nodes: Tensor, leaves: Leaves, geometry: Geometry) -> Tensor:
     """[1 + (T-1)·N] float32: threshold that merges the r most similar nodes, r = 0, 1, and so on."""
     later = [stop[1:] for stop in leaves.stops]
-    best = -LeafMinimum(later, geometry, (similarity.shape[0],), (-torch.inf, torch.inf))(-similarity)
+    best = -LeafMinimum(
+        later, geometry, (similarity.shape[0],), (torch.full((), -torch.inf), torch.full((), torch.inf))
+    )(-similarity)
     # 21 fraction bits order similarities to 5e-7; the threshold itself is an unrounded one.
     keys = torch.floor((1.0625 - best) * _KEY_SCALE).clamp(0.0, 2.0**_KEY_BITS - 2.0)
     keys = torch.where(nodes[1:], keys, 2.0**_KEY_BITS - 1.0)

@@ -10,8 +10,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-DIGIT_BITS = 5
-"""Digits of 5 bits: three passes for slots, five for similarities; a one-hot of 32·T·N floats stays in cache."""
+DIGIT_BITS = 4
+"""Digits of 4 bits: the work is 2**bits a pass, so that 4 passes of 4 cost two thirds of 3 passes of 5."""
+
+WINDOW = 16
+"""Rows that one one-hot MatMul sums: its cost grows with the window, and 16 are as fast as copying the rows."""
+
+BLOCK = 16
+"""Windows between which sums are carried over at once; what is left is a MatMul of [M/256, M/256]."""
 
 
 def strictly_lower(size: int) -> Tensor:
@@ -50,12 +56,12 @@ def stable_order(keys: Tensor, bits: int) -> Tensor:
     order = torch.arange(flat.shape[0], dtype=torch.int32)
     digits = torch.arange(2**DIGIT_BITS, dtype=torch.float32)[:, None, None]
     for shift in range(0, bits, DIGIT_BITS):
-        high = torch.floor(flat.index_select(0, order) * 2.0**-shift)
+        high = torch.floor(flat.gather(0, order.long()) * 2.0**-shift)
         digit = (high - 2**DIGIT_BITS * torch.floor(high * 2.0**-DIGIT_BITS)).view(shape)
         hit = (digit[None] == digits).float()
         first = (hit.sum((1, 2))[None] * strictly_lower(2**DIGIT_BITS)).sum(-1)
         position = (hit * (exclusive_prefix(hit) + first[:, None, None])).sum(0)
-        order = torch.zeros_like(order).scatter(0, position.flatten().to(torch.int64), order)
+        order = torch.zeros_like(order).scatter(0, position.flatten().long(), order)
     return order
 
 
@@ -83,47 +89,62 @@ def segment_bounds(slots: Tensor, count: int) -> tuple[Tensor, Tensor]:
     return bounds[0], bounds[1]
 
 
-def summing_window(rows: int) -> int:
-    """Rows that one one-hot MatMul sums. Its cost grows with the window, that of the carry with (rows / window)²."""
-    return 32 if rows <= 32 * 256 else 64
+def padded_rows(rows: int) -> int:
+    """Rows that `segment_sum` takes for so many: whole blocks, of which the last window is spare."""
+    return -(-(rows + WINDOW) // (WINDOW * BLOCK)) * WINDOW * BLOCK
 
 
-def segment_sum(rows: Tensor, weights: Tensor, slots: Tensor, last: Tensor, used: Tensor, window: int) -> Tensor:
+def segment_sum(rows: Tensor, weights: Tensor, slots: Tensor, last: Tensor, used: Tensor) -> Tensor:
     """Weighted sum of the rows of each slot, from rows sorted by slot.
 
     A one-hot MatMul inside windows of B rows sums what lies in one window; what a segment left in earlier windows is
-    carried over by a MatMul of [M/B, M/B]. Linear in M but for that small matrix; deterministic; no row is read twice.
+    carried over. Linear in M but for [M/256, M/256]; deterministic; no row is read twice.
 
     Args:
-        rows: [M, C] float32, sorted by slot; M a multiple of `window`.
+        rows: [M, C] float32, sorted by slot; M as `padded_rows` gives it, zeros in the last window.
         weights: [M] float32.
-        slots: [M] int32, ascending; entries of no slot hold K.
+        slots: [M] int32, ascending; entries of no slot hold K, those of the last window among them.
         last: [K] int32, last position of each slot.
         used: [K] bool, which slots occur.
-        window: B.
 
     Returns:
         [K, C] float32; zeros where a slot does not occur.
     """
     count, channels = last.shape[0], rows.shape[1]
-    windowed = slots.view(-1, window)
+    windowed = slots.view(-1, WINDOW)
     windows = windowed.shape[0]
     first_slot, last_slot = windowed[:, 0], windowed[:, -1]
     local = windowed - first_slot[:, None]
-    belongs = (local[:, None] == torch.arange(window, dtype=torch.int32)[None, :, None]) & (windowed < count)[:, None]
-    one_hot = torch.where(belongs, weights.view(-1, 1, window), 0.0)
-    partial = (one_hot @ rows.view(windows, window, channels)).view(-1, channels)
+    belongs = (local[:, None] == torch.arange(WINDOW, dtype=torch.int32)[:, None]) & (windowed < count)[:, None]
+    one_hot = torch.where(belongs, weights.view(-1, 1, WINDOW), 0.0)
+    partial = (one_hot @ rows.view(windows, WINDOW, channels)).view(-1, channels)
 
-    starts = torch.arange(0, windows * window, window, dtype=torch.int32)
+    starts = torch.arange(0, windows * WINDOW, WINDOW, dtype=torch.int32)
     # The step from the last slot to the entries of no slot can be wider than a window; nothing is carried from there.
-    tails = partial.index_select(0, starts + (last_slot - first_slot).clamp(max=window - 1))
-    before = strictly_lower(windows) > 0
-    carries = ((last_slot[None] == first_slot[:, None]) & before).float()
-    carried = torch.cat([carries @ tails, torch.zeros(1, channels)])
+    tails = partial.index_select(0, starts + (last_slot - first_slot).clamp(max=WINDOW - 1))
+    carried = torch.cat([_carry_over(tails, first_slot, last_slot), torch.zeros(1, channels)])
 
-    home = torch.div(last, window, rounding_mode="floor").to(torch.int32)
-    row = torch.arange(count, dtype=torch.int32) - first_slot.index_select(0, home)
-    row = torch.where(used, row, 0)
-    spare = torch.full_like(home, windows)
-    total = partial.index_select(0, home * window + row) + carried.index_select(0, torch.where(row == 0, home, spare))
-    return torch.where(used[:, None], total, 0.0)
+    home = torch.div(last, WINDOW, rounding_mode="floor").to(torch.int32)
+    row = torch.arange(count, dtype=torch.int32) - first_slot.gather(0, home.long())
+    # Slots that do not occur read zeros. A Where on [K, C] instead would be three passes in ONNX Runtime.
+    place = torch.where(used, home * WINDOW + row, rows.shape[0] - 1)
+    source = torch.where(used & (row == 0), home, windows)
+    return partial.index_select(0, place) + carried.index_select(0, source)
+
+
+def _carry_over(tails: Tensor, first_slot: Tensor, last_slot: Tensor) -> Tensor:
+    """[W, C]: for the first slot of each window, what earlier windows hold of it; inside blocks, then over blocks.
+
+    Args:
+        tails: [W, C] float32, sum of the last slot of each window inside that window; W a multiple of `BLOCK`.
+        first_slot: [W] int32.
+        last_slot: [W] int32.
+    """
+    first, last = first_slot.view(-1, BLOCK), last_slot.view(-1, BLOCK)
+    blocks = tails.view(-1, BLOCK, tails.shape[1])
+    of_block = ((last == last[:, -1:]).float()[:, None] @ blocks).squeeze(1)
+    earlier = ((last[:, -1] == first[:, :1]) & (strictly_lower(first.shape[0]) > 0)).float()
+    into_block = (earlier @ of_block).unsqueeze(1)
+    inside = (last[:, None] == first[:, :, None]) & (strictly_lower(BLOCK) > 0)
+    masks = torch.cat([inside, (first == first[:, :1])[:, :, None]], 2).float()
+    return (masks @ torch.cat([blocks, into_block], 1)).view(tails.shape)

@@ -157,14 +157,16 @@ class LeafMinimum:
     wall that no value passes: Max and Min of equal shapes cost a tenth of a Where in ONNX Runtime.
     """
 
-    def __init__(self, stops: list[Tensor], geometry: Geometry, lead: tuple[int, ...], walls: tuple[float, float]):
+    def __init__(
+        self, stops: list[Tensor], geometry: Geometry, lead: tuple[int, ...], walls: tuple[Tensor, Tensor]
+    ) -> None:
         """Prepare for values [*lead, N].
 
         Args:
             stops: for each level but the finest, [T, P_l] bool: the node is a leaf.
             geometry: tables of the grid.
             lead: leading dimensions, the last of them T.
-            walls: a value below and one above all that will come; they give the dtype too.
+            walls: scalars in the dtype of the values, one below and one above all that will come.
         """
         low, high = walls
         self.walls = [torch.where(stop, low, high) for stop in stops]

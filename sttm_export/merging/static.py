@@ -14,7 +14,15 @@ from torch import Tensor, nn
 
 from sttm_export.merging.budget import NOTHING_MERGES, count_tokens, solve_spatial, solve_temporal
 from sttm_export.merging.geometry import Geometry, Ints
-from sttm_export.merging.grouping import exclusive_prefix, segment_bounds, segment_sum, stable_order, summing_window
+from sttm_export.merging.grouping import (
+    BLOCK,
+    WINDOW,
+    exclusive_prefix,
+    padded_rows,
+    segment_bounds,
+    segment_sum,
+    stable_order,
+)
 from sttm_export.merging.quadtree import Leaves, build_pyramid, find_leaves, head_norm, slot_minima
 from sttm_export.merging.temporal import pair_similarity, propagate
 from sttm_export.spec.merge import MergeSpec
@@ -25,7 +33,7 @@ class _Clip:
     """What both steps need to know of one call: T frames, of which some count.
 
     Attributes:
-        rows: [R, C] float32, the pyramids of all frames.
+        rows: [R, C] float32, the pyramids of all frames, each followed by a row of zeros.
         norms: [R, heads] float32.
         minima: least child similarity per level, [T, P_l].
         frame_counts: [T, 1] bool.
@@ -81,9 +89,10 @@ class TokenMerger(nn.Module):
         pyramid = build_pyramid(features.float(), self.geometry, spec.weighted_avg)
         norms = [head_norm(level, spec.head_dim) for level in pyramid]
         minima = slot_minima(pyramid, norms, self.geometry, spec.head_dim)
+        blank = torch.zeros(spec.frames, 1, 1)
         return _Clip(
-            rows=torch.cat(pyramid, 1).flatten(0, 1),
-            norms=torch.cat(norms, 1).flatten(0, 1),
+            rows=torch.cat([*pyramid, blank.expand(-1, -1, spec.channels)], 1).flatten(0, 1),
+            norms=torch.cat([*norms, blank.expand(-1, -1, norms[0].shape[2])], 1).flatten(0, 1),
             # Ignored frames never open a node, so that they count for nothing in the budget.
             minima=[torch.where(frame_counts, least, torch.inf) for least in minima],
             frame_counts=frame_counts,
@@ -99,7 +108,8 @@ class TokenMerger(nn.Module):
         """[T, N] int32: the row of the stacked pyramids that holds the feature of each cell's leaf."""
         sizes = [len(areas) for areas in self.geometry.areas]
         starts = (np.cumsum(sizes) - sizes).astype(np.int32)
-        frame_start = torch.arange(0, self.spec.frames * sum(sizes), sum(sizes), dtype=torch.int32)[:, None]
+        stride = sum(sizes) + 1
+        frame_start = torch.arange(0, self.spec.frames * stride, stride, dtype=torch.int32)[:, None]
         return leaves.select(torch.from_numpy(self.geometry.ancestors + starts[:, None])) + frame_start
 
     def _merge_frames(
@@ -145,36 +155,34 @@ class TokenMerger(nn.Module):
     ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         """Gather the groups into K slots, ascending in (t, y, x) of their representatives (section 4)."""
         spec, budget = self.spec, self.spec.max_tokens
-        window = summing_window(spec.frames * spec.cells)
         roots = (representatives == self._cell_index()) & clip.frame_counts
         num_tokens = roots.float().sum()
-        rank = exclusive_prefix(roots.float()).flatten().index_select(0, representatives.flatten())
+        rank = exclusive_prefix(roots.float()).flatten().gather(0, representatives.flatten().long())
         slot = torch.where(clip.frame_counts, rank.view(roots.shape).clamp(max=budget), float(budget))
 
         keys = torch.where(self._nodes(clip, leaves), slot, float(budget))
-        order = _pad(stable_order(keys, budget.bit_length()), window)
-        slots = keys.flatten().index_select(0, order[: keys.numel()]).to(torch.int32)
-        slots = torch.cat([slots, torch.full((order.shape[0] - keys.numel(),), budget, dtype=torch.int32)])
+        order = stable_order(keys, budget.bit_length())
+        slots = keys.flatten().gather(0, order.long()).to(torch.int32)
+        order, slots = _pad(order, 0), _pad(slots, budget)
         first, last = segment_bounds(slots, budget)
         used = torch.arange(budget, dtype=torch.float32) < num_tokens
 
-        area = leaves.select(self._level_table(self.geometry.areas)).flatten().index_select(0, order).float()
-        area = torch.where(slots < budget, area, 0.0).view(-1, window)
-        through = (exclusive_prefix(area) + area).flatten()
-        patches = through.index_select(0, last) - (through - area.flatten()).index_select(0, first)
+        area = leaves.select(self._level_table(self.geometry.areas)).flatten().gather(0, order.long()).float()
+        area = torch.where(slots < budget, area, 0.0)
+        before = exclusive_prefix(area.view(-1, WINDOW * BLOCK)).flatten()
+        patches = (before + area).gather(0, last.long()) - before.gather(0, first.long())
         patches = torch.where(used, patches, 0.0)
 
         members = (last - first + 1).float()
         divisor = torch.cat([patches.clamp(min=1.0) if spec.weighted_avg else members, torch.ones(1)])
-        # Entries of no slot have weight 0 but still meet in a MatMul, where 0 · NaN would spoil their window: they
-        # borrow the first token's row, which lies in a frame that counts.
-        source = torch.where(slots < budget, order, order[:1])
-        rows = clip.rows.index_select(0, leaf_row.flatten().index_select(0, source))
-        weights = 1.0 / divisor.index_select(0, slots)
-        tokens = segment_sum(rows, weights, slots, last, used, window).to(dtype)
+        # Entries of no slot meet the others in a MatMul, where 0 · NaN would spoil their window: they read zeros.
+        blank = clip.rows.shape[0] // spec.frames - 1
+        source = torch.where(slots < budget, leaf_row.flatten().gather(0, order.long()), blank)
+        weights = 1.0 / divisor.gather(0, slots.long())
+        tokens = segment_sum(clip.rows.index_select(0, source), weights, slots, last, used).to(dtype)
 
         # The sort is stable, so the first of a group is its representative.
-        box = self._boxes(leaves).index_select(0, order.index_select(0, first))
+        box = self._boxes(leaves).index_select(0, order.gather(0, first.long()))
         box = torch.where(used[:, None], box, -1)
         assignment = torch.where(clip.frame_counts, slot.to(torch.int32), -1)
         return tokens, num_tokens.to(torch.int32), box, patches.to(torch.int32), assignment
@@ -191,6 +199,7 @@ class TokenMerger(nn.Module):
         return torch.cat([frame, inside], 2).flatten(0, 1)
 
 
-def _pad(order: Tensor, multiple: int) -> Tensor:
-    missing = -order.shape[0] % multiple
-    return torch.cat([order, torch.zeros(missing, dtype=torch.int32)]) if missing else order
+def _pad(values: Tensor, filling: int) -> Tensor:
+    """Lengthen [M] int32 to what `segment_sum` takes."""
+    missing = padded_rows(values.shape[0]) - values.shape[0]
+    return torch.cat([values, torch.full((missing,), filling, dtype=torch.int32)])

@@ -54,11 +54,13 @@ def propagate(kept: Tensor, leaves: Leaves, geometry: Geometry) -> tuple[Tensor,
     frames = pairs + 1
     # Node i of set q is held as q·T·N + i: the order of nodes is kept, and following pointers is one flat gather.
     size = frames * cells
-    first, beyond = torch.arange(0, sets * size, size, dtype=torch.int32)[:, None, None], sets * size
+    first = torch.arange(0, sets * size, size, dtype=torch.int32)[:, None, None]
     rep = leaves.owner + first
-    least_of_leaf = LeafMinimum(leaves.stops, geometry, (sets, frames), (0, beyond))
-    apart = torch.where(kept, 0, beyond)
-    none = torch.full((sets, 1, cells), beyond, dtype=torch.int32)
+    # As tensors: Python numbers would make a Where of INT64, and with it everything that follows.
+    below, beyond = torch.zeros((), dtype=torch.int32), torch.full((), sets * size, dtype=torch.int32)
+    least_of_leaf = LeafMinimum(leaves.stops, geometry, (sets, frames), (below, beyond))
+    apart = torch.where(kept, below, beyond)
+    none = beyond.expand(sets, 1, cells)
     done = torch.zeros(sets, dtype=torch.bool)
     for _ in range(unrolled_rounds(frames)):
         smallest = torch.maximum(torch.minimum(rep[:, :-1], rep[:, 1:]), apart)
@@ -67,7 +69,7 @@ def propagate(kept: Tensor, leaves: Leaves, geometry: Geometry) -> tuple[Tensor,
         done = (rep - _follow(rep)).amax((1, 2)) == 0
         # Frozen once the stop test has held: more rounds would merge more than the published code (rule 3.4). With all
         # pairs apart a round changes nothing, because the pointers are flat.
-        apart = torch.maximum(apart, torch.where(done, beyond, 0)[:, None, None])
+        apart = torch.maximum(apart, torch.where(done, beyond, below)[:, None, None])
     return rep - first, done
 
 
