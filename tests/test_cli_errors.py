@@ -132,6 +132,16 @@ def test_a_disk_that_fills_up_leaves_nothing(export, monkeypatch):
     assert "the disk is full" in export()
 
 
+def test_a_short_write_of_weights_is_a_full_disk(export, monkeypatch):
+    import onnx_ir
+
+    def short(*_args, **_kwargs):
+        raise OSError("problem writing element 2048 to file")  # what NumPy's tofile says, without an errno
+
+    monkeypatch.setattr(onnx_ir, "save", short)
+    assert "the disk is full" in export()
+
+
 def test_an_interrupt_leaves_nothing(export, monkeypatch):
     from sttm_export.graphs import export as exporter
 

@@ -1,5 +1,6 @@
 """Real builds with TensorRT-RTX of a small graph that holds what the real ones hold, and fakes for what needs a GPU."""
 
+import errno
 import hashlib
 import json
 
@@ -118,6 +119,16 @@ def test_a_build_can_be_stopped(rtx, graph, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         build_engine(graph, RTX, "sm86", tmp_path / "x.engine", on_progress=stop)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_is_an_os_error_and_prints_nothing(rtx, graph, tmp_path, capfd):
+    """TensorRT catches what its writer raises and prints a traceback of it; the error waits instead."""
+    (tmp_path / "tiny.engine.partial").symlink_to("/dev/full")
+    with pytest.raises(OSError, match="No space left") as full:
+        build_engine(graph, RTX, "sm86", tmp_path / "tiny.engine")
+    assert full.value.errno == errno.ENOSPC
+    assert "Traceback" not in capfd.readouterr().err and "write()" not in capfd.readouterr().err
+    assert names_in(tmp_path) == []
 
 
 def test_without_capability_an_rtx_engine_is_portable(rtx, graph, tmp_path):

@@ -113,9 +113,16 @@ class Api:
 
         Returns:
             Whether an engine was built.
+
+        Raises:
+            OSError: the file could not be written, by a full disk for one.
         """
         if hasattr(builder, "build_serialized_network_to_stream"):
-            return bool(builder.build_serialized_network_to_stream(network, config, self._writer(file)))
+            writer = self._writer(file)
+            built = bool(builder.build_serialized_network_to_stream(network, config, writer))
+            if writer.error is not None:
+                raise writer.error
+            return built
         plan = builder.build_serialized_network(network, config)
         if plan is None:
             return False
@@ -152,9 +159,15 @@ class Api:
         class Writer(base):  # type: ignore[misc, valid-type] # see Collector
             def __init__(self) -> None:
                 base.__init__(self)
+                self.error: OSError | None = None
 
             def write(self, data: bytes) -> int:
-                return file.write(data)
+                # An exception cannot pass through TensorRT, which would print it; it waits for `serialize`.
+                try:
+                    return 0 if self.error else file.write(data)
+                except OSError as error:
+                    self.error = error
+                    return 0
 
         return Writer()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import logging
 import warnings
@@ -86,7 +87,13 @@ def _save(model: Any, path: Path) -> None:
 
     # A file left by an earlier export could be longer, or no longer needed.
     data_file(path).unlink(missing_ok=True)
-    ir.save(model, path, external_data=data_file(path).name, size_threshold_bytes=INLINE_BYTES)
+    try:
+        ir.save(model, path, external_data=data_file(path).name, size_threshold_bytes=INLINE_BYTES)
+    except OSError as error:
+        # NumPy reports a short write without its cause; on a local file that is a disk with no room left.
+        if error.errno is None:
+            raise OSError(errno.ENOSPC, str(error)) from error
+        raise
     # A graph with small constants only leaves an empty file.
     if data_file(path).exists() and data_file(path).stat().st_size == 0:
         data_file(path).unlink()
