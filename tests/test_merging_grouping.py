@@ -58,7 +58,7 @@ def test_segment_sum_within_and_across_windows(lengths, tail, seed):
         torch.from_numpy(rows).float(),
         torch.from_numpy(weights).float(),
         torch.from_numpy(slots),
-        last,
+        (first, last),
         torch.arange(count) < used,
     )
     expected[used:count] = 0

@@ -94,7 +94,7 @@ def padded_rows(rows: int) -> int:
     return -(-(rows + WINDOW) // (WINDOW * BLOCK)) * WINDOW * BLOCK
 
 
-def segment_sum(rows: Tensor, weights: Tensor, slots: Tensor, last: Tensor, used: Tensor) -> Tensor:
+def segment_sum(rows: Tensor, weights: Tensor, slots: Tensor, bounds: tuple[Tensor, Tensor], used: Tensor) -> Tensor:
     """Weighted sum of the rows of each slot, from rows sorted by slot.
 
     A one-hot MatMul inside windows of B rows sums what lies in one window; what a segment left in earlier windows is
@@ -104,12 +104,13 @@ def segment_sum(rows: Tensor, weights: Tensor, slots: Tensor, last: Tensor, used
         rows: [M, C] float32, sorted by slot; M as `padded_rows` gives it, zeros in the last window.
         weights: [M] float32.
         slots: [M] int32, ascending; entries of no slot hold K, those of the last window among them.
-        last: [K] int32, last position of each slot.
+        bounds: [K] int32 each, first and last position of each slot.
         used: [K] bool, which slots occur.
 
     Returns:
         [K, C] float32; zeros where a slot does not occur.
     """
+    first, last = bounds
     count, channels = last.shape[0], rows.shape[1]
     windowed = slots.view(-1, WINDOW)
     windows = windowed.shape[0]
@@ -128,7 +129,8 @@ def segment_sum(rows: Tensor, weights: Tensor, slots: Tensor, last: Tensor, used
     row = torch.arange(count, dtype=torch.int32) - first_slot.gather(0, home.long())
     # Slots that do not occur read zeros. A Where on [K, C] instead would be three passes in ONNX Runtime.
     place = torch.where(used, home * WINDOW + row, rows.shape[0] - 1)
-    source = torch.where(used & (row == 0), home, windows)
+    # Only what began in an earlier window has something to carry; the others stay clear of NaN that passes there.
+    source = torch.where(first < home * WINDOW, home, windows)
     return partial.index_select(0, place) + carried.index_select(0, source)
 
 

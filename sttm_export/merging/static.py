@@ -179,7 +179,7 @@ class TokenMerger(nn.Module):
         blank = clip.rows.shape[0] // spec.frames - 1
         source = torch.where(slots < budget, leaf_row.flatten().gather(0, order.long()), blank)
         weights = 1.0 / divisor.gather(0, slots.long())
-        tokens = segment_sum(clip.rows.index_select(0, source), weights, slots, last, used).to(dtype)
+        tokens = segment_sum(clip.rows.index_select(0, source), weights, slots, (first, last), used).to(dtype)
 
         # The sort is stable, so the first of a group is its representative.
         box = self._boxes(leaves).index_select(0, order.gather(0, first.long()))
