@@ -1,0 +1,81 @@
+"""Solving again gives the table; bad input is one sentence."""
+
+from pathlib import Path
+
+import helpers_rooms  # noqa: F401
+import numpy as np
+import pytest
+from helpers_merging import REAL_CLIPS
+
+from calibration.solve import Solved, main, solve_features, solve_video
+from sttm_export.errors import UserError
+from sttm_export.spec.files import data_directory, read_toml
+
+TABLE = read_toml(data_directory("calibration") / "solved.toml")["solved"]
+
+
+@pytest.mark.parametrize("path", REAL_CLIPS, ids=lambda path: path.stem)
+def test_solved_values_reproduce(path):
+    expected = [Solved(**row) for row in TABLE if row["clip"] == path.stem]
+    found = list(solve_features(path, [row.budget for row in expected], None))
+    for ours, theirs in zip(found, expected, strict=True):
+        # A threshold is the middle of a gap between two similarities, which differ in the last bits elsewhere.
+        assert (ours.spatial, ours.temporal) == pytest.approx((theirs.spatial, theirs.temporal), abs=2e-6)
+        assert (ours.tokens, ours.max_tokens, ours.frames) == (theirs.tokens, theirs.max_tokens, theirs.frames)
+
+
+def test_a_given_spatial_threshold_is_kept():
+    path = next(path for path in REAL_CLIPS if path.stem == "bunny_16x14x14")
+    (low,) = solve_features(path, [0.3], 0.5)
+    (high,) = solve_features(path, [0.3], 0.97)
+    assert low.given_spatial == 0.5
+    assert high.spatial == 0.97
+    assert high.temporal < low.temporal  # more tokens a frame leave more to merge across frames
+
+
+def test_a_budget_below_one_frame_is_left_out():
+    path = next(path for path in REAL_CLIPS if path.stem == "bikes_8x14x20_qwen_grid")
+    assert [row.budget for row in solve_features(path, [0.5, 0.1], None)] == [0.5]
+
+
+def test_rows_survive_a_round_trip(tmp_path, capsys):
+    clip = str(REAL_CLIPS[-1])
+    assert main([clip, "--budgets", "0.5"]) == 0
+    printed = capsys.readouterr().out
+    output = tmp_path / "solved.toml"
+    assert main([clip, "--budgets", "0.5", "--output", str(output)]) == 0
+    assert main([clip, "--budgets", "0.3", "--output", str(output)]) == 0
+    rows = read_toml(output)["solved"]
+    assert [row["budget"] for row in rows] == [0.5, 0.3]
+    assert Solved(**rows[0]).to_toml().strip() == printed.strip()
+
+
+def test_other_files_are_refused(tmp_path, capsys):
+    text = tmp_path / "notes.npz"
+    text.write_text("no array")
+    half = tmp_path / "half.npz"
+    np.savez(half, features=np.zeros((2, 4, 4, 4), np.float32))
+    for path in (text, half, tmp_path / "missing.npz"):
+        assert main([str(path)]) == 2
+        error = capsys.readouterr().err
+        assert error.startswith(f"error: {path} is not a features file")
+        assert "--bundle for videos" in error
+
+
+def test_a_bundle_solves_on_a_video(tiny_bundle):
+    row = solve_video(tiny_bundle, "carphone", 0.9)
+    assert row.clip == "carphone_pristine"
+    assert row.given_spatial == 0.9
+    assert row.spatial >= 0.9 - 1e-6
+    assert 0 < row.tokens <= row.max_tokens
+
+
+def test_a_bundle_of_policy_threshold_is_refused(tiny_bundle, monkeypatch):
+    import dataclasses
+
+    from sttm_export.bundle import Bundle, open_bundle
+
+    merge = dataclasses.replace(open_bundle(tiny_bundle).merge, policy="threshold")
+    monkeypatch.setattr(Bundle, "merge", property(lambda self: merge))
+    with pytest.raises(UserError, match=r"was exported with policy 'threshold'; export with --policy budget"):
+        solve_video(Path(tiny_bundle), "carphone", None)
