@@ -6,8 +6,9 @@
 
 FROM python:3.12-slim AS ci
 
-# PyPI's torch for Linux brings CUDA; this image has no GPU. Empty it with --build-arg where only PyPI is in reach.
-ARG EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu
+# PyPI's torch for Linux brings CUDA along, which this image cannot use. PyTorch's CPU index, given as
+# --build-arg EXTRA_INDEX_URL=…, makes it 3.6 GB smaller; PyTorch's "Get Started" page names that index.
+ARG EXTRA_INDEX_URL=""
 ENV PIP_NO_CACHE_DIR=1 \
     PYTHONDONTWRITEBYTECODE=1
 

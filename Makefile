@@ -5,8 +5,8 @@
 #   make lint    ruff and mypy alone
 #   make clean   remove .venv, demo/ and caches
 #
-# PYTHON=python3.12 takes another Python. PyPI's torch for Linux brings CUDA along; pip reads PIP_EXTRA_INDEX_URL, and with
-# https://download.pytorch.org/whl/cpu there it takes the small build, which is all that is needed here.
+# PYTHON=python3.12 takes another Python. PyPI's torch for Linux brings CUDA along; with PyTorch's CPU index in
+# PIP_EXTRA_INDEX_URL (PyTorch's "Get Started" page names it) pip takes the small build, which is all that is needed here.
 
 PYTHON ?= python3
 VENV ?= .venv
