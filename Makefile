@@ -41,7 +41,7 @@ lint: $(STAMP)
 $(STAMP): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or later is needed: make PYTHON=python3.12")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,rtx]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[bench,dev,rtx]'
 	@touch $@
 
 clean:
