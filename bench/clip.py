@@ -41,7 +41,7 @@ def real_features(
     cells = small.reshape(*small.shape[:2], -1).transpose(0, 2, 1)[forth_and_back(len(small), frames)]
     rng = np.random.default_rng(seed)
     projection = rng.standard_normal((cells.shape[2], channels), np.float32) / np.float32(np.sqrt(cells.shape[2]))
-    features = cells @ projection
+    features: NDArray[np.float32] = cells @ projection
     scale = np.float32(noise * features.std())
     for t in range(frames):  # frame by frame: noise for all of a long clip at once would double the memory
         features[t] += scale * rng.standard_normal(features.shape[1:], np.float32)

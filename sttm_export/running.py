@@ -61,8 +61,8 @@ def run_bundle(bundle: Bundle, request: Request, steps: Steps) -> MergedTokens:
         merged = merge_features(session, graph, features, len(features), spatial, temporal)
     if merge.policy == "budget" and merged.assignment.size <= merged.max_tokens:
         steps.say(
-            f"all {merged.assignment.size} cells of the clip fit into K = {merged.max_tokens}, so nothing was merged; for "
-            f"clips this short, export with --frames {len(features)} or a smaller --budget"
+            f"all {merged.assignment.size} cells of the clip fit into K = {merged.max_tokens}, so nothing was merged; "
+            f"for clips this short, export with --frames {len(features)} or a smaller --budget"
         )
     with steps.step("Write tokens and picture"):
         save_npz(request.output, merged, timestamps=video.timestamps, frame_indices=video.indices)
