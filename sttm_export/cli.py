@@ -13,10 +13,17 @@ from collections.abc import Sequence
 from types import FrameType
 
 from sttm_export import __version__
-from sttm_export.commands import export, inspect, models, run, validate
+from sttm_export.commands import export, inspect, models, run, targets, validate
 from sttm_export.errors import UserError, ValidationMiss, did_you_mean
 
-VERBS = {"export": export, "models": models, "inspect": inspect, "validate": validate, "run": run}
+VERBS = {
+    "export": export,
+    "models": models,
+    "targets": targets,
+    "inspect": inspect,
+    "validate": validate,
+    "run": run,
+}
 INTERRUPTED = 130
 
 

@@ -81,8 +81,15 @@ def test_unknown_target_and_capability(export):
     )
 
 
+def test_a_precision_that_the_hardware_lacks_is_refused_with_the_reason(export):
+    message = export("--target", "rtx", "--target", "jetson-orin-jp62", "--precision", "fp8")
+    assert "Target 'jetson-orin-jp62' lacks fp8: Orin's GPU (compute capability 8.7) has no FP8 units" in message
+    assert "TensorRT has FP4 from version 10.8 on" in export("--target", "x86-trt103", "--precision", "fp4")
+    assert "Graphs cannot be exported in 'fp8'" in export("--target", "jetson-thor-jp71", "--precision", "fp8")
+
+
 def test_unknown_precision_policy_and_impossible_values(export):
-    assert "Target 'rtx' does not have int4" in export("--precision", "int4")
+    assert "Graphs cannot be exported in 'int4'. Valid: fp16, fp32." in export("--precision", "int4")
     assert "unknown policy 'magic'" in export("--policy", "magic")
     assert "--batch 0 is not possible" in export("--batch", "0")
     assert "--spatial-threshold 3 is no cosine" in export("--spatial-threshold", "3")

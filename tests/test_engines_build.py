@@ -180,9 +180,9 @@ def test_other_machines_and_versions_are_told_apart(orin_here, capability, machi
 def test_a_host_gpu_is_no_device(orin_here):
     orin_here(fake_tensorrt("11.4.1"), "sm87", "x86_64")
     with pytest.raises(UnavailableError, match="build on a host with such a GPU"):
-        available_api(find_target("trt11"))
+        available_api(find_target("x86-trt114"))
     orin_here(fake_tensorrt("11.4.1"), "sm89", "x86_64")
-    assert available_api(find_target("trt11")).version == "11.4.1"
+    assert available_api(find_target("x86-trt114")).version == "11.4.1"
 
 
 def test_full_tensorrt_takes_the_same_path(orin_here, graph, tmp_path):

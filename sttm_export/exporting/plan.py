@@ -107,10 +107,9 @@ def pick_targets(names: Sequence[str], capabilities: Sequence[str], precision: s
     """Look targets up and refuse what they do not have."""
     targets = tuple(find_target(name) for name in dict.fromkeys(names))
     check_capabilities(targets, capabilities)
+    # Before `check_plan`: that the hardware lacks a precision says more than that this program does not export it.
     for target in targets:
-        if precision not in target.precisions:
-            valid = ", ".join(target.precisions)
-            raise UserError(f"Target '{target.name}' does not have {precision}; choose --precision {valid}.")
+        target.check_precision(precision)
     return targets
 
 
@@ -121,7 +120,7 @@ def check_plan(plan: ExportPlan) -> None:
         UserError: one sentence for the first thing that is wrong.
     """
     if plan.precision not in PRECISIONS:
-        raise UserError(f"Unknown precision '{plan.precision}'.{did_you_mean(plan.precision, PRECISIONS)}")
+        raise UserError(f"Graphs cannot be exported in '{plan.precision}'.{did_you_mean(plan.precision, PRECISIONS)}")
     if plan.batch < 1:
         raise UserError(f"--batch {plan.batch} is not possible; give the frames per encoder call, 1 or more.")
     if plan.validation_frames > plan.merge.frames or plan.validation_frames < 0:

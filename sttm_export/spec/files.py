@@ -8,11 +8,6 @@ from typing import Any
 
 from sttm_export.errors import UserError
 
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
-
 PACKAGE = Path(__file__).resolve().parent.parent
 
 
@@ -24,6 +19,11 @@ def data_directory(name: str) -> Path:
 
 def read_toml(path: Path) -> dict[str, Any]:
     """Read one TOML file; a missing or malformed file is a `UserError` that names the line."""
+    # Here and not above: the device kit reads specs from JSON, and Python 3.10 on a Jetson has no reader for TOML.
+    if sys.version_info >= (3, 11):
+        import tomllib
+    else:
+        import tomli as tomllib
     try:
         with path.open("rb") as file:
             return tomllib.load(file)

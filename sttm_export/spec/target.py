@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Literal
 
 from sttm_export.errors import UserError, did_you_mean
 from sttm_export.spec.files import PACKAGE, read_toml
+from sttm_export.spec.graph import PRECISIONS
+
+Machine = Literal["x86_64", "aarch64"]
+Built = Literal["anywhere", "device", "gpu-host"]
 
 
 @dataclass(frozen=True)
 class TargetSpec:
-    """One row of `spec/targets.toml`."""
+    """One row of `spec/targets.toml`, where the fields are explained."""
 
     name: str
     title: str
@@ -21,8 +27,14 @@ class TargetSpec:
     opsets: tuple[int, int]
     precisions: tuple[str, ...]
     compute_capabilities: tuple[str, ...]
-    built: str
+    machine: Machine
+    built: Built
     source: str
+    jetpack: tuple[str, ...] = ()
+    l4t: tuple[str, ...] = ()
+    trtexec_flags: tuple[str, ...] = ()
+    image: str = ""
+    lacks: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     @property
     def builds_without_gpu(self) -> bool:
@@ -33,6 +45,27 @@ class TargetSpec:
     def tensorrt_version(self) -> str:
         """The version as NVIDIA writes it."""
         return ".".join(map(str, self.tensorrt))
+
+    def check_precision(self, precision: str) -> None:
+        """Refuse a precision that the hardware or its TensorRT does not have, with the reason.
+
+        Raises:
+            UserError: the reason, and the precisions that a graph can have.
+        """
+        if precision in self.lacks:
+            raise UserError(
+                f"Target '{self.name}' lacks {precision}: {self.lacks[precision]}; choose --precision "
+                f"{' or '.join(PRECISIONS)}."
+            )
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values; a device has no reader for TOML, so the row travels as JSON."""
+        return dataclasses.asdict(self) | {"lacks": dict(self.lacks)}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> TargetSpec:
+        """Read back what `to_json` gave."""
+        return _target(data["name"], {key: value for key, value in data.items() if key != "name"})
 
 
 @cache
@@ -49,6 +82,6 @@ def find_target(name: str) -> TargetSpec:
     return targets()[name]
 
 
-def _target(name: str, row: dict[str, Any]) -> TargetSpec:
+def _target(name: str, row: Mapping[str, Any]) -> TargetSpec:
     lists: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in row.items()}
     return TargetSpec(name=name, **lists)
