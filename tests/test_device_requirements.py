@@ -1,0 +1,155 @@
+"""Each refusal of a machine, and that it comes with what mends it."""
+
+import dataclasses
+
+import pytest
+from helpers_device import GIB, ORIN, absent, orin
+
+from sttm_export.device.memory import MemoryFacts
+from sttm_export.device.modules import ModuleFacts
+from sttm_export.device.needs import derive_needs
+from sttm_export.device.requirements import check_machine, check_room, failed
+from sttm_export.spec.target import find_target
+
+JP62 = find_target("jetson-orin-jp62")
+X86 = find_target("x86-trt103")
+NEEDS = derive_needs({"vision_encoder": 830 * 10**6, "token_merger": 10**6}, {"token_merger": 90 * 10**6})
+
+
+def tensorrt(version="", reason=""):
+    return {"tensorrt": ModuleFacts("tensorrt", version, reason), "tensorrt-rtx": absent("tensorrt_rtx")}
+
+
+def only_fault(facts, target=JP62, **options):
+    faults = failed(check_machine(facts, target, **options))
+    assert len(faults) == 1, faults
+    assert faults[0].mend
+    return faults[0]
+
+
+def test_a_jetson_with_all_of_it_passes_every_check():
+    checks = check_machine(orin(), JP62, trtexec=True)
+    assert [check.name for check in checks] == ["processor", "JetPack", "GPU", "TensorRT", "trtexec", "Python", "NumPy"]
+    assert {check.status for check in checks} == {"ok"}
+    assert not any(check.mend for check in checks)
+
+
+def test_wrong_jetpack():
+    fault = only_fault(orin(l4t="35.4.1", jetpack=""))
+    assert fault.name == "JetPack" and fault.found == "JetPack ? (Jetson Linux 35.4.1)"
+    assert fault.needed == "JetPack 6.1 or 6.2 (Jetson Linux 36.4)"
+    assert "SDK Manager" in fault.mend
+
+
+def test_a_release_is_compared_by_its_parts():
+    assert only_fault(orin(l4t="36.40")).name == "JetPack"
+    assert not failed(check_machine(orin(l4t="36.4"), JP62))
+
+
+def test_a_container_without_a_release_is_no_refusal():
+    checks = check_machine(orin(l4t="", jetpack=""), JP62)
+    assert not failed(checks)
+    assert {check.name for check in checks if check.status == "unknown"} == {"JetPack"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "needed", "mend"),
+    [
+        ({}, "tensorrt 10.3", "apt install nvidia-jetpack python3-libnvinfer"),
+        ({"virtual": True}, "tensorrt 10.3", "PYTHON=/usr/bin/python3 bash build.sh"),
+    ],
+)
+def test_no_tensorrt_module(changes, needed, mend):
+    fault = only_fault(orin(tensorrt=tensorrt(reason="not installed"), **changes))
+    assert (fault.name, fault.needed) == ("TensorRT", needed)
+    assert mend in fault.mend
+
+
+def test_a_tensorrt_that_does_not_load_says_why():
+    fault = only_fault(orin(tensorrt=tensorrt(reason="ImportError: libcudart.so.12: cannot open")))
+    assert "libcudart.so.12" in fault.found and "keeps it from loading" in fault.mend
+
+
+@pytest.mark.parametrize("version", ["10.7.0", "8.6.2", "1.3", "10.30.0"])
+def test_wrong_tensorrt(version):
+    fault = only_fault(orin(tensorrt=tensorrt(version)))
+    assert (fault.name, fault.found, fault.needed) == ("TensorRT", version, "tensorrt 10.3")
+    assert "the version that built it" in fault.mend
+
+
+def test_wrong_compute_capability_and_no_gpu():
+    other = dataclasses.replace(ORIN, compute_capability="sm72", name="Xavier")
+    fault = only_fault(orin(gpu=other))
+    assert (fault.name, fault.found, fault.needed) == ("GPU", "sm72 (Xavier)", "sm87")
+    fault = only_fault(orin(gpu=None))
+    assert "no NVIDIA GPU" in fault.found and "--runtime nvidia" in fault.mend
+
+
+def test_an_x86_machine_gets_all_its_faults_at_once():
+    facts = orin(processor="x86_64", l4t="", jetpack="", gpu=None, tensorrt=tensorrt(reason="not installed"))
+    faults = failed(check_machine(facts, JP62))
+    assert [fault.name for fault in faults] == ["processor", "JetPack", "GPU", "TensorRT"]
+    assert all(fault.mend for fault in faults)
+    assert "no cross-build" in faults[0].mend
+
+
+def test_a_gpu_host_target_on_a_jetson():
+    assert [fault.name for fault in failed(check_machine(orin(), X86))] == ["processor", "GPU"]
+    fault = failed(check_machine(orin(processor="x86_64", tensorrt=tensorrt(reason="not installed")), X86))[-1]
+    assert "tensorrt==10.3.*" in fault.mend and X86.image in fault.mend
+
+
+def test_no_trtexec_matters_only_where_it_is_asked_for():
+    assert not failed(check_machine(orin(trtexec=""), JP62))
+    assert "libnvinfer-bin" in only_fault(orin(trtexec=""), trtexec=True).mend
+
+
+@pytest.mark.parametrize(
+    ("changes", "name", "mend"),
+    [
+        ({"python": "3.8.10"}, "Python", "PYTHON="),
+        ({"numpy": absent("numpy")}, "NumPy", "python3-numpy"),
+        ({"numpy": absent("numpy"), "virtual": True}, "NumPy", "pip install numpy"),
+        ({"numpy": ModuleFacts("numpy", "1.17.4")}, "NumPy", "python3-numpy"),
+    ],
+)
+def test_python_and_numpy(changes, name, mend):
+    fault = only_fault(orin(**changes))
+    assert fault.name == name and mend in fault.mend
+
+
+def test_what_a_build_needs_is_derived_from_the_largest_graph():
+    assert NEEDS.memory == int(0.1 * GIB + 3.05 * 830 * 10**6)
+    assert NEEDS.memory_reason == "building vision_encoder: 0.1 GiB + 3.05 × 792 MiB"
+    assert NEEDS.disk == int(64 * 2**20 + 1.2 * (831 * 10**6))
+    large = derive_needs({"token_merger": 10**6}, {"token_merger": 200 * 10**6})
+    assert large.memory == int(0.1 * GIB + 2 * 10**6 + 4 * 200 * 10**6)
+    assert large.memory_reason.startswith("running token_merger")
+
+
+def test_room_enough_and_not_enough():
+    assert not failed(check_room(orin(), NEEDS, 2 * GIB, True, "/data/bundle"))
+    little = orin(memory=MemoryFacts(8 * GIB, 1 * GIB))
+    memory, disk, bundle = check_room(little, NEEDS, GIB // 2, False, "/data/bundle")
+    assert (memory.status, disk.status, bundle.status) == ("failed",) * 3
+    assert memory.found == "1.0 GiB free" and "free 1.5 GiB" in memory.mend and "--ignore-memory" in memory.mend
+    assert "/data/bundle" in disk.mend and "larger disk" in disk.mend
+    assert bundle.found == "read-only" and "copy the bundle" in bundle.mend
+
+
+def test_a_containers_limit_is_named():
+    memory = check_room(orin(memory=MemoryFacts(8 * GIB, 6 * GIB, 2 * GIB, GIB)), NEEDS, GIB * 2, True, "/data")[0]
+    assert memory.found == "1.0 GiB free below the container's limit of 2.0 GiB"
+
+
+def test_ignored_memory_is_said_and_not_refused():
+    little = orin(memory=MemoryFacts(8 * GIB, 1 * GIB))
+    memory = check_room(little, NEEDS, 2 * GIB, True, "/data", ignore_memory=True)[0]
+    assert memory.status == "unknown" and "--ignore-memory" in memory.mend
+    plenty = check_room(orin(), NEEDS, 2 * GIB, True, "/data", ignore_memory=True)[0]
+    assert plenty.status == "ok"
+
+
+def test_what_is_not_known_refuses_nothing():
+    checks = check_room(orin(memory=MemoryFacts()), NEEDS, None, True, "/data")
+    assert [check.status for check in checks] == ["unknown", "unknown", "ok"]
