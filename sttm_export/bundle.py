@@ -1,4 +1,9 @@
-"""The artefact: a directory that appears whole or not at all, and whose every file is known by its sha256."""
+"""The artefact: a directory that appears whole or not at all, and whose every file is known by its sha256.
+
+What an export makes never changes afterwards: `manifest.json` and the files it lists are the same bytes whenever the
+same things are exported. Times stand apart in `times.json`; engines, which differ from machine to machine, in a
+directory for each target (`engines/store.py`).
+"""
 
 from __future__ import annotations
 
@@ -11,16 +16,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sttm_export.engines.records import sha256_of
+from sttm_export.engines.records import EngineRecord, sha256_of
+from sttm_export.engines.store import ENGINES, engine_targets, read_records
+from sttm_export.engines.sums import SUMS, differing_files, read_sums, write_sums
 from sttm_export.errors import UserError
 from sttm_export.networks.weight_source import WeightSource
 from sttm_export.spec.graph import GraphSpec
 from sttm_export.spec.merge import MergeSpec
 from sttm_export.spec.model import ModelSpec, model_from_json
 
-FORMAT = 1
-MANIFEST = "manifest.json"
-SUMS = "SHA256SUMS"
+FORMAT = 2
+MANIFEST, TIMES, REPORT = "manifest.json", "times.json", "report.html"
 _AGAIN = "export it again"
 
 
@@ -64,6 +70,24 @@ class Bundle:
         """Where the reference inputs and outputs of a graph lie."""
         return self.path / "fixtures" / f"{name}.npz"
 
+    def engine_targets(self) -> list[str]:
+        """Targets that engines were built for, or that say why not."""
+        return engine_targets(self.path)
+
+    def engine_records(self) -> list[EngineRecord]:
+        """What is known of every engine, target by target."""
+        return [record for target in self.engine_targets() for record in read_records(self.path, target)]
+
+    def engine_path(self, record: EngineRecord) -> Path:
+        """Where a built engine lies."""
+        return self.path / ENGINES / record.file
+
+    def times(self) -> dict[str, Any]:
+        """When it was exported and how long each step took; empty if the file is gone."""
+        path = self.path / TIMES
+        times: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        return times
+
 
 def open_bundle(path: str | Path, *, verify: bool = True) -> Bundle:
     """Open a bundle and check that it is whole.
@@ -87,39 +111,44 @@ def open_bundle(path: str | Path, *, verify: bool = True) -> Bundle:
 
 
 def verify_files(directory: Path, manifest: dict[str, Any]) -> None:
-    """Compare every file with its recorded sha256, the manifest itself included.
+    """Compare every file with its recorded sha256, the manifest and every target's engines included.
 
     Raises:
         UserError: names the first file that differs, and how many do.
     """
-    wanted = {row["path"]: row["sha256"] for row in manifest["files"]} | {MANIFEST: _manifest_sum(directory)}
-    faults = []
-    for name, digest in wanted.items():
-        file = directory / name
-        if not file.is_file():
-            faults.append(f"{name} is missing")
-        elif sha256_of(file) != digest:
-            faults.append(f"{name} was changed (its sha256 is not the recorded one)")
+    recorded = read_sums(directory)
+    unknown = [row["path"] for row in manifest["files"] if recorded.get(row["path"]) != row["sha256"]]
+    faults = [f"{name} has another sha256 in {MANIFEST} than in {SUMS}" for name in unknown]
+    faults += [] if MANIFEST in recorded else [f"{MANIFEST} is not in {SUMS}"]
+    faults += differing_files(directory)
+    for target in engine_targets(directory):
+        faults += [f"{ENGINES}/{target}/{fault}" for fault in differing_files(directory / ENGINES / target)]
     if faults:
         more = f", and {len(faults) - 1} more file(s) differ" if len(faults) > 1 else ""
         raise UserError(f"{directory} is damaged or was tampered with: {faults[0]}{more}; {_AGAIN} or copy it anew.")
 
 
 def list_files(directory: Path) -> list[dict[str, Any]]:
-    """Path, size and sha256 of every file below a directory, sorted; not the manifest and the sums themselves."""
-    files = sorted(path for path in directory.rglob("*") if path.is_file() and path.name not in {MANIFEST, SUMS})
+    """Path, size and sha256 of every file that a manifest lists, sorted: engines, times and report stand apart."""
+    apart = {MANIFEST, SUMS, TIMES, REPORT}
+    names = {path.relative_to(directory).as_posix(): path for path in directory.rglob("*") if path.is_file()}
     return [
-        {"path": path.relative_to(directory).as_posix(), "bytes": path.stat().st_size, "sha256": sha256_of(path)}
-        for path in files
+        {"path": name, "bytes": path.stat().st_size, "sha256": sha256_of(path)}
+        for name, path in sorted(names.items())
+        if name not in apart and not name.startswith(f"{ENGINES}/")
     ]
 
 
 def write_manifest(directory: Path, manifest: dict[str, Any]) -> None:
-    """Write `manifest.json`, and `SHA256SUMS` in the form that `sha256sum -c` reads."""
-    file = directory / MANIFEST
-    file.write_text(json.dumps(manifest, indent=1, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
-    rows = [(row["sha256"], row["path"]) for row in manifest["files"]] + [(sha256_of(file), MANIFEST)]
-    (directory / SUMS).write_text("".join(f"{digest}  {name}\n" for digest, name in rows), encoding="utf-8")
+    """Write `manifest.json`, and `SHA256SUMS` of it, the files it lists, and times and report if there."""
+    _write_json(directory / MANIFEST, manifest)
+    apart = [name for name in (MANIFEST, TIMES, REPORT) if (directory / name).is_file()]
+    write_sums(directory, [row["path"] for row in manifest["files"]] + apart)
+
+
+def write_times(directory: Path, created: str, seconds: dict[str, float]) -> None:
+    """Write the one file that differs between two exports of the same thing."""
+    _write_json(directory / TIMES, {"created": created, "seconds": seconds})
 
 
 def check_output(output: Path, force: bool) -> None:
@@ -155,9 +184,5 @@ def publish(partial: Path, output: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def _manifest_sum(directory: Path) -> str:
-    try:
-        lines = (directory / SUMS).read_text(encoding="utf-8").splitlines()
-        return next(line.split("  ", 1)[0] for line in lines if line.endswith(f"  {MANIFEST}"))
-    except (OSError, ValueError, StopIteration) as error:
-        raise UserError(f"{directory} lacks a readable {SUMS}; {_AGAIN} or copy it anew.") from error
+def _write_json(path: Path, value: dict[str, Any]) -> None:
+    path.write_text(json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -20,7 +20,7 @@ def table_console() -> Console:
 
 
 class Steps:
-    """Numbered steps of one command; seconds of each are kept for the manifest."""
+    """Numbered steps of one command; seconds of each are kept for `times.json`."""
 
     def __init__(self, total: int, console: Console | None = None) -> None:
         self.console = console or Console(stderr=True, highlight=False)

@@ -17,7 +17,8 @@ from sttm_export.runtime.sample_clips import find_sample_clip
 def test_the_bundle_is_whole(tiny_bundle):
     bundle = open_bundle(tiny_bundle)
     names = {row["path"] for row in bundle.manifest["files"]}
-    assert {"vision_encoder.onnx", "token_merger.onnx", "report.html", "tokens.png"} <= names
+    assert {"vision_encoder.onnx", "token_merger.onnx", "tokens.png"} <= names
+    assert (tiny_bundle / "report.html").is_file()
     assert {"fixtures/vision_encoder.npz", "fixtures/token_merger.npz"} <= names
     assert bundle.merge.max_tokens == 18
     assert bundle.manifest["weights"]["kind"] == "random"
@@ -28,24 +29,32 @@ def test_the_bundle_is_whole(tiny_bundle):
 def test_every_file_carries_its_sha256(tiny_bundle):
     manifest = json.loads((tiny_bundle / "manifest.json").read_text())
     on_disk = {p.relative_to(tiny_bundle).as_posix() for p in tiny_bundle.rglob("*") if p.is_file()}
-    assert on_disk == {row["path"] for row in manifest["files"]} | {"manifest.json", "SHA256SUMS"}
+    listed = {row["path"] for row in manifest["files"]}
+    apart = {"manifest.json", "times.json", "report.html", "SHA256SUMS"}
+    assert {name for name in on_disk if not name.startswith("engines/")} == listed | apart
     for row in manifest["files"]:
         assert hashlib.sha256((tiny_bundle / row["path"]).read_bytes()).hexdigest() == row["sha256"]
-    checked = subprocess.run(["sha256sum", "-c", "SHA256SUMS"], cwd=tiny_bundle, capture_output=True, check=False)
-    assert checked.returncode == 0
+    summed = set()
+    for sums in tiny_bundle.rglob("SHA256SUMS"):
+        checked = subprocess.run(["sha256sum", "-c", sums.name], cwd=sums.parent, capture_output=True, check=False)
+        assert checked.returncode == 0
+        names = [line.split("  ")[1] for line in sums.read_text().splitlines()]
+        summed |= {(sums.parent / name).relative_to(tiny_bundle).as_posix() for name in names}
+    assert {name for name in on_disk if not name.endswith("SHA256SUMS")} == summed
 
 
 def test_engines_are_built_or_the_reason_is_there(tiny_bundle):
-    engines = open_bundle(tiny_bundle).manifest["engines"]
-    by_target = {(row["target"], row["graph"]): row for row in engines}
+    bundle = open_bundle(tiny_bundle)
+    assert bundle.engine_targets() == ["jetson-orin-jp62", "rtx"]
+    by_target = {(row.target, row.graph): row for row in bundle.engine_records()}
     for graph in ("vision_encoder", "token_merger"):
         row = by_target["jetson-orin-jp62", graph]
-        assert row["status"] == "skipped"
-        assert row["reason"]
+        assert row.status == "skipped"
+        assert row.reason
         pytest.importorskip("tensorrt_rtx_bindings", reason="TensorRT-RTX is not installed")
         row = by_target["rtx", graph]
-        assert row["status"] == "built"
-        assert (tiny_bundle / "engines" / row["file"]).stat().st_size == row["bytes"]
+        assert row.status == "built"
+        assert bundle.engine_path(row).stat().st_size == row.bytes
 
 
 def test_random_weights_are_said_on_every_surface(tiny_bundle, capsys):
@@ -64,7 +73,10 @@ def test_no_path_of_the_machine_is_in_the_bundle(tiny_bundle, tiny_toml):
 
 def test_inspect_as_json(tiny_bundle, capsys):
     assert main(["inspect", str(tiny_bundle), "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["merge"]["budget"] == 0.5
+    shown = json.loads(capsys.readouterr().out)
+    assert shown["merge"]["budget"] == 0.5
+    assert {row["target"] for row in shown["engines"]} == {"rtx", "jetson-orin-jp62"}
+    assert shown["times"]["created"]
 
 
 def test_models_lists_every_model(capsys):
@@ -193,9 +205,9 @@ def test_without_the_rtx_package_the_rest_goes_on(tiny_toml, tmp_path, capsys, m
     ]
     assert main([*command, "--output", str(output)]) == 0
     assert "pip install" in capsys.readouterr().err
-    engines = open_bundle(output).manifest["engines"]
-    assert {row["status"] for row in engines} == {"skipped"}
-    assert "pip install" in engines[0]["reason"]
+    engines = open_bundle(output).engine_records()
+    assert {row.status for row in engines} == {"skipped"}
+    assert "pip install" in engines[0].reason
     assert main(["validate", str(output)]) == 2
     assert "has no fixtures; validate it with --clip FILE" in capsys.readouterr().err
 

@@ -12,7 +12,7 @@ HELP = "Check that a bundle is whole and show what it holds."
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.add_argument("bundle", type=Path, help="directory that sttm-export wrote")
-    parser.add_argument("--json", action="store_true", help="print the manifest as JSON")
+    parser.add_argument("--json", action="store_true", help="print manifest, engines and times as JSON")
 
 
 def execute(options: argparse.Namespace) -> None:
@@ -21,7 +21,8 @@ def execute(options: argparse.Namespace) -> None:
 
     bundle = open_bundle(options.bundle)
     if options.json:
-        print(json.dumps(bundle.manifest, indent=1, sort_keys=True, ensure_ascii=False))
+        apart = {"engines": [record.to_json() for record in bundle.engine_records()], "times": bundle.times()}
+        print(json.dumps(bundle.manifest | apart, indent=1, sort_keys=True, ensure_ascii=False))
         return
     from sttm_export.commands.tables import print_bundle
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
 from sttm_export.bundle import Bundle
+from sttm_export.engines.records import EngineRecord
 from sttm_export.terminal import table_console
 from sttm_export.validation.report import format_size, verdict
 
@@ -20,8 +22,8 @@ def print_bundle(bundle: Bundle, console: Console | None = None) -> None:
     manifest = bundle.manifest
     console.print(_facts(bundle))
     console.print(_files(manifest))
-    if manifest["engines"]:
-        console.print(_engines(manifest["engines"]))
+    if records := bundle.engine_records():
+        console.print(engine_table(records))
     if manifest["validation"]:
         console.print(stage_table(manifest["validation"]))
         for finding in manifest["validation"]["findings"]:
@@ -72,12 +74,13 @@ def _files(manifest: dict[str, Any]) -> Table:
     return table
 
 
-def _engines(engines: list[dict[str, Any]]) -> Table:
+def engine_table(records: Sequence[EngineRecord]) -> Table:
+    """One row for each engine that was built, skipped or refused."""
     table = Table("target", "graph", "status", "size", "seconds", "why not", title="Engines")
-    for row in engines:
-        size, seconds = (format_size(row["bytes"]), f"{row['seconds']:.1f}") if row["bytes"] else ("", "")
-        target = f"{row['target']} {row['compute_capability']}"
-        table.add_row(target, row["graph"], row["status"], size, seconds, row["reason"])
+    for record in records:
+        size, seconds = (format_size(record.bytes), f"{record.seconds:.1f}") if record.bytes else ("", "")
+        target = f"{record.target} {record.compute_capability}".rstrip()
+        table.add_row(target, record.graph, record.status, size, seconds, record.reason)
     return table
 
 

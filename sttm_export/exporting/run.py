@@ -12,8 +12,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sttm_export import __version__
-from sttm_export.bundle import FORMAT, Bundle, list_files, open_bundle, publish, staging, write_manifest
+from sttm_export.bundle import (
+    FORMAT,
+    REPORT,
+    Bundle,
+    list_files,
+    open_bundle,
+    publish,
+    staging,
+    write_manifest,
+    write_times,
+)
 from sttm_export.engines.records import EngineRecord
+from sttm_export.engines.store import ENGINES, seal_target
 from sttm_export.errors import UserError, ValidationMiss
 from sttm_export.exporting.plan import ExportPlan
 from sttm_export.terminal import Steps
@@ -55,8 +66,9 @@ def run_export(plan: ExportPlan, steps: Steps) -> Bundle:
         evidence = _examine(plan, state, partial, steps)
         del state
         with steps.step("Write manifest and report"):
-            manifest = _manifest(plan, source, findings, engines, evidence, steps)
-            _write(partial, manifest)
+            created = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
+            write_times(partial, created, steps.seconds)
+            _write(partial, _manifest(plan, source, findings, evidence), engines, created)
         return _deliver(plan, partial, engines, evidence.get("validation"))
 
 
@@ -104,7 +116,9 @@ def _build_engines(plan: ExportPlan, graphs: Sequence[Path], partial: Path, step
     if not plan.engines:
         return []
     with steps.step("Build engines") as advance:
-        records = build_targets(graphs, plan.targets, plan.capabilities, partial / "engines", advance)
+        records = build_targets(graphs, plan.targets, plan.capabilities, partial / ENGINES, advance)
+    for target in plan.targets:
+        seal_target(partial / ENGINES / target.name, [record for record in records if record.target == target.name])
     for reason in dict.fromkeys(f"{r.target}: {r.status}: {r.reason}" for r in records if r.status != "built"):
         steps.say(reason)
     return records
@@ -136,10 +150,9 @@ def _manifest(
     plan: ExportPlan,
     source: WeightSource,
     findings: Mapping[str, list[str]],
-    engines: Sequence[EngineRecord],
     evidence: Mapping[str, Any],
-    steps: Steps,
 ) -> dict[str, Any]:
+    """What was exported, of what, and how it was checked; nothing in it hangs on the clock or on an engine."""
     report: ValidationReport | None = evidence.get("validation")
     return {
         "format": FORMAT,
@@ -153,13 +166,9 @@ def _manifest(
         "graphs": [dataclasses.asdict(plan.encoder_graph), dataclasses.asdict(plan.merger_graph)],
         "targets": [target.name for target in plan.targets],
         "rule_warnings": dict(findings),
-        "engines": [record.to_json() for record in engines],
         "validation": report.to_json() if report else None,
         "example": evidence.get("example"),
         "versions": _versions(),
-        # Kept apart: the only fields in which two exports of the same thing may differ.
-        "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        "seconds": dict(steps.seconds),
     }
 
 
@@ -173,14 +182,14 @@ def _versions() -> dict[str, str]:
     return found
 
 
-def _write(partial: Path, manifest: dict[str, Any]) -> None:
-    """Report and manifest; the report lists the files beside it, the manifest the report as well."""
+def _write(partial: Path, manifest: dict[str, Any], engines: Sequence[EngineRecord], created: str) -> None:
+    """Report and manifest; the report also shows what the manifest keeps clear of, engines and the time."""
     from sttm_export.validation.report import write_report
 
     manifest["files"] = list_files(partial)
     picture = partial / PICTURE
-    write_report(partial / "report.html", manifest, picture if picture.is_file() else None)
-    manifest["files"] = list_files(partial)
+    shown = manifest | {"engines": [record.to_json() for record in engines], "created": created}
+    write_report(partial / REPORT, shown, picture if picture.is_file() else None)
     write_manifest(partial, manifest)
 
 

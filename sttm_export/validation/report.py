@@ -1,14 +1,15 @@
-"""`report.html` of a bundle: one file that stands alone, made from the manifest.
+"""`report.html` of a bundle: one file that stands alone, made from the manifest and from what stands beside it.
 
-Keys of the manifest that are read; each may be missing, and its section then says so or is left out:
+Keys that are read; each may be missing, and its section then says so or is left out:
 
-- `model` {name, title, hub_id}, `precision`, `created`, `versions` {name: version}
+- `model` {name, title, hub_id}, `precision`, `versions` {name: version}
+- `created`: from `times.json`
 - `weights` {kind, identifier, revision, seed, sha256}
 - `merge`: fields of `MergeSpec`, and `max_tokens`
 - `validation`: `ValidationReport.to_json()`
 - `example` {clip, num_tokens, tokens_per_frame, timestamps, thresholds}
 - `files`: [{path, bytes, sha256}], or {path: {bytes, sha256}}
-- `engines`: [{target, compute_capability, graph, status, reason, bytes, seconds}]
+- `engines`: `EngineRecord.to_json()` of every engine
 """
 
 from __future__ import annotations

@@ -1,0 +1,88 @@
+"""`engines/<target>/` of a bundle: what was built for one target, by an export, by `build` or on the device.
+
+A target's directory is whole in itself (engines, sidecars, logs, `engines.json`, `SHA256SUMS`) and is moved in by one
+rename, so that the rest of the bundle never changes after its export.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from sttm_export.engines.records import EngineRecord
+from sttm_export.engines.sums import SUMS, write_sums
+from sttm_export.errors import UserError
+
+ENGINES = "engines"
+INDEX = "engines.json"
+
+
+def engine_targets(bundle: Path) -> list[str]:
+    """Names of the targets that something is known of, sorted."""
+    folder = bundle / ENGINES
+    return sorted(path.parent.name for path in folder.glob(f"*/{INDEX}") if not path.parent.name.startswith("."))
+
+
+def read_records(bundle: Path, target: str) -> list[EngineRecord]:
+    """Records of one target; empty if nothing is known of it.
+
+    Raises:
+        UserError: the index is damaged.
+    """
+    path = bundle / ENGINES / target / INDEX
+    if not path.is_file():
+        return []
+    try:
+        return [EngineRecord.from_json(row) for row in json.loads(path.read_text(encoding="utf-8"))]
+    except (OSError, ValueError, TypeError) as error:
+        raise UserError(f"{path} is damaged; build the engines again with sttm-export build {bundle}.") from error
+
+
+def seal_target(folder: Path, records: Sequence[EngineRecord]) -> None:
+    """Write index and sums into a target's directory; the last step before it is moved in."""
+    folder.mkdir(parents=True, exist_ok=True)
+    index = json.dumps([record.to_json() for record in records], indent=1, sort_keys=True) + "\n"
+    (folder / INDEX).write_text(index, encoding="utf-8")
+    files = (path for path in folder.rglob("*") if path.is_file() and path.name != SUMS)
+    write_sums(folder, [path.relative_to(folder).as_posix() for path in files])
+
+
+@contextlib.contextmanager
+def engines_staging(bundle: Path, target: str) -> Iterator[Path]:
+    """Yield a temporary directory of the name `<target>`, in place of `engines/<target>`, for the files of one build.
+
+    Its parent plays the engines' directory, so that paths in records are the final ones. Whatever ends the block
+    removes both, unless `publish_engines` has moved the target's directory in.
+
+    Raises:
+        UserError: the bundle cannot be written to.
+    """
+    partial = bundle / ENGINES / f".{target}.partial-{os.getpid()}"
+    made_parent = not partial.parent.exists()
+    try:
+        (partial / target).mkdir(parents=True)
+    except OSError as error:
+        raise UserError(f"Cannot write to {bundle} ({error.strerror}); copy the bundle to a writable place.") from error
+    try:
+        yield partial / target
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+        if made_parent:
+            with contextlib.suppress(OSError):
+                partial.parent.rmdir()
+
+
+def publish_engines(bundle: Path, target: str, partial: Path, records: Sequence[EngineRecord]) -> Path:
+    """Seal a staged target and give it its place; what was there before goes only after the new one stands."""
+    seal_target(partial, records)
+    final = bundle / ENGINES / target
+    old = final.with_name(f".{target}.old-{os.getpid()}")
+    if final.exists():
+        final.rename(old)
+    partial.rename(final)
+    shutil.rmtree(old, ignore_errors=True)
+    return final
