@@ -30,8 +30,13 @@ PRODUCER = "sttm-export"
 SCOPES = "pkg.torch.onnx.name_scopes"
 
 
-def clean_up(model: Any) -> None:
-    """Apply every rule to an `onnx_ir.Model` in place."""
+def clean_up(model: Any) -> dict[str, str]:
+    """Apply every rule to an `onnx_ir.Model` in place.
+
+    Returns:
+        For every value that a node makes, the name it had before: the exporter names values after nodes of the traced
+        program, and the drift finder finds its way back by this.
+    """
     inline_functions(model)
     drop_no_op_casts(model)
     drop_identities(model)
@@ -40,9 +45,10 @@ def clean_up(model: Any) -> None:
     drop_unused(model)
     shrink_uniform(model)
     merge_equal(model)
-    name_values(model)
+    names = name_values(model)
     strip_traces(model)
     sign(model)
+    return names
 
 
 def inline_functions(model: Any) -> None:
@@ -84,20 +90,25 @@ def drop_unused(model: Any) -> None:
     common.RemoveUnusedOpsetsPass()(model)
 
 
-def name_values(model: Any) -> None:
-    """Rule 5. Reads the metadata that rule 6 removes."""
+def name_values(model: Any) -> dict[str, str]:
+    """Rule 5; returns new name → old name. Reads the metadata that rule 6 removes."""
     kept = {*model.graph.inputs, *model.graph.outputs, *model.graph.initializers.values()}
     taken = {value.name for value in kept}
+    names: dict[str, str] = {}
     for position, node in enumerate(model.graph):
         node.name = f"{_module_path(node)}{node.op_type}_{position}"
         for number, value in enumerate(node.outputs):
-            if value in kept or not value.name:
+            if not value.name:
+                continue
+            if value in kept:
+                names[value.name] = value.name
                 continue
             name = f"{node.name}_out{number}"
             # An initializer of the module could carry such a name; an underscore settles it the same way every time.
             while name in taken:
                 name += "_"
-            value.name = name
+            names[name], value.name = value.name, name
+    return names
 
 
 def strip_traces(model: Any) -> None:

@@ -42,7 +42,7 @@ def export_graph(module: torch.nn.Module, spec: GraphSpec, directory: Path) -> P
     Raises:
         GraphError: the produced graph departs from the declaration, is not static or is not sound.
     """
-    model = _trace(module, spec)
+    model = trace(module, spec).model
     clean_up(model)
     directory.mkdir(parents=True, exist_ok=True)
     path = directory / spec.onnx_file
@@ -63,8 +63,11 @@ def data_file(path: Path) -> Path:
     return path.with_name(path.name + ".data")
 
 
-def _trace(module: torch.nn.Module, spec: GraphSpec) -> Any:
-    """Return the exporter's `onnx_ir.Model`; its tensors still share memory with the module."""
+def trace(module: torch.nn.Module, spec: GraphSpec) -> Any:
+    """Return the exporter's `ONNXProgram`: the `onnx_ir.Model` and the traced program it was made from.
+
+    Their tensors still share memory with the module.
+    """
     import torch
 
     with _silence(), torch.no_grad():
@@ -79,7 +82,7 @@ def _trace(module: torch.nn.Module, spec: GraphSpec) -> Any:
         )
     if program is None:
         raise RuntimeError("torch.onnx.export returned nothing although dynamo=True.")
-    return program.model
+    return program
 
 
 def _save(model: Any, path: Path) -> None:

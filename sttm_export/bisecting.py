@@ -1,0 +1,225 @@
+"""The drift finder: which tensor of a bundle's graph leaves its band first, and which PyTorch module it came from.
+
+Two passes over a graph (docs/drift.md):
+
+1. The whole graph, with the ends of its blocks marked, against the traced module in float32. This is the graph as it
+   runs, operators fused; it bounds the search, and sees errors that only add up or only fusing makes. A graph without
+   such ends (the token merger) has no first pass.
+2. Step by step from the start, every tensor marked, each against what PyTorch makes of the candidate's own inputs, up
+   to the first that is out of its band.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sttm_export.bundle import Bundle
+from sttm_export.errors import UserError, did_you_mean
+from sttm_export.graphs.fixtures import read_fixture
+from sttm_export.graphs.marking import Chain, in_groups, share_weights, write_part
+from sttm_export.runtime.ort_session import CPU, OrtSession
+from sttm_export.runtime.session import Session
+from sttm_export.spec.graph import TOKEN_MERGER, VISION_ENCODER, GraphSpec
+from sttm_export.terminal import Advance, Steps
+from sttm_export.validation.drift import Check, DriftReport, Place, check_tensor, first_out
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from sttm_export.graphs.reference_trace import Reference
+
+Array = NDArray[np.generic]
+Factory = Callable[[Path, GraphSpec], Session]
+GRAPHS = (VISION_ENCODER, TOKEN_MERGER)
+ALL = "all"
+# Marked tensors of one run, in bytes; the reference holds them once more in float32.
+LIMIT = 256 << 20
+
+
+def ort_factory(provider: str = CPU) -> Factory:
+    """Run parts with ONNX Runtime."""
+    return lambda path, graph: OrtSession(path, graph, providers=(provider,), low_memory=True)
+
+
+def chosen_graphs(name: str) -> tuple[str, ...]:
+    """Graphs that `--bisect [GRAPH]` asks for.
+
+    Raises:
+        UserError: no graph of a bundle has this name.
+    """
+    if name == ALL:
+        return GRAPHS
+    if name not in GRAPHS:
+        raise UserError(
+            f"--bisect knows no graph '{name}'.{did_you_mean(name, GRAPHS)} A bundle's path goes before --bisect."
+        )
+    return (name,)
+
+
+def bisect_graph(
+    bundle: Bundle,
+    name: str,
+    steps: Steps,
+    *,
+    weights: str | None = None,
+    tower_weights: str | None = None,
+    factory: Factory | None = None,
+    limit: int = LIMIT,
+) -> DriftReport:
+    """Find the first tensor of one graph that leaves its band, on the bundle's fixture.
+
+    Args:
+        bundle: opened.
+        name: of the graph.
+        steps: shows progress.
+        weights: checkpoint of the bundle; not needed for random weights and for the token merger.
+        tower_weights: the tower's own checkpoint, if it was given.
+        factory: makes a session of a part of the graph (default: ONNX Runtime on the CPU).
+        limit: bytes of marked tensors a run.
+
+    Raises:
+        UserError: no fixtures, weights missing or others than the bundle's, or a graph that this PyTorch does not make.
+    """
+    if not bundle.fixture_path(name).is_file():
+        raise UserError(
+            f"{bundle.path} has no fixtures, which --bisect runs on; export the bundle again without --no-validation."
+        )
+    inputs, _ = read_fixture(bundle.fixture_path(name), bundle.graph(name))
+    with steps.step(f"Trace {name} in PyTorch"):
+        chain = Chain(bundle.onnx_path(name))
+        reference = _reference(bundle, name, weights, tower_weights)
+        _check_same_graph(chain, reference, bundle, name)
+    with steps.step(f"Search {name}") as advance, tempfile.TemporaryDirectory(prefix="sttm-bisect-") as folder:
+        share_weights(chain, Path(folder))
+        search = _Search(chain, reference, inputs, factory or ort_factory(), Path(folder), limit, advance)
+        return search.run(name)
+
+
+class _Search:
+    """One search through one graph."""
+
+    def __init__(
+        self,
+        chain: Chain,
+        reference: Reference,
+        inputs: Mapping[str, Array],
+        factory: Factory,
+        folder: Path,
+        limit: int,
+        advance: Advance,
+    ) -> None:
+        self.chain, self.reference, self.inputs = chain, reference, inputs
+        self.factory, self.folder, self.limit, self.advance = factory, folder, limit, advance
+        self.backend, self.runs = "", 0
+
+    def run(self, name: str) -> DriftReport:
+        """Both passes."""
+        boundaries, _ = first_out(self.whole(), before=len(self.chain.tensors))
+        stop = len(self.chain.nodes)
+        if boundaries and not boundaries[-1].passed:
+            stop = self.chain.tensors[boundaries[-1].place.tensor].node + 1
+        checks, compared = first_out(self.step_by_step(stop))
+        tensors, covered = len(self.chain.tensors), len(self.reference.counterparts)
+        return DriftReport(name, self.backend, boundaries, checks, compared, tensors, covered, self.runs)
+
+    def whole(self) -> Iterator[Check]:
+        """First pass: ends of blocks in the graph as it runs, against the module without float16."""
+        names = [name for name in self.chain.boundaries() if name in self.reference.counterparts]
+        if len(names) < 2:
+            return
+        places = dict(zip(names, self._block_places(names), strict=True))
+        made: dict[str, Array] = {}
+        for group in in_groups(names, self.chain, self.limit):
+            self.advance(f"whole graph, up to {group[-1]}", 0.0)
+            made.update(self._run_part(self.chain.inputs, group, self.inputs))
+        for name, expected in self.reference.run(self.inputs, names):
+            self.advance(f"whole graph, {places[name].module}", 0.4 * places[name].depth / len(names))
+            yield check_tensor(made.pop(name), expected, places[name])
+
+    def step_by_step(self, stop: int) -> Iterator[Check]:
+        """Second pass: every tensor of the nodes before `stop`, against PyTorch on the candidate's own inputs."""
+        self.reference.start(self.inputs)
+        alive: dict[str, Array] = dict(self.inputs)
+        for part in self.chain.steps(self.limit):
+            if part.start >= stop:
+                return
+            self.advance(f"step by step, node {part.start} of {len(self.chain.nodes)}", 0.4 + 0.6 * part.start / stop)
+            part = range(part.start, min(part.stop, stop))
+            feeds = self.chain.feeds(part)
+            made = self._run_part(feeds, self.chain.marks(part), alive)
+            for name, (expected, undefined) in self.reference.step(made):
+                yield check_tensor(made[name], expected, self._place(name), undefined)
+            alive |= made
+            alive = {name: alive[name] for name in {*self.chain.alive(part.stop), *self.chain.inputs} if name in alive}
+
+    def _run_part(self, feeds: Sequence[str], marks: Sequence[str], values: Mapping[str, Array]) -> dict[str, Array]:
+        path, graph = write_part(self.chain, feeds, marks, self.folder)
+        session = self.factory(path, graph)
+        self.backend, self.runs = session.backend, self.runs + 1
+        made = session.run({tensor.name: values[tensor.name] for tensor in graph.inputs})
+        return {mark: made[mark] for mark in marks}
+
+    def _place(self, name: str) -> Place:
+        tensor, origin = self.chain.tensors[name], self.reference.origin(name)
+        module = f"{origin.module} ({origin.kind})" if origin.module else origin.kind
+        return Place(name, tensor.op, module, origin.source, origin.code, tensor.dtype, tensor.summed)
+
+    def _block_places(self, names: Sequence[str]) -> Iterator[Place]:
+        """Places of boundaries: depth counts them, the longest sum is that of every tensor so far."""
+        for depth, name in enumerate(names, 1):
+            last = self.chain.tensors[name].node
+            longest = max(tensor.summed for tensor in self.chain.tensors.values() if tensor.node <= last)
+            yield replace(self._place(name), summed=longest, depth=depth)
+
+
+def _reference(bundle: Bundle, name: str, weights: str | None, tower_weights: str | None) -> Reference:
+    from sttm_export.graphs.reference_trace import Reference
+
+    return Reference(_module(bundle, name, weights, tower_weights), bundle.graph(name))
+
+
+def _module(bundle: Bundle, name: str, weights: str | None, tower_weights: str | None) -> nn.Module:
+    """The module that was exported, from the weights it was exported with."""
+    from sttm_export.merging.static import TokenMerger
+    from sttm_export.networks.loading import load_vision_encoder
+    from sttm_export.networks.vision_encoder import build_encoder
+
+    if name == TOKEN_MERGER:
+        return TokenMerger(bundle.merge)
+    made_of = bundle.weights
+    if not made_of.is_random and weights is None:
+        raise UserError(
+            f"The reference needs the checkpoint {made_of.identifier}: give it with --weights, or look at the other "
+            "graph with --bisect token_merger, which has no weights."
+        )
+    seed = made_of.seed if weights is None else None
+    state, source = load_vision_encoder(bundle.model, weights, seed, tower_weights)
+    if source.sha256 != made_of.sha256:
+        raise UserError(
+            f"These are not the weights the bundle was made of (sha256 {source.sha256[:16]}…, recorded "
+            f"{made_of.sha256[:16]}…); give the checkpoint {made_of.identifier}."
+        )
+    return build_encoder(bundle.model, state, bundle.manifest["precision"])
+
+
+def _check_same_graph(chain: Chain, reference: Reference, bundle: Bundle, name: str) -> None:
+    """Names of nodes carry module, operator and position: if all are equal, tensors correspond by name."""
+    here, there = reference.node_names, chain.node_names
+    if here == there:
+        return
+    place, pair = next(
+        ((i, pair) for i, pair in enumerate(zip(there, here, strict=False)) if pair[0] != pair[1]),
+        (min(len(here), len(there)), ("the end", "the end")),
+    )
+    made_with: Any = bundle.manifest.get("versions", {}).get("torch", "another version")
+    raise UserError(
+        f"{name}.onnx is not what this PyTorch exports: node {place} is {pair[0]}, here it would be {pair[1]}; bisect with "
+        f"torch {made_with}, which the bundle was exported with, or export the bundle again."
+    )
