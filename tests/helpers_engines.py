@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import types
 
-FIRST_BYTES = b"engine "
+FLAGS = ("TF32", "VERSION_COMPATIBLE", "STRIP_PLAN", "REFIT_IDENTICAL", "ERROR_ON_TIMING_CACHE_MISS")
 
 
 class Named:
@@ -21,12 +21,47 @@ class FakeLogger:
         pass
 
 
+class FakeCache:
+    """Grows by one kernel a build, unless it holds as many as the build has."""
+
+    def __init__(self, content):
+        self.content = content
+
+    def serialize(self):
+        return self.content
+
+
 class FakeConfig:
     builder_optimization_level = 3
 
-    def __init__(self):
+    def __init__(self, cache_of="sm87"):
         self.flags = {"TF32"}
         self.capabilities = None
+        self.pools = {"WORKSPACE": 7 << 30}
+        self.cache = None
+        self.cache_of = cache_of
+
+    def set_flag(self, flag):
+        self.flags.add(flag)
+
+    def set_memory_pool_limit(self, pool, size):
+        self.pools[pool] = size
+
+    def get_memory_pool_limit(self, pool):
+        return self.pools[pool]
+
+    def create_timing_cache(self, content):
+        return FakeCache(content)
+
+    def set_timing_cache(self, cache, ignore_mismatch):
+        """As TensorRT: a cache names its GPU, and another one's is refused unless that is to be ignored."""
+        if cache.content and not cache.content.startswith(self.cache_of.encode()) and not ignore_mismatch:
+            return False
+        self.cache = cache
+        return True
+
+    def get_timing_cache(self):
+        return self.cache
 
     def clear_flag(self, flag):
         self.flags.discard(flag)
@@ -55,7 +90,15 @@ class FakeParserError:
         return self._parts[2]
 
 
-def fake_tensorrt(version="10.3.0.30", *, strong_flag=True, parser_errors=(), plan=b"plan"):
+def fake_tensorrt(
+    version="10.3.0.30",
+    *,
+    strong_flag=True,
+    parser_errors=(),
+    plan=b"plan",
+    errors=("Error Code 4:\n no  tactic",),
+    level="ERROR",
+):
     """A module with what the full TensorRT of a Jetson has: no stream writer, no progress on request."""
     made = types.SimpleNamespace(configs=[], network_flags=[])
 
@@ -74,7 +117,10 @@ def fake_tensorrt(version="10.3.0.30", *, strong_flag=True, parser_errors=(), pl
         def build_serialized_network(self, network, config):
             self.logger.log(FakeLogger.WARNING, "a warning")
             if plan is None:
-                self.logger.log(FakeLogger.ERROR, "Error Code 4:\n no  tactic")
+                for error in errors:
+                    self.logger.log(Named(level), error)
+            elif config and config.cache and b"kernels" not in config.cache.content:
+                config.cache.content = config.cache_of.encode() + b" kernels"
             return plan
 
     class Parser:
@@ -98,7 +144,8 @@ def fake_tensorrt(version="10.3.0.30", *, strong_flag=True, parser_errors=(), pl
         Builder=Builder,
         OnnxParser=Parser,
         NetworkDefinitionCreationFlag=flags,
-        BuilderFlag=types.SimpleNamespace(TF32="TF32"),
+        BuilderFlag=types.SimpleNamespace(**{name: name for name in FLAGS}),
+        MemoryPoolType=types.SimpleNamespace(WORKSPACE="WORKSPACE"),
         ComputeCapability=types.SimpleNamespace(SM86="SM86"),
         made=made,
     )

@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
+from sttm_export.engines.configure import set_options
 from sttm_export.engines.faults import EngineError, UnavailableError
+from sttm_export.engines.options import BuildOptions
 from sttm_export.engines.progress import PhaseTree
 
 Flavour = Literal["tensorrt", "tensorrt-rtx"]
@@ -74,7 +76,13 @@ class Api:
         flag = getattr(self.module.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
         return builder.create_network(0 if flag is None else 1 << int(flag))
 
-    def config(self, builder: Any, compute_capability: str | None, tree: PhaseTree | None) -> Any:
+    def config(
+        self,
+        builder: Any,
+        compute_capability: str | None,
+        tree: PhaseTree | None,
+        options: BuildOptions = BuildOptions(),  # noqa: B008 # frozen, so one for all calls is fine
+    ) -> Any:
         """Create a build configuration.
 
         TF32 is cleared. It is on by default and would round the operands of float32 products to 10 bits of mantissa,
@@ -84,9 +92,10 @@ class Api:
             builder: a `Builder`.
             compute_capability: such as `sm86`; only TensorRT-RTX can build for another GPU than the one present.
             tree: told of the progress, where the bindings have `IProgressMonitor` (TensorRT 9 and later).
+            options: what else is wanted, the timing cache left out.
 
         Raises:
-            EngineError: these bindings do not know the compute capability.
+            EngineError: these bindings do not know the compute capability, or lack an option.
         """
         config = builder.create_builder_config()
         if hasattr(self.module.BuilderFlag, "TF32"):
@@ -96,6 +105,7 @@ class Api:
             config.set_compute_capability(self._capability(compute_capability), 0)
         if tree is not None and hasattr(config, "progress_monitor"):
             config.progress_monitor = self._monitor(tree)
+        set_options(self.module, config, options)
         return config
 
     def builder(self, logger: Any) -> Any:

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-import json
 import platform
-import re
 import time
 from pathlib import Path
 from typing import Any
 
+from sttm_export.engines import timing_cache
 from sttm_export.engines.api import Api, Message, load_api, parse_graph
+from sttm_export.engines.configure import read_options
 from sttm_export.engines.faults import EngineError, UnavailableError
 from sttm_export.engines.gpu import gpu_capability
+from sttm_export.engines.logs import free_memory, memory_reason, portable_lines, scratch_bytes
+from sttm_export.engines.options import BuildOptions, check_options
 from sttm_export.engines.progress import OnProgress, PhaseTree
-from sttm_export.engines.records import BuildResult, sha256_of
+from sttm_export.engines.records import BuildResult
+from sttm_export.engines.sidecar import write_sidecar
 from sttm_export.errors import UserError
 from sttm_export.spec.target import TargetSpec
 
-_SCRATCH = re.compile(r"Max Scratch Memory: (\d+) bytes")
+DEFAULTS = BuildOptions()
 
 
 def build_engine(
@@ -26,9 +29,10 @@ def build_engine(
     compute_capability: str | None,
     out_path: Path,
     *,
+    options: BuildOptions = DEFAULTS,
     on_progress: OnProgress | None = None,
 ) -> BuildResult:
-    """Build one engine in this process.
+    """Build one engine with TensorRT's Python API, in this process.
 
     The engine is written under a temporary name and renamed when whole, with `<out_path>.json` beside it.
 
@@ -38,23 +42,26 @@ def build_engine(
         compute_capability: such as `sm86`, for TensorRT-RTX; None there means portable over the RTX generations. Full
             TensorRT builds for the GPU that is present.
         out_path: the engine.
-        on_progress: called with (phase, fraction in [0, 1]).
+        options: workspace, timing cache and the like.
+        on_progress: called with (phase, fraction in [0, 1]); what it raises stops the build and comes back from here.
 
     Returns:
         The result; `skipped` with a reason where this machine cannot build for the target.
 
     Raises:
-        UserError: the graph is missing, or the target does not have the compute capability.
+        UserError: the graph is missing, the target does not have the compute capability or an option, or the timing
+            cache is not one for this machine.
         EngineError: TensorRT refused the graph or could not build it.
     """
     if not onnx_path.is_file():
         raise UserError(f"{onnx_path} is missing; give the path of an exported graph.")
     check_capability(target, compute_capability)
+    check_options(options, target)
     try:
         api = available_api(target)
     except UnavailableError as reason:
         return BuildResult("skipped", reason=str(reason))
-    return _build(api, onnx_path, target, compute_capability, out_path, on_progress)
+    return _Build(api, onnx_path, target, compute_capability, options, on_progress).run(out_path)
 
 
 def check_capability(target: TargetSpec, compute_capability: str | None) -> None:
@@ -97,95 +104,82 @@ def _not_here(target: TargetSpec, capability: str | None) -> str:
     )
 
 
-def _build(
-    api: Api,
-    onnx_path: Path,
-    target: TargetSpec,
-    compute_capability: str | None,
-    out_path: Path,
-    on_progress: OnProgress | None,
-) -> BuildResult:
-    messages: list[Message] = []
-    tree = PhaseTree(on_progress)
-    out_path.parent.mkdir(parents=True, exist_ok=True)
-    partial = out_path.with_name(out_path.name + ".partial")
-    started = time.perf_counter()
-    try:
-        options = _serialize(api, onnx_path, compute_capability, partial, messages, tree)
-        partial.replace(out_path)
-    finally:
-        partial.unlink(missing_ok=True)
-    result = BuildResult(
-        status="built",
-        path=out_path,
-        size=out_path.stat().st_size,
-        seconds=round(time.perf_counter() - started, 3),
-        tensorrt=api.version,
-        options=options,
-        scratch=_scratch(messages),
-        warnings=tuple(message.text for message in messages if message.severity == "WARNING"),
-        log=_lines(messages, onnx_path),
-    )
-    _write_sidecar(result, onnx_path, target, compute_capability)
-    return result
+class _Build:
+    """One build; holds what its steps share."""
 
+    def __init__(
+        self,
+        api: Api,
+        onnx_path: Path,
+        target: TargetSpec,
+        compute_capability: str | None,
+        options: BuildOptions,
+        on_progress: OnProgress | None,
+    ) -> None:
+        self.api, self.onnx_path, self.target, self.asked = api, onnx_path, target, options
+        self.compute_capability = compute_capability
+        present = None if target.builds_without_gpu else gpu_capability()
+        self.here = compute_capability or present or "portable"
+        self.messages: list[Message] = []
+        self.tree = PhaseTree(on_progress)
 
-def _serialize(
-    api: Api, onnx_path: Path, compute_capability: str | None, partial: Path, messages: list[Message], tree: PhaseTree
-) -> dict[str, Any]:
-    """Parse and build into `partial`; return the options that were set."""
-    logger = api.logger(messages)
-    builder = api.builder(logger)
-    network = api.network(builder)
-    parse_graph(api, network, logger, onnx_path)
-    config = api.config(builder, compute_capability, tree)
-    with partial.open("wb") as file:
-        built = api.serialize(builder, network, config, file)
-    if tree.error is not None:
-        raise tree.error
-    if not built:
-        raise EngineError(f"{api.flavour} {api.version} could not build {onnx_path.name}: {_errors(messages)}")
-    return {
-        "strongly_typed": True,
-        "tf32": hasattr(api.module.BuilderFlag, "TF32") and config.get_flag(api.module.BuilderFlag.TF32),
-        "compute_capability": compute_capability or gpu_capability() or "portable",
-        "optimization_level": config.builder_optimization_level,
-    }
+    def run(self, out_path: Path) -> BuildResult:
+        """Build under a temporary name, rename, and write sidecar and timing cache."""
+        out_path.parent.mkdir(parents=True, exist_ok=True)
+        partial = out_path.with_name(out_path.name + ".partial")
+        started = time.perf_counter()
+        try:
+            options, use, timings = self._serialize(partial)
+            partial.replace(out_path)
+        finally:
+            partial.unlink(missing_ok=True)
+        lines = [f"[{message.severity}] {message.text}" for message in self.messages]
+        result = BuildResult(
+            status="built",
+            path=out_path,
+            size=out_path.stat().st_size,
+            seconds=round(time.perf_counter() - started, 3),
+            tensorrt=self.api.version,
+            options=options | {"compute_capability": self.here},
+            scratch=scratch_bytes(lines),
+            warnings=tuple(message.text for message in self.messages if message.severity == "WARNING"),
+            log=portable_lines(lines, [self.onnx_path.parent]),
+            timing_cache=use,
+        )
+        write_sidecar(result, out_path, self.onnx_path, self.target)
+        if self.asked.timing_cache is not None and not self.asked.frozen_timing_cache:
+            timing_cache.write_cache(self.asked.timing_cache, timings, self.api.version, self.here)
+        return result
 
+    def _serialize(self, partial: Path) -> tuple[dict[str, Any], timing_cache.CacheUse | None, bytes]:
+        """Parse and build into `partial`; return the options that were set, and the timings where they are kept."""
+        logger = self.api.logger(self.messages)
+        builder = self.api.builder(logger)
+        network = self.api.network(builder)
+        parse_graph(self.api, network, logger, self.onnx_path)
+        config = self.api.config(builder, self.compute_capability, self.tree, self.asked)
+        cache, frozen = self.asked.timing_cache, self.asked.frozen_timing_cache
+        before = b""
+        if cache is not None:
+            before = timing_cache.read_cache(cache, self.api.version, self.here, frozen=frozen)
+            timing_cache.attach(config, self.api.module, before, cache)
+        free = free_memory()
+        with partial.open("wb") as file:
+            built = self.api.serialize(builder, network, config, file)
+        if self.tree.error is not None:
+            raise self.tree.error
+        if not built:
+            raise self._failure(free)
+        if cache is None:
+            return read_options(self.api.module, config), None, b""
+        after = timing_cache.detach(config)
+        use = timing_cache.use_of(cache, before, after, frozen=frozen)
+        return read_options(self.api.module, config), use, after
 
-def _errors(messages: list[Message]) -> str:
-    errors = [" ".join(message.text.split()) for message in messages if message.severity.endswith("ERROR")]
-    return "; ".join(errors) or "it gave no reason, see the log."
-
-
-def _scratch(messages: list[Message]) -> int | None:
-    sizes = [int(match.group(1)) for message in messages if (match := _SCRATCH.search(message.text))]
-    return max(sizes, default=None)
-
-
-def _lines(messages: list[Message], onnx_path: Path) -> tuple[str, ...]:
-    """Log lines with the graph named by file only: a bundle travels, the paths of the machine that built it do not."""
-    folder = f"{onnx_path.parent}/"
-    return tuple(f"[{message.severity}] {message.text.replace(folder, '')}" for message in messages)
-
-
-def _write_sidecar(result: BuildResult, onnx_path: Path, target: TargetSpec, compute_capability: str | None) -> None:
-    if result.path is None:
-        return
-    sidecar = {
-        "engine": result.path.name,
-        "sha256": sha256_of(result.path),
-        "bytes": result.size,
-        "graph": onnx_path.name,
-        "graph_sha256": sha256_of(onnx_path),
-        "target": target.name,
-        "compute_capability": compute_capability or result.options["compute_capability"],
-        "tensorrt": f"{target.flavour} {result.tensorrt}",
-        "platform": f"{platform.system()} {platform.machine()}",
-        "options": result.options,
-        "scratch_bytes": result.scratch,
-        "seconds": result.seconds,
-        "warnings": list(result.warnings),
-    }
-    text = json.dumps(sidecar, indent=2, sort_keys=True) + "\n"
-    result.path.with_name(result.path.name + ".json").write_text(text, encoding="utf-8")
+    def _failure(self, free: int | None) -> EngineError:
+        errors = [" ".join(m.text.split()) for m in self.messages if m.severity.endswith("ERROR")]
+        # Failed allocations are warnings in TensorRT's log, only what follows from them is an error.
+        everything = [message.text for message in self.messages]
+        reason = memory_reason(everything, self.asked.workspace_mib, free)
+        why = reason or "; ".join(errors) or "it gave no reason, see the log"
+        return EngineError(f"{self.api.flavour} {self.api.version} could not build {self.onnx_path.name}: {why}.")

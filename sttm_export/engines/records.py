@@ -8,7 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from sttm_export.engines.timing_cache import CacheUse
+
 Status = Literal["built", "skipped", "failed"]
+Tool = Literal["api", "trtexec"]
 
 
 @dataclass(frozen=True)
@@ -26,6 +29,9 @@ class BuildResult:
         scratch: bytes of scratch memory that one run of the engine needs, as the log states; None if it does not.
         warnings: TensorRT's warnings.
         log: every line of level info and above.
+        timing_cache: what the build did with one; None without.
+        built_with: `api`, the Python API in this process, or `trtexec`.
+        command: trtexec's command line, files by name; empty for the Python API.
     """
 
     status: Literal["built", "skipped"]
@@ -38,6 +44,9 @@ class BuildResult:
     scratch: int | None = None
     warnings: tuple[str, ...] = ()
     log: tuple[str, ...] = ()
+    timing_cache: CacheUse | None = None
+    built_with: Tool = "api"
+    command: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

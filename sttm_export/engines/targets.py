@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from sttm_export.engines.build import build_engine
+from sttm_export.engines.build import DEFAULTS, build_engine
 from sttm_export.engines.faults import EngineError
+from sttm_export.engines.options import BuildOptions, check_options
 from sttm_export.engines.progress import OnProgress
 from sttm_export.engines.records import BuildResult, EngineRecord, sha256_of
 from sttm_export.errors import UserError
@@ -22,6 +23,8 @@ def build_targets(
     compute_capabilities: Sequence[str] = (),
     out_dir: Path = Path("engines"),
     on_progress: OnProgress | None = None,
+    *,
+    options: BuildOptions = DEFAULTS,
 ) -> list[EngineRecord]:
     """Build all engines, one after the other, as `<out_dir>/<target>/<graph>.<compute capability>.engine`.
 
@@ -35,16 +38,19 @@ def build_targets(
             TensorRT-RTX, the GPU that is present elsewhere.
         out_dir: where the targets' directories go.
         on_progress: called with (graph, target and phase, fraction in [0, 1] of that engine).
+        options: the same for every engine; one timing cache serves all graphs of a target.
 
     Returns:
         One record for every graph, target and compute capability.
 
     Raises:
-        UserError: a compute capability that none of the targets has.
+        UserError: a compute capability that none of the targets has, or an option that one of them lacks.
     """
+    for target in targets:
+        check_options(options, target)
     plan = [(target, name) for target in targets for name in capabilities_for(target, compute_capabilities)]
     check_capabilities(targets, compute_capabilities)
-    return [_record(graph, target, name, out_dir, on_progress) for target, name in plan for graph in graphs]
+    return [_record(graph, target, name, out_dir, on_progress, options) for target, name in plan for graph in graphs]
 
 
 def check_capabilities(targets: Sequence[TargetSpec], wanted: Sequence[str]) -> None:
@@ -65,7 +71,12 @@ def capabilities_for(target: TargetSpec, wanted: Sequence[str]) -> list[str | No
 
 
 def _record(
-    graph: Path, target: TargetSpec, capability: str | None, out_dir: Path, on_progress: OnProgress | None
+    graph: Path,
+    target: TargetSpec,
+    capability: str | None,
+    out_dir: Path,
+    on_progress: OnProgress | None,
+    options: BuildOptions,
 ) -> EngineRecord:
     stem = f"{graph.stem}.{capability}" if capability else graph.stem
     engine = out_dir / target.name / f"{stem}.engine"
@@ -73,7 +84,7 @@ def _record(
     told = None if on_progress is None else _prefixed(on_progress, heading)
     name = capability or (target.compute_capabilities[0] if len(target.compute_capabilities) == 1 else "")
     try:
-        result = build_engine(graph, target, capability, engine, on_progress=told)
+        result = build_engine(graph, target, capability, engine, options=options, on_progress=told)
     except EngineError as failure:
         log = _write_log(engine, (str(failure),))
         return EngineRecord(target.name, name, graph.stem, "failed", str(failure), log=_below(log, out_dir))
