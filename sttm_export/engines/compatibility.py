@@ -1,0 +1,121 @@
+"""Does an engine run here? Its sidecar tells, before TensorRT is asked, which says "version tag does not match"."""
+
+from __future__ import annotations
+
+import json
+import platform
+from pathlib import Path
+from typing import Any
+
+from sttm_export.engines.api import Flavour
+from sttm_export.errors import UserError
+
+# First bytes of the engines of TensorRT-RTX 1.7; seen in every one that was built here.
+_RTX_MAGIC = b"vtrt"
+BUILD_HERE = (
+    "build it on this machine with `sttm-export build BUNDLE --target NAME`, or in the bundle with "
+    "`bash device/build.sh`"
+)
+
+
+def read_sidecar(engine: Path) -> dict[str, Any]:
+    """Return what is known of an engine; empty for one that has no sidecar, such as one that trtexec built by hand.
+
+    Raises:
+        UserError: the sidecar cannot be read.
+    """
+    path = engine.with_name(f"{engine.name}.json")
+    if not path.is_file():
+        return {}
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+        flavour, _ = built_by(data)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{path} is damaged ({error}); {BUILD_HERE}.") from error
+    if flavour not in {"tensorrt", "tensorrt-rtx"}:
+        raise UserError(f"{path} names '{flavour}', expected tensorrt or tensorrt-rtx; {BUILD_HERE}.")
+    return dict(data)
+
+
+def built_by(sidecar: dict[str, Any]) -> tuple[str, str]:
+    """Return flavour and full version of the TensorRT that built an engine."""
+    flavour, version = str(sidecar["tensorrt"]).split(" ", 1)
+    return flavour, version
+
+
+def flavour_of(engine: Path, sidecar: dict[str, Any]) -> Flavour:
+    """Return which TensorRT an engine is for; without a sidecar its first bytes tell."""
+    if sidecar:
+        return "tensorrt-rtx" if built_by(sidecar)[0] == "tensorrt-rtx" else "tensorrt"
+    with engine.open("rb") as file:
+        return "tensorrt-rtx" if file.read(len(_RTX_MAGIC)) == _RTX_MAGIC else "tensorrt"
+
+
+def check_runs_here(sidecar: dict[str, Any], api: Any, capability: str | None) -> None:
+    """Refuse an engine that cannot run with this TensorRT on this GPU; every reason in one sentence.
+
+    Full TensorRT runs an engine with the very version that built it, or, if it was built version-compatible, with a
+    later one of the same major; TensorRT-RTX with the very version (NVIDIA, "Engine Compatibility", TensorRT 11.1 and
+    TensorRT-RTX).
+
+    Args:
+        sidecar: what `read_sidecar` gave; an empty one is not judged.
+        api: the loaded `Api`, or anything with `flavour` and `version`.
+        capability: the GPU's, such as `sm87`; None for no GPU.
+
+    Raises:
+        UserError: names what the engine was built with, what is here, and what to do.
+    """
+    if not sidecar:
+        return
+    faults = [*_version_faults(sidecar, api), *_machine_faults(sidecar, capability)]
+    if faults:
+        raise UserError(f"{sidecar.get('engine', 'The engine')} does not run here: {'; '.join(faults)}; {BUILD_HERE}.")
+
+
+def _version_faults(sidecar: dict[str, Any], api: Any) -> list[str]:
+    flavour, version = built_by(sidecar)
+    built, here = f"{flavour} {version}", f"{api.flavour} {api.version}"
+    if flavour != api.flavour or not _version_fits(sidecar, version, api.version):
+        return [f"it was built with {built}, here is {here}"]
+    return []
+
+
+def _version_fits(sidecar: dict[str, Any], built: str, here: str) -> bool:
+    if built == here:
+        return True
+    first, second = _numbers(built), _numbers(here)
+    return is_version_compatible(sidecar) and bool(first) and first[:1] == second[:1] and second >= first
+
+
+def is_version_compatible(sidecar: dict[str, Any]) -> bool:
+    """Return whether an engine was built to run with later versions; such engines hold host code."""
+    return bool(sidecar.get("options", {}).get("version_compatible"))
+
+
+def is_stripped(sidecar: dict[str, Any]) -> bool:
+    """Return whether an engine was built without its weights, which its graph then has to give."""
+    return bool(sidecar.get("options", {}).get("strip_weights"))
+
+
+def _machine_faults(sidecar: dict[str, Any], capability: str | None) -> list[str]:
+    faults = []
+    built, here = sidecar.get("platform"), f"{platform.system()} {platform.machine()}"
+    if built and built != here:
+        faults.append(f"it was built for {built}, this is {here}")
+    wanted = sidecar.get("compute_capability")
+    if capability is None:
+        faults.append("this machine has no NVIDIA GPU that the driver shows")
+    elif wanted not in {None, "", "portable", capability}:
+        faults.append(f"it was built for a GPU of compute capability {wanted}, this one has {capability}")
+    return faults
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    """Numbers of a version; what follows them (`10.3.0.30.post1`) decides nothing."""
+    numbers = []
+    for part in version.split("."):
+        if not part.isdigit():
+            break
+        numbers.append(int(part))
+    return tuple(numbers)

@@ -1,0 +1,147 @@
+"""From an engine file to something that runs: deserialize, refit, context. The runtime half of `api.py`."""
+
+from __future__ import annotations
+
+import mmap
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sttm_export.engines.api import Api, Message
+from sttm_export.engines.compatibility import BUILD_HERE
+from sttm_export.errors import UserError
+
+# TensorRT's names of the types that graphs declare.
+DTYPES = {"FLOAT": "float32", "HALF": "float16", "INT32": "int32", "BOOL": "bool"}
+
+
+@dataclass(frozen=True)
+class EngineTensor:
+    """An input or output as an engine has it."""
+
+    name: str
+    is_input: bool
+    shape: tuple[int, ...]
+    dtype: str
+
+
+class LoadedEngine:
+    """A deserialized engine and what must live as long as it.
+
+    Args:
+        api: the TensorRT to load it with.
+        path: the engine.
+        host_code: allow host code in it, which version-compatible engines hold. It is code that runs on this machine:
+            only for engines whose sidecar says so.
+
+    Raises:
+        UserError: TensorRT refused it; with TensorRT's reason.
+    """
+
+    def __init__(self, api: Api, path: Path, *, host_code: bool = False) -> None:
+        self.api = api
+        self.path = path
+        self._messages: list[Message] = []
+        self._logger = api.logger(self._messages)
+        try:
+            self._runtime = api.module.Runtime(self._logger)
+        except TypeError as error:
+            raise UserError(f"{api.flavour} {api.version} could not start: {self.reason() or error}.") from error
+        if host_code:
+            self._runtime.engine_host_code_allowed = True
+        self._engine = self._deserialize()
+        if self._engine is None:
+            raise UserError(
+                f"{api.flavour} {api.version} does not load {path.name} ({self.reason() or 'no reason given'}): it was "
+                f"built with another version, for another GPU, or is damaged; {BUILD_HERE}."
+            )
+
+    def tensors(self) -> list[EngineTensor]:
+        """Return inputs and outputs in the engine's order."""
+        engine, rows = self._engine, []
+        for index in range(engine.num_io_tensors):
+            name = engine.get_tensor_name(index)
+            kind = engine.get_tensor_dtype(name).name
+            rows.append(
+                EngineTensor(
+                    name=name,
+                    is_input=engine.get_tensor_mode(name) == self.api.module.TensorIOMode.INPUT,
+                    shape=tuple(int(size) for size in engine.get_tensor_shape(name)),
+                    dtype=DTYPES.get(kind, kind.lower()),
+                )
+            )
+        return rows
+
+    def refit(self, onnx_path: Path) -> None:
+        """Give a weight-stripped engine the weights of the graph it was built from.
+
+        Raises:
+            UserError: the graph has other weights, or none.
+        """
+        self._messages.clear()
+        refitter = self.api.module.Refitter(self._engine, self._logger)
+        parser = self.api.module.OnnxParserRefitter(refitter, self._logger)
+        if not parser.refit_from_file(str(onnx_path)):
+            errors = "; ".join(" ".join(parser.get_error(index).desc().split()) for index in range(parser.num_errors))
+            raise self._unfit(onnx_path, errors or self.reason())
+        if not refitter.refit_cuda_engine():
+            missing = ", ".join(list(refitter.get_missing_weights())[:3])
+            raise self._unfit(onnx_path, f"weights are missing: {missing}" if missing else self.reason())
+
+    def context(self, cuda_graph: bool) -> Any:
+        """Create an execution context.
+
+        TensorRT-RTX compiles kernels on the device in its first runs and knows itself when a CUDA graph can be made, so
+        there it is asked to; with full TensorRT the caller captures its stream.
+
+        Raises:
+            UserError: no memory for it, or no CUDA graphs in these bindings.
+        """
+        self._messages.clear()
+        arguments = (self._graph_config(),) if cuda_graph and self.captures_itself else ()
+        context = self._engine.create_execution_context(*arguments)
+        if context is None:
+            raise UserError(
+                f"{self.api.flavour} cannot prepare {self.path.name} ({self.reason() or 'no reason given'}); close "
+                "other programs that use the GPU, or export with fewer --frames or a smaller --batch."
+            )
+        return context
+
+    @property
+    def captures_itself(self) -> bool:
+        """Whether this TensorRT makes CUDA graphs on its own."""
+        return self.api.flavour == "tensorrt-rtx"
+
+    def reason(self) -> str:
+        """Return TensorRT's errors since the last step began, in one line."""
+        errors = [" ".join(row.text.split()).rstrip(".") for row in self._messages if row.severity.endswith("ERROR")]
+        return "; ".join(dict.fromkeys(errors))
+
+    def close(self) -> None:
+        """Let go of engine and runtime; contexts must be gone before."""
+        self._engine = None
+        self._runtime = None
+
+    def _deserialize(self) -> Any:
+        # Mapped, not read: an encoder's engine has gigabytes, and on a Jetson the GPU's copy lies in the same memory.
+        try:
+            with self.path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+                return self._runtime.deserialize_cuda_engine(data)
+        except (OSError, ValueError) as error:
+            raise UserError(f"{self.path} cannot be read ({error}); copy or build the engine anew.") from error
+
+    def _graph_config(self) -> Any:
+        try:
+            config = self._engine.create_runtime_config()
+            config.cuda_graph_strategy = self.api.module.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
+        except AttributeError as error:
+            raise UserError(
+                f"{self.api.flavour} {self.api.version} has no CUDA graphs; leave --cuda-graph out, or update it."
+            ) from error
+        return config
+
+    def _unfit(self, onnx_path: Path, reason: str) -> UserError:
+        return UserError(
+            f"The weights of {onnx_path.name} do not fit the weight-stripped {self.path.name} "
+            f"({reason or 'no reason given'}); build the engine from this graph again."
+        )

@@ -1,0 +1,240 @@
+"""A graph as a TensorRT engine: everything allocated once, named arrays in and out."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sttm_export.engines.api import Api, load_api
+from sttm_export.engines.compatibility import (
+    BUILD_HERE,
+    check_runs_here,
+    flavour_of,
+    is_stripped,
+    is_version_compatible,
+    read_sidecar,
+)
+from sttm_export.engines.cuda import Cuda
+from sttm_export.engines.driver import CudaError
+from sttm_export.engines.execution import EngineTensor, LoadedEngine
+from sttm_export.engines.gpu import gpu_capability
+from sttm_export.engines.records import sha256_of
+from sttm_export.errors import UserError
+from sttm_export.runtime.session import Array, Arrays, check_inputs, check_outputs
+from sttm_export.spec.graph import GraphSpec, TensorSpec
+
+
+class TrtSession:
+    """TensorRT or TensorRT-RTX behind the `Session` interface.
+
+    Device and page-locked host memory are allocated once; a run is copy, execute, copy in one stream. Not for several
+    threads at a time. Close it, or use it in a `with`: GPU memory is not garbage-collected.
+
+    Args:
+        engine_path: the engine; its sidecar `<engine>.json` says, before TensorRT is asked, whether it runs here.
+        graph: the declaration to hold it to.
+        onnx_path: the graph's ONNX file; only weight-stripped engines need it.
+        cuda_graph: launch the whole run as one CUDA graph. It is captured in the first run, after the engine ran once.
+        api: the TensorRT to use; None takes the one the engine was built with.
+
+    Raises:
+        UserError: no such file, no GPU, no TensorRT, an engine that does not run here or is another graph's, no memory.
+    """
+
+    def __init__(
+        self,
+        engine_path: str | Path,
+        graph: GraphSpec,
+        *,
+        onnx_path: Path | None = None,
+        cuda_graph: bool = False,
+        api: Api | None = None,
+    ) -> None:
+        self._path, self._graph, self._cuda_graph = Path(engine_path), graph, cuda_graph
+        if not self._path.is_file():
+            raise UserError(f"There is no engine at {self._path}; run `sttm-export build`, or check the path.")
+        sidecar = read_sidecar(self._path)
+        self._api = api or load_api(flavour_of(self._path, sidecar))
+        check_runs_here(sidecar, self._api, gpu_capability())
+        self._captured: Any = None
+        self._context: Any = None
+        self._engine: LoadedEngine | None = None
+        self._host: dict[str, NDArray[Any]] = {}
+        self._device: dict[str, int] = {}
+        self._cuda = Cuda()
+        try:
+            self._open(sidecar, onnx_path)
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def graph(self) -> GraphSpec:
+        """The declaration."""
+        return self._graph
+
+    @property
+    def backend(self) -> str:
+        """`tensorrt 10.3.0.30`, and whether as a CUDA graph."""
+        return f"{self._api.flavour} {self._api.version}{' as a CUDA graph' if self._cuda_graph else ''}"
+
+    def run(self, inputs: Mapping[str, Array]) -> Arrays:
+        """Run once; the outputs are new arrays.
+
+        Raises:
+            UserError: inputs other than declared, the engine failed, or it cannot be captured as a CUDA graph.
+        """
+        self._fill(inputs)
+        self._once()
+        if self._cuda_graph and self._captured is None and not self._loaded().captures_itself:
+            self._capture()
+        outputs: Arrays = {tensor.name: self._host[tensor.name].copy() for tensor in self._graph.outputs}
+        check_outputs(self._graph, outputs)
+        return outputs
+
+    def measure(self, inputs: Mapping[str, Array], runs: int) -> list[float]:
+        """Time runs by the clock of the GPU (CUDA events): copies of inputs and outputs included, Python not.
+
+        Args:
+            inputs: as for `run`, which is called once before, to warm up and to capture.
+            runs: how many.
+
+        Returns:
+            Milliseconds of each run.
+        """
+        self.run(inputs)
+        first, last = self._cuda.event(), self._cuda.event()
+        taken = []
+        for _ in range(runs):
+            self._stream.record(first)
+            self._launch()
+            self._stream.record(last)
+            self._stream.synchronize()
+            taken.append(self._stream.milliseconds(first, last))
+        return taken
+
+    def close(self) -> None:
+        """Free everything; safe to call twice. A closed session does not run."""
+        self._context = None
+        if self._engine is not None:
+            self._engine.close()
+        self._engine = None
+        # Views into memory that is about to be freed.
+        self._host.clear()
+        self._cuda.close()
+
+    def __enter__(self) -> TrtSession:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _open(self, sidecar: dict[str, Any], onnx_path: Path | None) -> None:
+        self._engine = LoadedEngine(self._api, self._path, host_code=is_version_compatible(sidecar))
+        check_tensors(self._graph, self._engine.tensors(), self._path)
+        if is_stripped(sidecar):
+            self._engine.refit(_weights_for(self._path, sidecar, onnx_path))
+        self._context = self._engine.context(self._cuda_graph)
+        self._stream = self._cuda.stream()
+        for tensor in (*self._graph.inputs, *self._graph.outputs):
+            self._allocate(tensor)
+
+    def _allocate(self, tensor: TensorSpec) -> None:
+        what = f"'{tensor.name}' of {self._path.name}"
+        dtype = np.dtype(tensor.dtype)
+        count = int(np.prod(tensor.shape, dtype=np.int64))
+        address = self._cuda.allocate_host(count * dtype.itemsize, what)
+        memory = (ctypes.c_ubyte * (count * dtype.itemsize)).from_address(address)
+        self._host[tensor.name] = np.frombuffer(memoryview(memory), dtype).reshape(tensor.shape)
+        self._device[tensor.name] = self._cuda.allocate(count * dtype.itemsize, what)
+        if not self._context.set_tensor_address(tensor.name, self._device[tensor.name]):
+            raise UserError(f"{self._path.name} takes no memory for '{tensor.name}' ({self._reason()}); {BUILD_HERE}.")
+
+    def _fill(self, inputs: Mapping[str, Array]) -> None:
+        check_inputs(self._graph, inputs)
+        self._loaded()
+        for tensor in self._graph.inputs:
+            np.copyto(self._host[tensor.name], inputs[tensor.name])
+        self._cuda.enter()
+
+    def _once(self) -> None:
+        self._launch()
+        self._stream.synchronize()
+
+    def _launch(self) -> None:
+        if self._captured is None:
+            self._enqueue()
+        else:
+            self._stream.launch(self._captured)
+
+    def _enqueue(self) -> None:
+        for tensor in self._graph.inputs:
+            host = self._host[tensor.name]
+            self._stream.to_device(self._device[tensor.name], host.ctypes.data, host.nbytes)
+        if not self._context.execute_async_v3(self._stream.handle):
+            raise UserError(f"{self._path.name} failed to run ({self._reason()}); {BUILD_HERE}.")
+        for tensor in self._graph.outputs:
+            host = self._host[tensor.name]
+            self._stream.to_host(host.ctypes.data, self._device[tensor.name], host.nbytes)
+
+    def _capture(self) -> None:
+        try:
+            self._captured = self._cuda.capture(self._stream, self._enqueue)
+        except (CudaError, UserError) as error:
+            raise UserError(
+                f"{self._path.name} cannot be captured as a CUDA graph ({str(error).rstrip('.')}); run it without "
+                "--cuda-graph."
+            ) from error
+
+    def _reason(self) -> str:
+        return self._loaded().reason() or "no reason given"
+
+    def _loaded(self) -> LoadedEngine:
+        if self._engine is None:
+            raise UserError(f"The session of {self._path.name} is closed; open the engine again.")
+        return self._engine
+
+
+def check_tensors(graph: GraphSpec, found: list[EngineTensor], path: Path) -> None:
+    """Refuse an engine whose inputs and outputs are not the declared ones; every difference in one message."""
+    faults = []
+    for is_input, declared in ((True, graph.inputs), (False, graph.outputs)):
+        side = "input" if is_input else "output"
+        have = {tensor.name: tensor for tensor in found if tensor.is_input == is_input}
+        names = [tensor.name for tensor in declared]
+        faults += [f"{side} '{name}' is missing" for name in names if name not in have]
+        faults += [f"it has a further {side} '{name}'" for name in have if name not in names]
+        for tensor in (tensor for tensor in declared if tensor.name in have):
+            real, wanted = _described(have[tensor.name]), _described(tensor)
+            faults += [f"{side} '{tensor.name}' is {real}, expected {wanted}"] if real != wanted else []
+    if faults:
+        raise UserError(
+            f"{path.name} is no engine of the graph '{graph.name}' of this bundle: {'; '.join(faults)}; build it from "
+            "this bundle."
+        )
+
+
+def _described(tensor: EngineTensor | TensorSpec) -> str:
+    return f"{tensor.dtype} {list(tensor.shape)}"
+
+
+def _weights_for(engine: Path, sidecar: dict[str, Any], onnx_path: Path | None) -> Path:
+    if onnx_path is None or not onnx_path.is_file():
+        raise UserError(
+            f"{engine.name} was built without its weights and takes them from {sidecar.get('graph', 'its graph')}, "
+            f"which is {'not given' if onnx_path is None else f'not at {onnx_path}'}; keep the graphs of the bundle "
+            "beside its engines."
+        )
+    if sidecar.get("graph_sha256") not in {None, sha256_of(onnx_path)}:
+        raise UserError(
+            f"{onnx_path} is not the graph that {engine.name} was built from (another sha256); build the engine again."
+        )
+    return onnx_path

@@ -1,0 +1,205 @@
+"""The runtime half of the stand-in: engines are executed by ONNX Runtime, on the memory of `standin_cuda`."""
+
+import ctypes
+import math
+import os
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import standin_cuda
+from standin_engine import unpack, weights_file
+from standin_log import record
+
+NUMPY = {"FLOAT": "float32", "HALF": "float16", "INT32": "int32", "BOOL": "bool", "INT64": "int64", "INT8": "int8"}
+
+
+def gpu_name():
+    """Compute capability of the pretended GPU, as `8.7`."""
+    return os.environ.get("STTM_STANDIN_CC", "8.7")
+
+
+class Runtime:
+    def __init__(self, module, logger):
+        self._module, self._logger = module, logger
+        self.engine_host_code_allowed = False
+        record("Runtime")
+
+    def deserialize_cuda_engine(self, data):
+        record("Runtime.deserialize_cuda_engine", len(data), host_code=self.engine_host_code_allowed)
+        found = unpack(data)
+        fault = self._fault(found)
+        if fault:
+            self._logger.log(self._module.ILogger.ERROR, f"IRuntime::deserializeCudaEngine: Error Code 1: {fault}")
+            return None
+        return Engine(self._module, self._logger, *found)
+
+    def _fault(self, found):
+        if found is None:
+            return "Serialization (Serialization assertion magicTagRead == kMAGIC_TAG failed.Magic tag does not match)"
+        meta, here = found[0], self._module.__version__
+        if os.environ.get("STTM_STANDIN_REFUSE") or (meta["version"] != here and not meta["version_compatible"]):
+            return (
+                "Serialization (Serialization assertion stdVersionRead == kSERIALIZATION_VERSION failed.Version tag "
+                "does not match. Note: Current Version: 239, Serialized Engine Version: 238)"
+            )
+        if meta["version_compatible"] and not self.engine_host_code_allowed:
+            return "Internal Error (The plan holds host code, which this runtime may not load)"
+        if meta["capability"] not in {gpu_name(), "portable"}:
+            return (
+                "Internal Error (The engine plan file is generated on an incompatible device, expecting compute "
+                f"{gpu_name()} got compute {meta['capability']}, please rebuild.)"
+            )
+        return None
+
+
+class RuntimeConfig:
+    """Of TensorRT-RTX alone."""
+
+    def __init__(self, module):
+        self.cuda_graph_strategy = module.CudaGraphStrategy.DISABLED
+
+
+class Engine:
+    def __init__(self, module, logger, meta, files):
+        self.module, self.logger, self.meta, self.files = module, logger, meta, dict(files)
+        self.rows = {row["name"]: row for row in meta["tensors"]}
+        self.num_io_tensors = len(self.rows)
+        self.refittable = meta["refit"]
+
+    def get_tensor_name(self, index):
+        return list(self.rows)[index]
+
+    def get_tensor_mode(self, name):
+        return getattr(self.module.TensorIOMode, self.rows[name]["mode"])
+
+    def get_tensor_shape(self, name):
+        return self.module.Dims(tuple(self.rows[name]["shape"]))
+
+    def get_tensor_dtype(self, name):
+        return getattr(self.module.DataType, self.rows[name]["dtype"])
+
+    @property
+    def whole(self):
+        return "data_name" not in self.meta or self.meta["data_name"] in self.files
+
+    def create_runtime_config(self):
+        if self.meta["flavour"] != "tensorrt-rtx":
+            raise AttributeError("create_runtime_config")
+        return RuntimeConfig(self.module)
+
+    def create_execution_context(self, config=None):
+        strategy = getattr(config, "cuda_graph_strategy", None)
+        record("Engine.create_execution_context", getattr(strategy, "name", None))
+        return Context(self)
+
+    def session(self):
+        """Load the graph in ONNX Runtime, from a directory that is gone afterwards."""
+        import onnxruntime as ort
+
+        options = ort.SessionOptions()
+        options.log_severity_level, options.intra_op_num_threads = 3, 1
+        with tempfile.TemporaryDirectory() as folder:
+            for name, data in self.files.items():
+                (Path(folder) / name).write_bytes(data)
+            return ort.InferenceSession(str(Path(folder) / "graph.onnx"), options, providers=["CPUExecutionProvider"])
+
+
+class Context:
+    def __init__(self, engine):
+        self._engine, self._addresses = engine, {}
+        self._session = engine.session() if engine.whole else None
+
+    def set_tensor_address(self, name, address):
+        record("Context.set_tensor_address", name)
+        if name not in self._engine.rows:
+            return False
+        self._addresses[name] = address
+        return True
+
+    def execute_async_v3(self, stream_handle):
+        record("Context.execute_async_v3", stream_handle)
+        driver = standin_cuda.library()
+        fault = self._fault(driver)
+        if not fault and driver.streams[stream_handle].capture is not None and "STTM_STANDIN_NO_CAPTURE" in os.environ:
+            driver.spoil(stream_handle)
+            fault = "operation not permitted when stream is capturing"
+        if fault:
+            self._engine.logger.log(self._engine.module.ILogger.ERROR, f"IExecutionContext::enqueueV3: {fault}")
+            return False
+        driver.put(stream_handle, self._run)
+        return True
+
+    def _fault(self, driver):
+        if self._session is None:
+            return "the weights of the engine are stripped and were not refitted"
+        for name, row in self._engine.rows.items():
+            size = math.prod(row["shape"]) * np.dtype(NUMPY[row["dtype"]]).itemsize
+            if name not in self._addresses:
+                return f"Address is not set for tensor {name}"
+            if driver.room(self._addresses[name]) < size:
+                return f"{size} bytes of tensor {name} are not in GPU memory"
+        return None
+
+    def _run(self):
+        rows = self._engine.rows
+        inputs = {name: self._read(row) for name, row in rows.items() if row["mode"] == "INPUT"}
+        names = [name for name, row in rows.items() if row["mode"] == "OUTPUT"]
+        scale = float(os.environ.get("STTM_STANDIN_SCALE", "1"))
+        for name, value in zip(names, self._session.run(names, inputs), strict=True):
+            scaled = (value * scale).astype(value.dtype) if value.dtype.kind == "f" and scale != 1 else value
+            data = np.asarray(scaled, order="C").tobytes()
+            ctypes.memmove(self._addresses[name], data, len(data))
+
+    def _read(self, row):
+        dtype = np.dtype(NUMPY[row["dtype"]])
+        data = ctypes.string_at(self._addresses[row["name"]], math.prod(row["shape"]) * dtype.itemsize)
+        return np.frombuffer(data, dtype).reshape(row["shape"])
+
+
+class Refitter:
+    def __init__(self, engine, logger):
+        self.engine, self.given = engine, {}
+        record("Refitter")
+
+    def get_missing_weights(self):
+        return [] if self.engine.whole or self.given else ["weights"]
+
+    def refit_cuda_engine(self):
+        record("Refitter.refit_cuda_engine")
+        if self.get_missing_weights():
+            return False
+        self.engine.files.update(self.given)
+        return True
+
+
+class OnnxParserRefitter:
+    def __init__(self, refitter, logger):
+        self._refitter, self._errors = refitter, []
+
+    @property
+    def num_errors(self):
+        return len(self._errors)
+
+    def get_error(self, index):
+        return self._errors[index]
+
+    def refit_from_file(self, path):
+        record("OnnxParserRefitter.refit_from_file", Path(path).name)
+        engine = self._refitter.engine
+        if not Path(path).is_file() or Path(path).read_bytes() != engine.files["graph.onnx"]:
+            self._errors.append(RefitError("the weights do not match those of the engine"))
+            return False
+        self._refitter.given = {engine.meta["data_name"]: weights_file(path).read_bytes()}
+        return True
+
+
+class RefitError:
+    def __init__(self, text):
+        self._text = text
+
+    def desc(self):
+        return self._text
+
+    def node(self):
+        return 0
