@@ -154,7 +154,7 @@ def test_no_gpu_is_skipped_aloud(orin_here, graph, tmp_path):
     assert result.status == "skipped" and result.path is None and list(tmp_path.iterdir()) == []
     assert result.reason == (
         "TensorRT 10.3 builds for jetson-orin-jp62 only on its own GPU (sm87), and this machine has no NVIDIA GPU; "
-        "build on the device with the bundle's device kit, or use --target rtx here."
+        "build on the device with the bundle's device kit (bash BUNDLE/device/build.sh), or use --target rtx here."
     )
 
 

@@ -15,12 +15,16 @@ from sttm_export.engines.gpu import gpu_capability
 from sttm_export.engines.logs import free_memory, memory_reason, portable_lines, scratch_bytes
 from sttm_export.engines.options import BuildOptions, check_options
 from sttm_export.engines.progress import OnProgress, PhaseTree
-from sttm_export.engines.records import BuildResult
+from sttm_export.engines.records import BuildResult, Tool
 from sttm_export.engines.sidecar import write_sidecar
+from sttm_export.engines.trtexec import find_trtexec, trtexec_command, trtexec_version
+from sttm_export.engines.trtexec_build import build_with_trtexec
 from sttm_export.errors import UserError
 from sttm_export.spec.target import TargetSpec
 
 DEFAULTS = BuildOptions()
+KIT = "BUNDLE/device/build.sh"
+"""Command of the device kit, as sentences name it; who knows the bundle puts its path in."""
 
 
 def build_engine(
@@ -31,8 +35,9 @@ def build_engine(
     *,
     options: BuildOptions = DEFAULTS,
     on_progress: OnProgress | None = None,
+    tool: Tool = "api",
 ) -> BuildResult:
-    """Build one engine with TensorRT's Python API, in this process.
+    """Build one engine with TensorRT's Python API in this process, or with trtexec.
 
     The engine is written under a temporary name and renamed when whole, with `<out_path>.json` beside it.
 
@@ -44,6 +49,7 @@ def build_engine(
         out_path: the engine.
         options: workspace, timing cache and the like.
         on_progress: called with (phase, fraction in [0, 1]); what it raises stops the build and comes back from here.
+        tool: `api` or `trtexec`; TensorRT-RTX has the first only.
 
     Returns:
         The result; `skipped` with a reason where this machine cannot build for the target.
@@ -58,6 +64,10 @@ def build_engine(
     check_capability(target, compute_capability)
     check_options(options, target)
     try:
+        if tool == "trtexec":
+            program, version = available_trtexec(target)
+            gpu = str(gpu_capability())
+            return build_with_trtexec(program, version, gpu, onnx_path, target, out_path, options, on_progress)
         api = available_api(target)
     except UnavailableError as reason:
         return BuildResult("skipped", reason=str(reason))
@@ -79,28 +89,62 @@ def available_api(target: TargetSpec) -> Api:
     Raises:
         UnavailableError: there is none; the sentence says why and where it works.
     """
-    if target.builds_without_gpu:
-        return load_api(target.flavour)
-    capability = gpu_capability()
-    if capability not in target.compute_capabilities or (target.built == "device" and platform.machine() != "aarch64"):
-        raise UnavailableError(_not_here(target, capability))
+    check_place(target)
     api = load_api(target.flavour)
-    found = tuple(int(part) for part in api.version.split(".")[: len(target.tensorrt)])
+    if not target.builds_without_gpu:
+        check_version(target, api.version)
+    return api
+
+
+def available_trtexec(target: TargetSpec) -> tuple[str, str]:
+    """Return path and TensorRT version of the trtexec that builds for a target on this machine.
+
+    Raises:
+        UserError: the target is built without trtexec.
+        UnavailableError: there is none; the sentence says why and where it works.
+    """
+    trtexec_command(target, Path(), Path())
+    check_place(target)
+    program = find_trtexec()
+    version = trtexec_version(program)
+    check_version(target, version)
+    return program, version
+
+
+def check_place(target: TargetSpec) -> None:
+    """Refuse a machine that lacks the GPU or is not the device that a target is built on.
+
+    Raises:
+        UnavailableError: names the two ways on, the device kit and TensorRT-RTX.
+    """
+    if target.builds_without_gpu:
+        return
+    capability = gpu_capability()
+    if capability not in target.compute_capabilities or platform.machine() != target.machine:
+        raise UnavailableError(_not_here(target, capability))
+
+
+def check_version(target: TargetSpec, version: str) -> None:
+    """Refuse a TensorRT whose engines the target cannot load.
+
+    Raises:
+        UnavailableError: names both versions.
+    """
+    found = tuple(int(part) for part in version.split(".")[: len(target.tensorrt)])
     if found != target.tensorrt:
         raise UnavailableError(
-            f"{target.name} has TensorRT {target.tensorrt_version}, here is {api.version}, and an engine runs only "
-            "with the version that built it; build on a machine with that version, or choose the target that has yours."
+            f"{target.name} has TensorRT {target.tensorrt_version}, here is {version}, and an engine runs only with "
+            "the version that built it; build on a machine with that version, or choose the target that has yours."
         )
-    return api
 
 
 def _not_here(target: TargetSpec, capability: str | None) -> str:
     need = " or ".join(target.compute_capabilities)
     here = f"here is {capability} on {platform.machine()}" if capability else "this machine has no NVIDIA GPU"
-    place = "on the device with the bundle's device kit" if target.built == "device" else "on a host with such a GPU"
+    place = "on the device" if target.built == "device" else "on a host with such a GPU"
     return (
-        f"TensorRT {target.tensorrt_version} builds for {target.name} only on its own GPU ({need}), and {here}; "
-        f"build {place}, or use --target rtx here."
+        f"TensorRT {target.tensorrt_version} builds for {target.name} only on its own GPU ({need}), and {here}; build "
+        f"{place} with the bundle's device kit (bash {KIT}), or use --target rtx here."
     )
 
 

@@ -9,7 +9,7 @@ from sttm_export.engines.build import DEFAULTS, build_engine
 from sttm_export.engines.faults import EngineError
 from sttm_export.engines.options import BuildOptions, check_options
 from sttm_export.engines.progress import OnProgress
-from sttm_export.engines.records import BuildResult, EngineRecord, sha256_of
+from sttm_export.engines.records import BuildResult, EngineRecord, Tool, sha256_of
 from sttm_export.errors import UserError
 from sttm_export.spec.target import TargetSpec
 
@@ -25,6 +25,7 @@ def build_targets(
     on_progress: OnProgress | None = None,
     *,
     options: BuildOptions = DEFAULTS,
+    tool: Tool = "api",
 ) -> list[EngineRecord]:
     """Build all engines, one after the other, as `<out_dir>/<target>/<graph>.<compute capability>.engine`.
 
@@ -39,6 +40,7 @@ def build_targets(
         out_dir: where the targets' directories go.
         on_progress: called with (graph, target and phase, fraction in [0, 1] of that engine).
         options: the same for every engine; one timing cache serves all graphs of a target.
+        tool: `api` or `trtexec`.
 
     Returns:
         One record for every graph, target and compute capability.
@@ -50,7 +52,9 @@ def build_targets(
         check_options(options, target)
     plan = [(target, name) for target in targets for name in capabilities_for(target, compute_capabilities)]
     check_capabilities(targets, compute_capabilities)
-    return [_record(graph, target, name, out_dir, on_progress, options) for target, name in plan for graph in graphs]
+    return [
+        _record(graph, target, name, out_dir, on_progress, options, tool) for target, name in plan for graph in graphs
+    ]
 
 
 def check_capabilities(targets: Sequence[TargetSpec], wanted: Sequence[str]) -> None:
@@ -77,6 +81,7 @@ def _record(
     out_dir: Path,
     on_progress: OnProgress | None,
     options: BuildOptions,
+    tool: Tool,
 ) -> EngineRecord:
     stem = f"{graph.stem}.{capability}" if capability else graph.stem
     engine = out_dir / target.name / f"{stem}.engine"
@@ -84,7 +89,7 @@ def _record(
     told = None if on_progress is None else _prefixed(on_progress, heading)
     name = capability or (target.compute_capabilities[0] if len(target.compute_capabilities) == 1 else "")
     try:
-        result = build_engine(graph, target, capability, engine, options=options, on_progress=told)
+        result = build_engine(graph, target, capability, engine, options=options, on_progress=told, tool=tool)
     except EngineError as failure:
         log = _write_log(engine, (str(failure),))
         return EngineRecord(target.name, name, graph.stem, "failed", str(failure), log=_below(log, out_dir))
