@@ -59,9 +59,9 @@ def test_a_build_that_ends_early_leaves_what_was_there(tmp_path):
 
 def test_a_bundle_that_cannot_be_written_to(tmp_path):
     (tmp_path / "engines").write_text("in the way")
-    with pytest.raises(UserError, match="Cannot write to .*; copy the bundle to a writable place"):
-        with engines_staging(tmp_path, TARGET):
-            pass
+    message = r"Cannot write to .*; copy the bundle to a writable place"
+    with pytest.raises(UserError, match=message), engines_staging(tmp_path, TARGET):
+        pass
 
 
 def test_a_damaged_index_is_said(tmp_path):
