@@ -2,7 +2,7 @@
 #
 #   make demo    export LLaVA-Video-7B's vision side with random weights, engines included, and say where it lies
 #   make test    lint, types and the whole test suite
-#   make lint    ruff and mypy alone
+#   make lint    ruff, mypy, and the linters of Dockerfile, shell scripts and the recipes in docs/ci
 #   make clean   remove .venv, demo/ and caches
 #
 # PYTHON=python3.12 takes another Python. PyPI's torch for Linux brings CUDA along; with PyTorch's CPU index in
@@ -10,11 +10,15 @@
 
 PYTHON ?= python3
 VENV ?= .venv
+# What is installed beside the package, and how the venv is made; the Dockerfile asks for less on a GPU host.
+EXTRAS ?= bench,dev,rtx
+VENV_FLAGS ?=
 JOBS ?= 2
 PYTEST_ARGS ?=
 
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+SCRIPTS := .ci/run $(shell find sttm_export docs -name '*.sh')
 DEMO := demo/llava-video-7b
 
 .PHONY: demo test lint clean
@@ -36,12 +40,16 @@ lint: $(STAMP)
 	$(BIN)/ruff format --check .
 	@if $(BIN)/python -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then set -x; $(BIN)/mypy; else \
 		echo 'mypy: skipped on Python 3.10, whose last NumPy has other annotations; use 3.11 or later to check types.'; fi
+	$(BIN)/shellcheck $(SCRIPTS)
+	$(BIN)/hadolint Dockerfile
+	$(BIN)/actionlint -shellcheck $(BIN)/shellcheck -config-file docs/ci/actionlint.yaml docs/ci/github-actions.yml
+	$(BIN)/check-jsonschema --quiet --builtin-schema vendor.gitlab-ci docs/ci/gitlab-ci.yml
 
 # Editable, so that only a change of the dependencies asks for another install.
 $(STAMP): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or later is needed: make PYTHON=python3.12")'
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[bench,dev,rtx]'
+	$(PYTHON) -m venv $(VENV_FLAGS) $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.$(if $(EXTRAS),[$(EXTRAS)])'
 	@touch $@
 
 clean:

@@ -1,0 +1,253 @@
+"""The recipes of docs/ci against the program and its tables: commands are parsed, and those of the export job run."""
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from helpers_recipes import (
+    GITHUB,
+    GITLAB,
+    JETSON_TARGETS,
+    RECIPES,
+    ROOT,
+    combine,
+    commands,
+    github_jobs,
+    github_steps,
+    gitlab_jobs,
+    gitlab_script,
+    run_script,
+)
+
+from sttm_export.cli import VERBS, build_parser
+from sttm_export.spec.model import load_model, model_names
+from sttm_export.spec.target import find_target
+
+README = (RECIPES / "README.md").read_text(encoding="utf-8")
+BIN = Path(sys.executable).parent
+LINTERS = re.findall(
+    r"^\t\$\(BIN\)/(shellcheck|hadolint|actionlint|check-jsonschema) (.*)$", (ROOT / "Makefile").read_text(), re.M
+)
+SMALL = "--random-weights 0 --frames 4 --compute-capability sm86"
+
+
+def github_script(name):
+    return "\n".join(step["run"] for step in github_steps(name)) + "\n"
+
+
+def export_calls():
+    """Every call of both recipes, once for every run of the matrix."""
+    for env in github_jobs("export"):
+        yield from commands(github_script("export"), env)
+    for env in gitlab_jobs("export"):
+        yield from commands(gitlab_script("export"), env | {"BUNDLE": "bundle"})
+
+
+def with_verb(words):
+    return ["export", *words] if words[0].startswith("-") else words
+
+
+def test_every_call_is_one_the_program_understands():
+    calls = [build_parser().parse_args(with_verb(words)) for words in export_calls()]
+    assert {call.verb for call in calls} == {"doctor", "export", "validate", "inspect"}
+    exports = [call for call in calls if call.verb == "export"]
+    assert len(exports) == 2 * (len(github_jobs("export")) + len(gitlab_jobs("export")))
+    assert all(call.target[0] == "rtx" and len(call.target) == 2 for call in exports)
+
+
+def test_matrices_name_what_the_tables_have():
+    jobs = [*github_jobs("export"), *gitlab_jobs("export")]
+    for job in jobs:
+        assert job["MODEL"] in model_names()
+        assert job["WEIGHTS"] == load_model(job["MODEL"]).hub_id
+        assert 0 < float(job["BUDGET"]) <= 1
+        assert find_target(job["TARGET"]).built == "device"
+    assert {job["MODEL"] for job in jobs} >= {"llava-video-7b", "llava-onevision-7b"}
+
+
+def test_both_recipes_do_the_same():
+    def chosen(jobs):
+        return {(job["MODEL"], job["BUDGET"], job["TARGET"]) for job in jobs}
+
+    assert chosen(github_jobs("export")) == chosen(gitlab_jobs("export"))
+    assert len(chosen(github_jobs("export"))) == 8
+    env = {"MODEL": "m", "BUDGET": "0.5", "TARGET": "t", "WEIGHTS": "w", "BUNDLE": "b"}
+    on_github, on_gitlab = commands(github_script("export"), env), commands(gitlab_script("export"), env)
+    assert sorted(on_github) == sorted(on_gitlab)
+
+
+def test_a_jetson_gets_what_was_exported():
+    exported = {job["BUNDLE"] for job in github_jobs("export")}
+    assert {job["BUNDLE"] for job in github_jobs("jetson")} <= exported
+    names = ("MODEL", "BUDGET", "TARGET")
+    combinations = [tuple(job[name] for name in names) for job in gitlab_jobs("export")]
+    assert all(tuple(job[name] for name in names) in combinations for job in gitlab_jobs("jetson"))
+    (need,) = GITLAB["jetson"]["needs"]
+    assert need["job"] == "export"
+    assert need["parallel"]["matrix"] == [{name: [f"$[[ matrix.{name} ]]"] for name in names}]
+
+
+def test_a_jetson_job_asks_for_a_device_of_its_target():
+    assert GITHUB["jobs"]["jetson"]["runs-on"] == ["self-hosted", "linux", "ARM64", "jetson", "${{ matrix.target }}"]
+    assert GITLAB["jetson"]["tags"] == ["jetson", "$TARGET"]
+    for name in JETSON_TARGETS:
+        assert find_target(name).machine == "aarch64"
+
+
+def test_no_job_holds_more_rights_than_it_uses():
+    assert GITHUB["permissions"] == {"contents": "read"}
+    assert not any("permissions" in job for job in GITHUB["jobs"].values())
+    text = (RECIPES / "github-actions.yml").read_text(encoding="utf-8")
+    assert text.count("secrets.") == 1
+    holders = [step["name"] for step in github_steps("export") if "HF_TOKEN" in step.get("env", {})]
+    assert len(holders) == 1
+    assert holders[0].startswith("Export the checkpoint")
+    assert "pull_request_target" not in text
+
+
+def test_a_pull_request_never_reaches_a_device():
+    assert "github.event_name != 'pull_request'" in GITHUB["jobs"]["jetson"]["if"]
+    assert not any("checkout" in step.get("uses", "") for step in GITHUB["jobs"]["jetson"]["steps"])
+    (rule,) = GITLAB["jetson"]["rules"]
+    assert "$CI_COMMIT_BRANCH == $CI_DEFAULT_BRANCH" in rule["if"]
+
+
+def test_every_job_ends_by_itself_and_every_action_is_pinned():
+    assert all(1 <= job["timeout-minutes"] <= 120 for job in GITHUB["jobs"].values())
+    assert all("timeout" in GITLAB[name] for name in ("export", "jetson"))
+    used = [step["uses"] for job in GITHUB["jobs"].values() for step in job["steps"] if "uses" in step]
+    assert used
+    assert all(re.fullmatch(r"actions/[a-z-]+@v\d+", name) for name in used)
+    assert GITHUB["concurrency"]["group"]
+
+
+def test_include_adds_to_the_runs_it_names():
+    jobs = combine({"a": ["x", "y"], "b": ["1"], "include": [{"a": "y", "w": "z"}]})
+    assert jobs == [{"a": "x", "b": "1"}, {"a": "y", "b": "1", "w": "z"}]
+
+
+def needs_rtx():
+    pytest.importorskip("tensorrt_rtx_bindings", reason="TensorRT-RTX is not installed")
+
+
+def small(script):
+    """The commands as they stand, but for what makes a tiny model quick and for the installation."""
+    assert "--random-weights 0" in script
+    return script.replace("--random-weights 0", SMALL).replace("python -m pip install '.[rtx]'", "true")
+
+
+@pytest.fixture(scope="module")
+def job_env(tiny_toml, tmp_path_factory):
+    values = {"MODEL": str(tiny_toml), "BUDGET": "0.5", "TARGET": "jetson-orin-jp62", "BUNDLE": "bundle"}
+    return values | {"CHECKPOINT": "false", "GITHUB_STEP_SUMMARY": str(tmp_path_factory.mktemp("ci") / "summary.md")}
+
+
+@pytest.fixture(scope="module")
+def exported(job_env, tmp_path_factory):
+    """A directory in which the export job of GitHub has run, and what it printed."""
+    needs_rtx()
+    directory = tmp_path_factory.mktemp("workspace")
+    skipped = {"${{ inputs.checkpoint }}"}
+    script = "\n".join(step["run"] for step in github_steps("export") if step.get("if") not in skipped)
+    result = run_script(small(script), directory, job_env)
+    assert result.returncode == 0, result.stdout + result.stderr
+    return directory
+
+
+def test_the_export_job_of_github_runs(exported, job_env):
+    engines = [path.relative_to(exported / "bundle/engines") for path in (exported / "bundle").rglob("*.engine")]
+    assert {path.parts[0] for path in engines} == {"rtx"}
+    assert len(engines) == 2
+    assert "Verdict: passed" in Path(job_env["GITHUB_STEP_SUMMARY"]).read_text(encoding="utf-8")
+
+
+def test_what_the_jetson_job_starts_is_in_a_bundle(exported):
+    for script in (github_script("jetson"), gitlab_script("jetson")):
+        (path,) = re.findall(r'^bash "\$BUNDLE/(.*)"$', script, re.MULTILINE)
+        assert (exported / "bundle" / path).is_file()
+
+
+STAND_IN = """#!/usr/bin/env bash
+echo "$*" >> calls.txt
+if [ "$1" = --model ]; then mkdir "${@: -1}"; (cd "${@: -1}"; echo x > a; sha256sum a > SHA256SUMS); fi
+"""
+
+
+@pytest.mark.parametrize(("checkpoint", "weights"), [("true", "--weights the/hub"), ("false", "--random-weights 0")])
+def test_the_export_job_of_gitlab_does_the_same(checkpoint, weights, job_env, tmp_path):
+    """Its shell is run, with a stand-in for the program: the calls are those that GitHub's job makes for real."""
+    program = tmp_path / "bin/sttm-export"
+    program.parent.mkdir()
+    program.write_text(STAND_IN, encoding="utf-8")
+    program.chmod(0o755)
+    env = job_env | {"CHECKPOINT": checkpoint, "WEIGHTS": "the/hub"}
+    result = run_script(gitlab_script("export"), tmp_path, env, first=program.parent)
+    assert result.returncode == 0, result.stdout + result.stderr
+    made = (tmp_path / "calls.txt").read_text(encoding="utf-8").splitlines()
+    assert [call.split()[0] for call in made] == ["doctor", "--model", "validate", "inspect"]
+    assert f" {weights} --target rtx --target jetson-orin-jp62 --output bundle" in made[1]
+
+
+def test_a_damaged_bundle_stops_the_job(exported, job_env, tmp_path):
+    shutil.copytree(exported / "bundle", tmp_path / "bundle")
+    with (tmp_path / "bundle/token_merger.onnx").open("ab") as file:
+        file.write(b"\0")
+    (check,) = [step["run"] for step in github_steps("export") if "SHA256SUMS" in step["run"]]
+    assert run_script(check, tmp_path, job_env).returncode == 1
+    without_sums = "\n".join(check.splitlines()[1:])
+    assert run_script(without_sums, tmp_path, job_env).returncode == 2
+
+
+def test_a_failed_pipe_stops_the_job(tmp_path):
+    assert GITHUB["defaults"]["run"]["shell"] == "bash"
+    assert run_script("sttm-export inspect nothing-here | cat", tmp_path, {}).returncode == 2
+
+
+def test_shellcheck_finds_nothing_in_the_scripts_of_gitlab():
+    for name in ("export", "jetson"):
+        result = subprocess.run(
+            [BIN / "shellcheck", "--shell", "bash", "-"],
+            input=gitlab_script(name),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert result.returncode == 0, result.stdout
+
+
+BREAKS = {
+    "shellcheck": ("make test", "for f in $(ls *.txt); do rm $f; done"),
+    "hadolint": ("python:3.12-slim", "python"),
+    "actionlint": ("matrix.budget", "matrix.bugdet"),
+    "check-jsonschema": ("stage: export", "stage: [1, 2]"),
+}
+
+
+def test_make_lint_runs_each_linter_once():
+    assert sorted(name for name, _ in LINTERS) == sorted(BREAKS)
+
+
+@pytest.mark.parametrize(("name", "arguments"), LINTERS)
+def test_the_linters_of_make_lint_can_fail(name, arguments, tmp_path):
+    """The line of the Makefile passes on what is there and fails on a broken copy."""
+    words = arguments.replace("$(BIN)", str(BIN)).replace("$(SCRIPTS)", ".ci/run").split()
+    command = [BIN / name, *words[:-1]]
+    path = ROOT / words[-1]
+    assert subprocess.run([*command, path], cwd=ROOT, capture_output=True, check=False).returncode == 0
+    broken = tmp_path / path.name
+    broken.write_text(path.read_text(encoding="utf-8").replace(*BREAKS[name], 1), encoding="utf-8")
+    assert subprocess.run([*command, broken], cwd=ROOT, capture_output=True, check=False).returncode == 1
+
+
+def test_the_readme_speaks_of_what_is_there():
+    for name in re.findall(r"\]\((?!https?:)([^)#]+)\)", README):
+        assert (RECIPES / name).resolve().exists(), name
+    for code in ("| 0 |", "| 1 |", "| 2 |", "| 130 |"):
+        assert code in README
+    for variable in ("HF_TOKEN", "PIP_EXTRA_INDEX_URL", "JETSON_TARGETS", "JETSON_RUNNERS", "CHECKPOINT"):
+        assert variable in README
+    assert set(re.findall(r"`sttm-export (\w+)", README)) <= set(VERBS)
+    assert "No image was built" in README
