@@ -45,7 +45,7 @@ LIMIT = 256 << 20
 
 def ort_factory(provider: str = CPU) -> Factory:
     """Run parts with ONNX Runtime."""
-    return lambda path, graph: OrtSession(path, graph, providers=(provider,), low_memory=True)
+    return lambda path, graph: OrtSession(path, graph, provider=provider, low_memory=True)
 
 
 def chosen_graphs(name: str) -> tuple[str, ...]:
@@ -151,13 +151,13 @@ class _Search:
             if part.start >= stop:
                 return
             self.advance(f"step by step, node {part.start} of {len(self.chain.nodes)}", 0.4 + 0.6 * part.start / stop)
-            part = range(part.start, min(part.stop, stop))
-            feeds = self.chain.feeds(part)
-            made = self._run_part(feeds, self.chain.marks(part), alive)
+            nodes = range(part.start, min(part.stop, stop))
+            made = self._run_part(self.chain.feeds(nodes), self.chain.marks(nodes), alive)
             for name, (expected, undefined) in self.reference.step(made):
                 yield check_tensor(made[name], expected, self._place(name), undefined)
             alive |= made
-            alive = {name: alive[name] for name in {*self.chain.alive(part.stop), *self.chain.inputs} if name in alive}
+            kept = {*self.chain.alive(nodes.stop), *self.chain.inputs}
+            alive = {name: value for name, value in alive.items() if name in kept}
 
     def _run_part(self, feeds: Sequence[str], marks: Sequence[str], values: Mapping[str, Array]) -> dict[str, Array]:
         path, graph = write_part(self.chain, feeds, marks, self.folder)
@@ -220,6 +220,6 @@ def _check_same_graph(chain: Chain, reference: Reference, bundle: Bundle, name: 
     )
     made_with: Any = bundle.manifest.get("versions", {}).get("torch", "another version")
     raise UserError(
-        f"{name}.onnx is not what this PyTorch exports: node {place} is {pair[0]}, here it would be {pair[1]}; bisect with "
-        f"torch {made_with}, which the bundle was exported with, or export the bundle again."
+        f"{name}.onnx is not what this PyTorch exports: node {place} is {pair[0]}, here it would be {pair[1]}; bisect "
+        f"with torch {made_with}, which the bundle was exported with, or export the bundle again."
     )

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from sttm_export.errors import UserError
+
 HELP = "Check a bundle again: files, then every stage on its fixtures or on a clip of yours."
 
 
@@ -14,6 +16,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--clip", type=Path, metavar="FILE", help="fresh video for every stage (default: the fixtures)")
     parser.add_argument("--weights", metavar="DIR_OR_HUB_ID", help="the checkpoint again, for the reference on a clip")
     parser.add_argument("--tower-weights", metavar="DIR_OR_HUB_ID", help="the tower's own checkpoint, if it was given")
+    help_bisect = "find the first tensor that leaves its band: vision_encoder, token_merger or all (default: all)"
+    parser.add_argument("--bisect", nargs="?", const="all", metavar="GRAPH", help=help_bisect)
+    parser.add_argument("--engine", action="store_true", help="run the bundle's TensorRT engines too, on the fixtures")
+    parser.add_argument("--target", metavar="NAME", help="engines of this target (default: the first that run here)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write what --bisect found as JSON too")
 
 
 def execute(options: argparse.Namespace) -> None:
@@ -21,13 +28,21 @@ def execute(options: argparse.Namespace) -> None:
     from sttm_export.bundle import open_bundle
     from sttm_export.commands.tables import stage_table
     from sttm_export.terminal import Steps, table_console
-    from sttm_export.validating import validate_on_clip, validate_on_fixtures
+    from sttm_export.validating import validate_engines, validate_on_clip, validate_on_fixtures
 
-    steps = Steps(2 if options.clip is None else 3)
+    _check_engine_options(options)
+    if options.bisect is not None:
+        _bisect(options)
+        return
+    if options.json is not None:
+        raise UserError("--json writes what --bisect finds; give both, or leave it out.")
+    steps = Steps(3 if options.clip is not None or options.engine else 2)
     with steps.step("Check the files"):
         bundle = open_bundle(options.bundle)
     if options.clip is None:
         report = validate_on_fixtures(bundle, steps)
+        if options.engine:
+            report += validate_engines(bundle, options.target, steps)
     else:
         report = validate_on_clip(bundle, options.clip, options.weights, options.tower_weights, steps)
     console = table_console()
@@ -36,3 +51,38 @@ def execute(options: argparse.Namespace) -> None:
         console.print(f"finding: {finding}", markup=False)
     report.raise_on_miss()
     console.print("[bold green]Verdict: passed[/]")
+
+
+def _check_engine_options(options: argparse.Namespace) -> None:
+    if options.target is not None and not options.engine:
+        raise UserError("--target is about engines; give --engine with it.")
+    if options.engine and (options.clip is not None or options.bisect is not None):
+        raise UserError("--engine runs on the bundle's fixtures; leave --clip and --bisect out.")
+
+
+def _bisect(options: argparse.Namespace) -> None:
+    """Search the graphs, print what was found, write it; a tensor out of its band is an error."""
+    import json
+
+    from sttm_export.bisecting import bisect_graph, chosen_graphs
+    from sttm_export.bundle import open_bundle
+    from sttm_export.commands.drift_table import print_drift
+    from sttm_export.terminal import Steps, table_console
+
+    graphs = chosen_graphs(options.bisect)
+    if options.clip is not None:
+        raise UserError("--bisect runs on the bundle's fixtures; leave --clip out.")
+    if options.json is not None and (options.json.is_dir() or not options.json.parent.is_dir()):
+        raise UserError(f"Cannot write {options.json}; give a file in a directory that exists.")
+    steps, console = Steps(1 + 2 * len(graphs)), table_console()
+    with steps.step("Check the files"):
+        bundle = open_bundle(options.bundle)
+    given = {"weights": options.weights, "tower_weights": options.tower_weights}
+    reports = [bisect_graph(bundle, graph, steps, **given) for graph in graphs]
+    for report in reports:
+        print_drift(report, console)
+    if options.json is not None:
+        rows = json.dumps([report.to_json() for report in reports], indent=1, ensure_ascii=False)
+        options.json.write_text(rows + "\n", encoding="utf-8")
+    for report in reports:
+        report.raise_on_drift()

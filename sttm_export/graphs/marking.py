@@ -191,7 +191,9 @@ def share_weights(chain: Chain, directory: Path) -> None:
     Runtimes refuse links that lead out of a graph's directory, so symbolic ones will not do.
     """
     path = chain.structure.path
-    rows = (row for tensor in chain.structure.model.graph.initializer if is_external(tensor) for row in _entries(tensor))
+    rows = (
+        row for tensor in chain.structure.model.graph.initializer if is_external(tensor) for row in _entries(tensor)
+    )
     for location in dict.fromkeys(rows):
         target = directory / location
         with contextlib.suppress(FileExistsError):
@@ -257,7 +259,9 @@ def _tensors(structure: Structure, nodes: Sequence[Any]) -> Iterator[GraphTensor
                 raise GraphError(f"Tensor '{name}' of {structure.path.name} has no static shape or no known type.")
             module = node.name.rpartition("/")[0]
             shape = cast("tuple[int, ...]", found.shape)
-            yield GraphTensor(name, index, node.op_type, module, NUMPY_DTYPE[found.dtype], shape, _summed(structure, node))
+            yield GraphTensor(
+                name, index, node.op_type, module, NUMPY_DTYPE[found.dtype], shape, _summed(structure, node)
+            )
 
 
 def _summed(structure: Structure, node: Any) -> int:

@@ -4,8 +4,8 @@ The exporter names ONNX values after nodes of the traced program, and the clean-
 tracing the module again gives, for (nearly) every tensor of a bundle's graph, the node whose value it must hold. The
 ONNX file is not read for this: a weight that went wrong in it is seen.
 
-Float16 in the program becomes float32: weights and inputs are widened, which is exact, and casts to float16 become casts
-to float32. Two ways to run it:
+Float16 in the program becomes float32: weights and inputs are widened, which is exact, and casts to float16 become
+casts to float32. Two ways to run it:
 
 - `run` gives the values the whole computation has without any float16 rounding.
 - `step` computes each node from the values the CANDIDATE had for its inputs. What differs then is what this one node
@@ -15,9 +15,7 @@ to float32. Two ways to run it:
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -25,6 +23,7 @@ from numpy.typing import NDArray
 
 from sttm_export.graphs.cleanup import clean_up
 from sttm_export.graphs.export import trace
+from sttm_export.graphs.origins import Origin, keep_frames, origin_of
 from sttm_export.spec.graph import GraphSpec
 
 if TYPE_CHECKING:
@@ -32,8 +31,6 @@ if TYPE_CHECKING:
     from torch.fx import Node
 
 Array = NDArray[np.generic]
-_FRAME = re.compile(r'File "([^"]+)", line (\d+), in (\w+)\n\s+(.+)')
-_PACKAGE = "sttm_export/"
 
 
 class Counterpart(NamedTuple):
@@ -53,23 +50,6 @@ class Expected(NamedTuple):
     undefined: NDArray[np.bool_] | None
 
 
-@dataclass(frozen=True)
-class Origin:
-    """Where in PyTorch a tensor comes from.
-
-    Attributes:
-        module: path of the module, empty for the root.
-        kind: class of the module.
-        source: file, line and function, such as `merging/quadtree.py:88 (head_dot)`.
-        code: the line itself.
-    """
-
-    module: str
-    kind: str
-    source: str
-    code: str
-
-
 class Reference:
     """A module, traced again, with a node for (nearly) every tensor of its exported graph.
 
@@ -83,6 +63,7 @@ class Reference:
     """
 
     def __init__(self, module: torch.nn.Module, spec: GraphSpec) -> None:
+        keep_frames()
         traced = trace(module, spec)
         names = clean_up(traced.model)
         self._spec, self._program = spec, traced.exported_program
@@ -95,7 +76,7 @@ class Reference:
 
     def origin(self, name: str) -> Origin:
         """Where a tensor that has a counterpart comes from."""
-        return _origin(self.counterparts[name].node)
+        return origin_of(self.counterparts[name].node)
 
     def run(self, inputs: Mapping[str, Array], wanted: Collection[str]) -> Iterator[tuple[str, Array]]:
         """Run the whole program in float32 and yield the wanted tensors; nothing is kept longer than it is needed."""
@@ -134,7 +115,7 @@ class Reference:
             if not without_bias:
                 self._known[node] = _as_tensor(value, node)
                 self._done.add(node)
-        self._forget()
+            self._forget()
 
     def _declared_outputs(self) -> dict[str, Node]:
         returned = next(node for node in self._nodes.values() if node.op == "output").args[0]
@@ -187,7 +168,8 @@ class Reference:
 
         if "scatter" not in str(node.target):
             return None
-        base, axis, index = (self._value(a) if isinstance(a, torch.fx.Node) else a for a in node.args[:3])
+        read: list[Any] = [self._value(a) if isinstance(a, torch.fx.Node) else a for a in node.args[:3]]
+        base, axis, index = read
         writers = torch.zeros(base.shape, dtype=torch.int32)
         writers.scatter_add_(axis, index, torch.ones(index.shape, dtype=torch.int32))
         return (writers > 1).numpy()  # type: ignore[no-any-return]
@@ -229,17 +211,11 @@ def _counterparts(
 
 def _same_shape(value: Any, node: Node) -> bool:
     meta = node.meta.get("val")
-    return node.op == "call_function" and value.shape is not None and list(value.shape) == list(getattr(meta, "shape", [-1]))
-
-
-def _origin(node: Node) -> Origin:
-    stack = list((node.meta.get("nn_module_stack") or {"": ("", "")}).values())
-    path, kind = stack[-1]
-    # The innermost frame of this package; frames below it are PyTorch's own.
-    frames = [frame for frame in _FRAME.findall(node.meta.get("stack_trace") or "") if _PACKAGE in frame[0]]
-    file, line, function, code = frames[-1] if frames else ("", "", "", "")
-    source = f"{file.rpartition(_PACKAGE)[2]}:{line} ({function})" if file else ""
-    return Origin(path, (kind if isinstance(kind, str) else kind.__name__).rpartition(".")[2], source, code.strip())
+    return (
+        node.op == "call_function"
+        and value.shape is not None
+        and list(value.shape) == list(getattr(meta, "shape", [-1]))
+    )
 
 
 def _widened(tensor: torch.Tensor) -> torch.Tensor:
@@ -255,11 +231,11 @@ def _in_float32(value: Any) -> Any:
 
 
 def _as_tensor(value: Array, node: Node) -> torch.Tensor:
-    """Take a candidate's array over in the dtype the node has, float16 widened; the clean-up may have narrowed INT64."""
+    """A candidate's array in the dtype the node has, float16 widened; the clean-up may have narrowed INT64."""
     import torch
 
     dtype = _in_float32(node.meta["val"].dtype)
-    return torch.from_numpy(np.array(value)).to(dtype)
+    return torch.from_numpy(np.require(value, requirements=["C", "W"])).to(dtype)
 
 
 def _as_array(expected: torch.Tensor, like: Array) -> Array:

@@ -107,9 +107,7 @@ class Check:
         return {key: encode_float(value) if isinstance(value, float) else value for key, value in asdict(self).items()}
 
 
-def check_tensor(
-    actual: Array, expected: Array, place: Place, undefined: NDArray[np.bool_] | None = None
-) -> Check:
+def check_tensor(actual: Array, expected: Array, place: Place, undefined: NDArray[np.bool_] | None = None) -> Check:
     """Hold one tensor against what it should be.
 
     Args:
@@ -123,8 +121,8 @@ def check_tensor(
     """
     if actual.shape != expected.shape:
         raise UserError(
-            f"Tensor '{place.tensor}' has shape {list(actual.shape)}, PyTorch gives {list(expected.shape)}; the graph is "
-            "not the one this bundle was exported as: export it again."
+            f"Tensor '{place.tensor}' has shape {list(actual.shape)}, PyTorch gives {list(expected.shape)}; the graph "
+            "is not the one this bundle was exported as: export it again."
         )
     if actual.dtype.kind != "f":
         return _check_whole(actual, expected, place, undefined)
@@ -237,9 +235,7 @@ def explain(check: Check) -> str:
     return f"{where} is the first tensor out of its band: {check.reason}."
 
 
-def _check_whole(
-    actual: Array, expected: Array, place: Place, undefined: NDArray[np.bool_] | None
-) -> Check:
+def _check_whole(actual: Array, expected: Array, place: Place, undefined: NDArray[np.bool_] | None) -> Check:
     differs = actual != expected
     if undefined is not None:
         differs &= ~undefined
@@ -278,16 +274,14 @@ def _check_floats(actual: Array, expected: Array, place: Place) -> Check:
     )
 
 
-def _comparable(
-    actual: Array, expected: Array, finite: NDArray[np.bool_], dtype: str
-) -> tuple[Array, Array]:
+def _comparable(actual: Array, expected: Array, finite: NDArray[np.bool_], dtype: str) -> tuple[Array, Array]:
     """Rules 2 and 3: elements that agree as far as they can are made equal."""
     if not finite.all():
         same = ~finite & ~np.isfinite(actual)
         actual, expected = (np.where(same, np.zeros((), side.dtype), side) for side in (actual, expected))
     if dtype == "float16":
         with np.errstate(invalid="ignore"):
-            near = np.abs(actual.astype(np.float32) - expected) <= _HALF_SPACING
+            near = np.abs(actual.astype(np.float32) - expected.astype(np.float32)) <= _HALF_SPACING
         actual = np.where(near, expected, actual)
     return actual, expected
 
