@@ -13,11 +13,12 @@ from collections.abc import Sequence
 from types import FrameType
 
 from sttm_export import __version__
-from sttm_export.commands import doctor, export, inspect, models, run, targets, validate
+from sttm_export.commands import build, doctor, export, inspect, models, run, targets, validate
 from sttm_export.errors import UserError, ValidationMiss, did_you_mean
 
 VERBS = {
     "export": export,
+    "build": build,
     "models": models,
     "targets": targets,
     "doctor": doctor,

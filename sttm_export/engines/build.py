@@ -12,6 +12,7 @@ from sttm_export.engines.api import Api, Message, load_api, parse_graph
 from sttm_export.engines.configure import read_options
 from sttm_export.engines.faults import EngineError, UnavailableError
 from sttm_export.engines.gpu import gpu_capability
+from sttm_export.engines.interrupts import held_interrupts
 from sttm_export.engines.logs import free_memory, memory_reason, portable_lines, scratch_bytes
 from sttm_export.engines.options import BuildOptions, check_options
 from sttm_export.engines.progress import OnProgress, PhaseTree
@@ -208,7 +209,7 @@ class _Build:
             before = timing_cache.read_cache(cache, self.api.version, self.here, frozen=frozen)
             timing_cache.attach(config, self.api.module, before, cache)
         free = free_memory()
-        with partial.open("wb") as file:
+        with partial.open("wb") as file, held_interrupts(self.tree):
             built = self.api.serialize(builder, network, config, file)
         if self.tree.error is not None:
             raise self.tree.error

@@ -73,6 +73,20 @@ def write_cache(cache: Path, content: bytes, tensorrt: str, compute_capability: 
         partial.replace(path)
 
 
+def copy_cache(cache: Path, to: Path) -> None:
+    """Copy a cache with its pin and origin, each whole; what `to` has of another cache goes."""
+    for source, place in ((cache, to), (pin_path(cache), pin_path(to)), (origin_path(cache), origin_path(to))):
+        if not source.is_file():
+            place.unlink(missing_ok=True)
+            continue
+        content = source.read_bytes()
+        if source == pin_path(cache):
+            content = content.replace(cache.name.encode(), to.name.encode())
+        partial = place.with_name(place.name + ".partial")
+        partial.write_bytes(content)
+        partial.replace(place)
+
+
 def attach(config: Any, module: Any, content: bytes, cache: Path) -> None:
     """Give a cache to a build; TensorRT compares its own header with version and GPU.
 

@@ -1,0 +1,157 @@
+"""Engines for a bundle that exists: checked first, built aside, moved in whole for each target or not at all."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from sttm_export.bundle import Bundle
+from sttm_export.engines.build import KIT, available_api, available_trtexec
+from sttm_export.engines.faults import UnavailableError
+from sttm_export.engines.options import BuildOptions, check_options
+from sttm_export.engines.records import EngineRecord, Tool
+from sttm_export.engines.store import ENGINES, engines_staging, publish_engines, read_records
+from sttm_export.engines.targets import build_targets, capabilities_for, check_capabilities
+from sttm_export.engines.timing_cache import CACHE_NAME, copy_cache
+from sttm_export.errors import UserError
+from sttm_export.spec.target import TargetSpec
+from sttm_export.terminal import Advance, Steps
+
+_RESERVE = 64 * 2**20
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to build.
+
+    Attributes:
+        targets: what to build for.
+        capabilities: compute capabilities asked for; empty for the defaults.
+        options: timing cache None means the one that the bundle keeps, where the target has one.
+        tool: `api` or `trtexec`.
+        force: whether engines that are there may be replaced.
+    """
+
+    targets: tuple[TargetSpec, ...]
+    capabilities: tuple[str, ...] = ()
+    options: BuildOptions = field(default_factory=BuildOptions)
+    tool: Tool = "api"
+    force: bool = False
+
+    def options_for(self, target: TargetSpec, cache: Path) -> BuildOptions:
+        """Return the options with the cache that a build of this target works on."""
+        if target.builds_without_gpu:
+            return self.options
+        return dataclasses.replace(self.options, timing_cache=cache)
+
+
+def check_request(bundle: Bundle, request: Request) -> None:
+    """Refuse what cannot work before anything is built: options, machine, rules, engines in the way, disk.
+
+    Raises:
+        UserError: one sentence for the first thing that is wrong.
+    """
+    check_capabilities(request.targets, request.capabilities)
+    for target in request.targets:
+        _check_target(bundle, request, target)
+    _check_disk(bundle, request)
+
+
+def build_bundle(bundle: Bundle, request: Request, steps: Steps) -> list[EngineRecord]:
+    """Build the engines of every target, one target after the other.
+
+    Returns:
+        A record for every engine.
+
+    Raises:
+        UserError: an engine could not be built; its target stays as it was, those before it are there.
+    """
+    records = []
+    for target in request.targets:
+        title = f"Build engines for {target.name}"
+        with steps.step(title) as advance, engines_staging(bundle.path, target.name) as partial:
+            built = _build_target(bundle, request, target, partial, advance)
+            publish_engines(bundle.path, target.name, partial, built)
+        _return_cache(bundle, request, target)
+        records += built
+    return records
+
+
+def _build_target(
+    bundle: Bundle, request: Request, target: TargetSpec, partial: Path, advance: Advance
+) -> list[EngineRecord]:
+    cache = _stage_cache(bundle, request, target, partial)
+    mine = [name for name in request.capabilities if name in target.compute_capabilities]
+    options = request.options_for(target, cache)
+    built = build_targets(
+        graphs_of(bundle), [target], mine, partial.parent, advance, options=options, tool=request.tool
+    )
+    for record in built:
+        if record.status != "built":
+            raise UserError(f"The {record.target} engine of {record.graph} was not built: {record.reason}")
+    return built
+
+
+def graphs_of(bundle: Bundle) -> list[Path]:
+    """Paths of the graphs, in the order of the manifest."""
+    return [bundle.onnx_path(row["name"]) for row in bundle.manifest["graphs"]]
+
+
+def _check_target(bundle: Bundle, request: Request, target: TargetSpec) -> None:
+    target.check_precision(bundle.manifest["precision"])
+    check_options(request.options_for(target, _given_cache(bundle, request, target)), target)
+    there = [record for record in read_records(bundle.path, target.name) if record.status == "built"]
+    if there and not request.force:
+        raise UserError(
+            f"{bundle.path} has engines for {target.name} already; replace them with --force, or remove "
+            f"{bundle.path / ENGINES / target.name}."
+        )
+    try:
+        available_trtexec(target) if request.tool == "trtexec" else available_api(target)
+    except UnavailableError as error:
+        raise UserError(str(error).replace(KIT, str(bundle.path / "device" / "build.sh"))) from error
+    _check_rules(bundle, target)
+
+
+def _check_rules(bundle: Bundle, target: TargetSpec) -> None:
+    from sttm_export.graphs.rules import check_rules
+
+    for graph in graphs_of(bundle):
+        broken = [finding for finding in check_rules(graph, target) if finding.rule.severity == "error"]
+        if broken:
+            raise UserError(f"Target {target.name} cannot build {graph.name}: {broken[0]} ({len(broken)} in all).")
+
+
+def _check_disk(bundle: Bundle, request: Request) -> None:
+    """An engine is about as large as the weights of its graph, or small without them."""
+    weights = sum(path.stat().st_size for graph in graphs_of(bundle) for path in bundle.path.glob(f"{graph.name}*"))
+    copies = sum(len(capabilities_for(target, request.capabilities)) for target in request.targets)
+    need = (0 if request.options.strip_weights else weights * copies) + _RESERVE
+    free = shutil.disk_usage(bundle.path).free
+    if free < need:
+        raise UserError(
+            f"The engines need about {need / 2**30:.1f} GiB and {bundle.path.resolve()} has {free / 2**30:.1f} GiB "
+            "free; free some space, or build fewer --target or --compute-capability at once."
+        )
+
+
+def _stage_cache(bundle: Bundle, request: Request, target: TargetSpec, partial: Path) -> Path:
+    """Copy the cache that was given, or the one the bundle keeps, to where the build works on it."""
+    given = _given_cache(bundle, request, target)
+    work = partial / CACHE_NAME
+    if not target.builds_without_gpu and given.is_file():
+        copy_cache(given, work)
+    return work
+
+
+def _given_cache(bundle: Bundle, request: Request, target: TargetSpec) -> Path:
+    return request.options.timing_cache or bundle.path / ENGINES / target.name / CACHE_NAME
+
+
+def _return_cache(bundle: Bundle, request: Request, target: TargetSpec) -> None:
+    """A cache that was given learns from the build, once its engines stand."""
+    given, kept = request.options.timing_cache, bundle.path / ENGINES / target.name / CACHE_NAME
+    if given is not None and not request.options.frozen_timing_cache and kept.is_file():
+        copy_cache(kept, given)

@@ -1,0 +1,84 @@
+"""`sttm-export build BUNDLE --target NAME`."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+HELP = "Build engines for a bundle, with TensorRT on a machine with the GPU, or with TensorRT-RTX anywhere."
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    parser.add_argument("bundle", type=Path, help="directory that sttm-export wrote")
+    parser.add_argument(
+        "--target", action="append", required=True, metavar="NAME", help="repeatable; see sttm-export targets"
+    )
+    parser.add_argument(
+        "--compute-capability",
+        action="append",
+        default=[],
+        metavar="SM",
+        help="repeatable (default: sm86, sm89 for rtx, the GPU that is present elsewhere)",
+    )
+    parser.add_argument(
+        "--workspace", type=int, metavar="MIB", help="most scratch memory of the builder (default: all of the GPU's)"
+    )
+    parser.add_argument(
+        "--timing-cache", type=Path, metavar="FILE", help="kernel times to start from and to update (default: kept)"
+    )
+    parser.add_argument(
+        "--frozen-timing-cache", action="store_true", help="choose kernels from the cache alone, or fail"
+    )
+    parser.add_argument(
+        "--version-compatible", action="store_true", help="engines that later TensorRT versions run, too"
+    )
+    parser.add_argument("--strip-weights", action="store_true", help="leave weights out; who loads refits them")
+    parser.add_argument(
+        "--optimization-level", type=int, metavar="N", help="0 (fast to build) to 5 (default: TensorRT's, 3)"
+    )
+    parser.add_argument(
+        "--with",
+        dest="tool",
+        choices=("api", "trtexec"),
+        default="api",
+        help="the Python API or trtexec (default: api)",
+    )
+    parser.add_argument("--force", action="store_true", help="replace engines that are there")
+
+
+def execute(options: argparse.Namespace) -> None:
+    """Check, build, show what was built, and say how to check it."""
+    from sttm_export.building import Request, build_bundle, check_request
+    from sttm_export.bundle import open_bundle
+    from sttm_export.engines.options import BuildOptions
+    from sttm_export.spec.target import find_target
+    from sttm_export.terminal import Steps, table_console
+
+    request = Request(
+        targets=tuple(find_target(name) for name in dict.fromkeys(options.target)),
+        capabilities=tuple(options.compute_capability),
+        options=BuildOptions(
+            workspace_mib=options.workspace,
+            version_compatible=options.version_compatible,
+            strip_weights=options.strip_weights,
+            timing_cache=options.timing_cache,
+            frozen_timing_cache=options.frozen_timing_cache,
+            optimization_level=options.optimization_level,
+        ),
+        tool=options.tool,
+        force=options.force,
+    )
+    steps = Steps(1 + len(request.targets))
+    with steps.step("Check bundle, targets and machine"):
+        bundle = open_bundle(options.bundle)
+        check_request(bundle, request)
+    records = build_bundle(bundle, request, steps)
+    from sttm_export.commands.tables import engine_table
+    from sttm_export.engines.gpu import gpu_capability
+
+    table_console().print(engine_table(records))
+    if gpu_capability() in {record.compute_capability for record in records}:
+        print(f"Check them on this GPU: sttm-export validate {options.bundle} --engine")
+    else:
+        print("Not run: no GPU here is one that these engines were built for.")
