@@ -146,7 +146,7 @@ def onnxruntime_session(settings: Settings) -> Any:
 
     graph = token_merger_graph(settings.merge, "fp32")
     path = Path(settings.directory) / graph.onnx_file
-    return OrtSession(path, graph, threads=settings.threads, providers=(PROVIDERS[settings.provider],))
+    return OrtSession(path, graph, threads=settings.threads, provider=PROVIDERS[settings.provider])
 
 
 def reference_merge(

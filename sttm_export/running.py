@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from sttm_export.bundle import Bundle
+from sttm_export.engines.selection import Selection, select_engines
+from sttm_export.engines.store import ENGINES
 from sttm_export.errors import UserError
 from sttm_export.runtime.draw import draw_tokens
 from sttm_export.runtime.merged import MergedTokens, save_npz
 from sttm_export.runtime.ort_session import OrtSession
 from sttm_export.runtime.pipeline import encode_frames, merge_features
 from sttm_export.runtime.preprocess import pixel_values
+from sttm_export.runtime.providers import CPU
+from sttm_export.runtime.session import Session
+from sttm_export.runtime.trt_session import TrtSession
 from sttm_export.runtime.video import published_sampler, read_video
 from sttm_export.spec.graph import TOKEN_MERGER, VISION_ENCODER
 from sttm_export.terminal import Steps
@@ -21,7 +28,20 @@ from sttm_export.terminal import Steps
 
 @dataclass(frozen=True)
 class Request:
-    """What to run on and where to write; None leaves the bundle's or the model's value."""
+    """What to run on, with what, and where to write; None leaves the bundle's or the model's value.
+
+    Attributes:
+        video: the file.
+        output: the tokens.
+        picture: the contact sheet.
+        fps: frames a second to sample.
+        spatial: threshold.
+        temporal: threshold.
+        provider: of ONNX Runtime; None for the CPU, or with engines.
+        engine: run the bundle's engines, not ONNX Runtime.
+        target: the target whose engines; None takes the first that run here.
+        cuda_graph: launch each engine as one CUDA graph.
+    """
 
     video: Path
     output: Path
@@ -29,17 +49,21 @@ class Request:
     fps: float | None = None
     spatial: float | None = None
     temporal: float | None = None
-    provider: str = "CPUExecutionProvider"
+    provider: str | None = None
+    engine: bool = False
+    target: str | None = None
+    cuda_graph: bool = False
 
 
 def run_bundle(bundle: Bundle, request: Request, steps: Steps) -> MergedTokens:
     """Run both graphs on a video and write tokens and picture.
 
     Raises:
-        UserError: unreadable video, unwritable output, a value that is not possible.
+        UserError: unreadable video, unwritable output, a value that is not possible, no engine that runs here.
     """
     check_request(request)
     model, merge = bundle.model, bundle.merge
+    selection = choose_engines(bundle, request.target) if request.engine else None
     with steps.step("Decode the video"):
         # The graph takes at most T frames, whatever the model was evaluated with.
         bound = min(model.sampling.max_frames, merge.frames)
@@ -47,18 +71,20 @@ def run_bundle(bundle: Bundle, request: Request, steps: Steps) -> MergedTokens:
     steps.say(f"{len(video.frames)} of {video.info.frames} frames, at most {merge.frames} a clip {video.note}".rstrip())
     with steps.step("Encode the frames") as advance:
         graph = bundle.graph(VISION_ENCODER)
-        session = _session(bundle, VISION_ENCODER, request)
         values = pixel_values(video.frames, model.tower.image_size)
-        features = encode_frames(session, graph, values, lambda done, n: advance(f"{done} of {n}", done / n))
-        del session
+        # One session at a time: on an edge GPU two sets of weights may be one too many.
+        with open_session(bundle, VISION_ENCODER, request, selection) as session:
+            backend = session.backend
+            features = encode_frames(session, graph, values, lambda done, n: advance(f"{done} of {n}", done / n))
+    steps.say(f"with {backend}")
     if not np.isfinite(features).all():
         steps.say("the vision encoder gave NaN or Inf; the tokens of those cells mean nothing")
     with steps.step("Merge the tokens"):
         defaults = bundle.manifest["thresholds"]
         spatial = defaults["spatial"] if request.spatial is None else request.spatial
         temporal = defaults["temporal"] if request.temporal is None else request.temporal
-        session, graph = _session(bundle, TOKEN_MERGER, request), bundle.graph(TOKEN_MERGER)
-        merged = merge_features(session, graph, features, len(features), spatial, temporal)
+        with open_session(bundle, TOKEN_MERGER, request, selection) as session:
+            merged = merge_features(session, session.graph, features, len(features), spatial, temporal)
     if merge.policy == "budget" and merged.assignment.size <= merged.max_tokens:
         steps.say(
             f"all {merged.assignment.size} cells of the clip fit into K = {merged.max_tokens}, so nothing was merged; "
@@ -75,6 +101,12 @@ def run_bundle(bundle: Bundle, request: Request, steps: Steps) -> MergedTokens:
 
 def check_request(request: Request) -> None:
     """Refuse, before any work, values that are not possible and outputs that cannot be written."""
+    if request.engine and request.provider is not None:
+        raise UserError(
+            f"--engine runs TensorRT engines and --provider {request.provider} runs ONNX Runtime; give one of the two."
+        )
+    if not request.engine and (request.target is not None or request.cuda_graph):
+        raise UserError("--target and --cuda-graph are about engines; give --engine with them.")
     if request.fps is not None and not request.fps > 0:
         raise UserError(f"--fps {request.fps:g} is not possible; give frames a second above 0.")
     for name, value in (("spatial", request.spatial), ("temporal", request.temporal)):
@@ -85,5 +117,17 @@ def check_request(request: Request) -> None:
             raise UserError(f"Cannot write {path}; give a file in a directory that exists.")
 
 
-def _session(bundle: Bundle, name: str, request: Request) -> OrtSession:
-    return OrtSession(bundle.onnx_path(name), bundle.graph(name), providers=(request.provider,), low_memory=True)
+def choose_engines(bundle: Bundle, target: str | None) -> Selection:
+    """Return the bundle's engines that run here; see `select_engines`."""
+    return select_engines(bundle.path / ENGINES, bundle.engine_records(), (VISION_ENCODER, TOKEN_MERGER), target)
+
+
+@contextmanager
+def open_session(bundle: Bundle, name: str, request: Request, selection: Selection | None) -> Iterator[Session]:
+    """Load a graph of the bundle, as an engine if there is a selection, and free it at the end of the block."""
+    graph, onnx = bundle.graph(name), bundle.onnx_path(name)
+    if selection is None:
+        yield OrtSession(onnx, graph, provider=request.provider or CPU, low_memory=True)
+        return
+    with TrtSession(selection.engines[name], graph, onnx_path=onnx, cuda_graph=request.cuda_graph) as session:
+        yield session

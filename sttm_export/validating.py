@@ -5,13 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 
 from sttm_export.bundle import Bundle
+from sttm_export.engines.selection import select_engines
+from sttm_export.engines.store import ENGINES
 from sttm_export.errors import UserError
 from sttm_export.exporting.evidence import examine_encoder, examine_merger
 from sttm_export.exporting.frames import take_scene
 from sttm_export.graphs.fixtures import read_fixture
 from sttm_export.runtime.ort_session import OrtSession
+from sttm_export.runtime.trt_session import TrtSession
 from sttm_export.spec.graph import TOKEN_MERGER, VISION_ENCODER
 from sttm_export.terminal import Steps
+from sttm_export.validation.fixture_check import check_encoder_fixture, check_merger_fixture
 from sttm_export.validation.results import ValidationReport
 from sttm_export.validation.stages import REFERENCE, Stage, encoder_results
 
@@ -43,6 +47,32 @@ def validate_on_fixtures(bundle: Bundle, steps: Steps) -> ValidationReport:
         limits = (thresholds["spatial"], thresholds["temporal"])
         merger = examine_merger(bundle.merge, graph, bundle.onnx_path(TOKEN_MERGER), features, limits, advance)
     return report + merger.report
+
+
+def validate_engines(bundle: Bundle, target: str | None, steps: Steps) -> ValidationReport:
+    """Run the bundle's engines on the packed inputs and hold them against the packed outputs of the reference.
+
+    Args:
+        bundle: with engines and fixtures.
+        target: whose engines; None takes the first that run here.
+        steps: told of the progress.
+
+    Raises:
+        UserError: no engine runs here, or one failed.
+    """
+    selection = select_engines(bundle.path / ENGINES, bundle.engine_records(), (VISION_ENCODER, TOKEN_MERGER), target)
+    report = ValidationReport()
+    with steps.step(f"Validate the engines of {selection.target}") as advance:
+        for place, name in enumerate((VISION_ENCODER, TOKEN_MERGER)):
+            advance(name, place / 2)
+            graph = bundle.graph(name)
+            fixture = read_fixture(bundle.fixture_path(name), graph)
+            with TrtSession(selection.engines[name], graph, onnx_path=bundle.onnx_path(name)) as session:
+                if name == VISION_ENCODER:
+                    report += check_encoder_fixture(session, fixture, bundle.model)
+                else:
+                    report += check_merger_fixture(session, fixture, bundle.merge)
+    return report
 
 
 def validate_on_clip(

@@ -57,7 +57,7 @@ def test_missing_file_provider_threads(tmp_path):
         OrtSession(tmp_path / "none.onnx", helpers.ADDER)
     path = helpers.write_adder(tmp_path / "adder.onnx")
     with pytest.raises(UserError, match="Did you mean 'CPUExecutionProvider'"):
-        OrtSession(path, helpers.ADDER, providers=["CPUExecutionProvide"])
+        OrtSession(path, helpers.ADDER, provider="CPUExecutionProvide")
     with pytest.raises(UserError, match="threads are not possible"):
         OrtSession(path, helpers.ADDER, threads=-1)
 

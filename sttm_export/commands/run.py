@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-HELP = "Run a bundle on a video with ONNX Runtime: merged tokens as .npz, and a picture of them."
+HELP = "Run a bundle on a video, with ONNX Runtime or its engines: merged tokens as .npz, and a picture of them."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -17,7 +17,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--fps", type=float, metavar="F", help="frames a second to sample (default: the model's)")
     parser.add_argument("--spatial-threshold", type=float, metavar="F", help="default: the bundle's")
     parser.add_argument("--temporal-threshold", type=float, metavar="F", help="default: the bundle's")
-    parser.add_argument("--provider", default="CPUExecutionProvider", metavar="P", help="provider of ONNX Runtime")
+    help_provider = "cpu, cuda or tensorrt of ONNX Runtime, or a provider's full name (default: cpu)"
+    parser.add_argument("--provider", metavar="P", help=help_provider)
+    parser.add_argument("--engine", action="store_true", help="run the bundle's TensorRT engines, not ONNX Runtime")
+    parser.add_argument("--target", metavar="NAME", help="engines of this target (default: the first that run here)")
+    parser.add_argument("--cuda-graph", action="store_true", help="launch each engine as one CUDA graph")
 
 
 def execute(options: argparse.Namespace) -> None:
@@ -34,6 +38,9 @@ def execute(options: argparse.Namespace) -> None:
         spatial=options.spatial_threshold,
         temporal=options.temporal_threshold,
         provider=options.provider,
+        engine=options.engine,
+        target=options.target,
+        cuda_graph=options.cuda_graph,
     )
     steps = Steps(5)
     with steps.step("Check the bundle"):

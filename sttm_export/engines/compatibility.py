@@ -54,10 +54,6 @@ def flavour_of(engine: Path, sidecar: dict[str, Any]) -> Flavour:
 def check_runs_here(sidecar: dict[str, Any], api: Any, capability: str | None) -> None:
     """Refuse an engine that cannot run with this TensorRT on this GPU; every reason in one sentence.
 
-    Full TensorRT runs an engine with the very version that built it, or, if it was built version-compatible, with a
-    later one of the same major; TensorRT-RTX with the very version (NVIDIA, "Engine Compatibility", TensorRT 11.1 and
-    TensorRT-RTX).
-
     Args:
         sidecar: what `read_sidecar` gave; an empty one is not judged.
         api: the loaded `Api`, or anything with `flavour` and `version`.
@@ -66,11 +62,20 @@ def check_runs_here(sidecar: dict[str, Any], api: Any, capability: str | None) -
     Raises:
         UserError: names what the engine was built with, what is here, and what to do.
     """
-    if not sidecar:
-        return
-    faults = [*_version_faults(sidecar, api), *_machine_faults(sidecar, capability)]
+    faults = why_not_here(sidecar, api, capability)
     if faults:
         raise UserError(f"{sidecar.get('engine', 'The engine')} does not run here: {'; '.join(faults)}; {BUILD_HERE}.")
+
+
+def why_not_here(sidecar: dict[str, Any], api: Any, capability: str | None) -> list[str]:
+    """Return why an engine does not run here, as phrases; empty if it does, as far as its sidecar tells.
+
+    Full TensorRT runs an engine with the very version that built it, or, if it was built version-compatible, with a
+    later one of the same major; TensorRT-RTX with the very version (NVIDIA, "Engine Compatibility", TensorRT 11.1 and
+    TensorRT-RTX).
+    """
+    versions = _version_faults(sidecar, api) if sidecar else []
+    return [*versions, *_machine_faults(sidecar, capability)]
 
 
 def _version_faults(sidecar: dict[str, Any], api: Any) -> list[str]:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from sttm_export.errors import UserError, did_you_mean
+from sttm_export.errors import UserError
+from sttm_export.runtime.providers import CPU, Provider, check_taken, find_provider, prepare
 from sttm_export.runtime.session import Array, Arrays, check_inputs, check_outputs
 from sttm_export.spec.graph import GraphSpec
 
-CPU = "CPUExecutionProvider"
 # Errors only: the warnings of ONNX Runtime are about its own optimiser and nothing a user could mend.
 _QUIET = 3
 
@@ -22,11 +22,12 @@ class OrtSession:
         path: the .onnx file; external weights are found beside it.
         graph: the declaration to hold it to.
         threads: threads within an operator; 0 leaves the choice to ONNX Runtime.
-        providers: execution providers, first choice first.
+        provider: what runs it: `cpu`, `cuda`, `tensorrt`, or the full name of an execution provider.
         low_memory: return memory after every run instead of keeping an arena.
 
     Raises:
-        UserError: missing or damaged file, unknown provider, or inputs and outputs other than declared.
+        UserError: missing or damaged file, a provider that is unknown or cannot be used here, or inputs and outputs
+            other than declared.
     """
 
     def __init__(
@@ -35,12 +36,12 @@ class OrtSession:
         graph: GraphSpec,
         *,
         threads: int = 0,
-        providers: Sequence[str] = (CPU,),
+        provider: str = CPU,
         low_memory: bool = False,
     ) -> None:
         self._graph = graph
         self._path = Path(path)
-        self._session = _load(self._path, _options(threads, low_memory), list(providers))
+        self._session = _load(self._path, _options(threads, low_memory), provider)
         self._check_names()
 
     @property
@@ -98,17 +99,22 @@ def _options(threads: int, low_memory: bool) -> Any:
     return options
 
 
-def _load(path: Path, options: Any, providers: list[str]) -> Any:
+def _load(path: Path, options: Any, name: str) -> Any:
     import onnxruntime as ort
 
     if not path.is_file():
         raise UserError(f"There is no graph at {path}; export the bundle, or check the path.")
-    available = ort.get_available_providers()
-    for provider in providers:
-        if provider not in available:
-            raise UserError(f"ONNX Runtime has no provider '{provider}' here.{did_you_mean(provider, available)}")
+    provider = find_provider(name, ort.get_available_providers())
+    prepare(provider, ort)
+    session = _create(ort, path, options, provider)
+    check_taken(provider, session, ort)
+    return session
+
+
+def _create(ort: Any, path: Path, options: Any, provider: Provider) -> Any:
     try:
-        return ort.InferenceSession(str(path), options, providers=providers)
+        # Without the fallback of the Python layer, which changes providers in the middle of a run.
+        return ort.InferenceSession(str(path), options, providers=list(provider.chain), enable_fallback=0)
     except Exception as error:  # no public base, as above
         raise UserError(
             f"ONNX Runtime cannot load {path} ({_first_line(error)}): the file or the weights beside it are damaged or "
