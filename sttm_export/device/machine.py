@@ -111,7 +111,9 @@ def free_disk(path: Path) -> int | None:
 
 
 def size_text(size: int) -> str:
-    """`3.1 GiB`, or `412 MiB` below one GiB."""
+    """`3.1 GiB`, `412 MiB` below one GiB, `under 1 MiB` below that."""
+    if 0 < size < 2**20:
+        return "under 1 MiB"
     return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{size / 2**20:.0f} MiB"
 
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sttm_export.engines.api import MODULES
+from sttm_export.engines.trtexec import INSTALLED
 
 _SECONDS = 120.0
 _PROVIDERS = "import onnxruntime as m; print(m.__version__); print(*m.get_available_providers(), sep='\\n')"
@@ -78,7 +79,7 @@ def ask_onnxruntime() -> ModuleFacts:
 
 def find_trtexec(root: Path) -> str:
     """Return the path of trtexec; empty where there is none. JetPack installs it beside its samples, off the PATH."""
-    beside = root / "usr/src/tensorrt/bin/trtexec"
+    beside = root / INSTALLED.relative_to("/")
     return shutil.which("trtexec") or (str(beside) if os.access(beside, os.X_OK) else "")
 
 

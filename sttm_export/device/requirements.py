@@ -95,7 +95,8 @@ def _jetpack(facts: MachineFacts, target: TargetSpec) -> Check:
         # A container on a Jetson need not carry the release file; TensorRT's version decides there.
         found = "not stated by this system"
         status: Status = "unknown" if facts.processor == target.machine else "failed"
-        return Check("JetPack", status, found, needed, f"use a Jetson with {needed}")
+        mend = f"use a Jetson with {needed}" if status == "failed" else "nothing, if the rest fits: TensorRT decides"
+        return Check("JetPack", status, found, needed, mend)
     good = any(f"{facts.l4t}.".startswith(f"{release}.") for release in target.l4t)
     found = f"JetPack {facts.jetpack or '?'} (Jetson Linux {facts.l4t})"
     mend = f"flash {needed} with NVIDIA's SDK Manager, or take the --target of the JetPack that is here"

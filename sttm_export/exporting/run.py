@@ -23,10 +23,12 @@ from sttm_export.bundle import (
     write_manifest,
     write_times,
 )
+from sttm_export.device.kit import pack_kit
 from sttm_export.engines.records import EngineRecord
 from sttm_export.engines.store import ENGINES, seal_target
 from sttm_export.errors import UserError, ValidationMiss
 from sttm_export.exporting.plan import ExportPlan
+from sttm_export.spec.target import targets
 from sttm_export.terminal import Steps
 from sttm_export.validation.results import ValidationReport
 
@@ -66,6 +68,7 @@ def run_export(plan: ExportPlan, steps: Steps) -> Bundle:
         evidence = _examine(plan, state, partial, steps)
         del state
         with steps.step("Write manifest and report"):
+            pack_kit(partial, plan.model.title, graphs, list(targets().values()))
             created = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
             write_times(partial, created, steps.seconds)
             _write(partial, _manifest(plan, source, findings, evidence), engines, created)

@@ -1,0 +1,33 @@
+"""A job: run the engine of one graph on its fixture, compare with the reference, and take the time."""
+
+from __future__ import annotations
+
+import statistics
+from pathlib import Path
+from typing import Any
+
+from sttm_export.bundle import open_bundle
+from sttm_export.device.jobs import serve_job
+from sttm_export.graphs.fixtures import read_fixture
+from sttm_export.runtime.trt_session import TrtSession
+from sttm_export.spec.graph import VISION_ENCODER
+from sttm_export.validation.fixture_check import check_encoder_fixture, check_merger_fixture
+
+
+def check(request: dict[str, Any]) -> dict[str, Any]:
+    """Run and compare; return the validation report and the latency in milliseconds."""
+    bundle, name = open_bundle(request["bundle"], verify=False), request["graph"]
+    graph = bundle.graph(name)
+    fixture = read_fixture(bundle.fixture_path(name), graph)
+    with TrtSession(Path(request["engine"]), graph, onnx_path=bundle.onnx_path(name)) as session:
+        if name == VISION_ENCODER:
+            report = check_encoder_fixture(session, fixture, bundle.model)
+        else:
+            report = check_merger_fixture(session, fixture, bundle.merge)
+        taken = session.measure(fixture[0], request["runs"])
+    latency = {"median_ms": statistics.median(taken), "min_ms": min(taken), "runs": len(taken)}
+    return {"validation": report.to_json(), "latency": latency}
+
+
+if __name__ == "__main__":
+    serve_job(check)

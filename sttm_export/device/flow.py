@@ -1,0 +1,234 @@
+"""From a bundle to engines on the machine they run on: check, build, run, compare, and keep them only if all passes."""
+
+from __future__ import annotations
+
+import datetime
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from sttm_export import __version__
+from sttm_export.bundle import MANIFEST, Bundle
+from sttm_export.device.choice import TARGETS, pick_target, read_targets
+from sttm_export.device.jobs import JobError, run_job
+from sttm_export.device.machine import ROOT, MachineFacts, free_disk, read_machine
+from sttm_export.device.report import READABLE, check_lines, write_reports
+from sttm_export.device.requirements import Check, check_machine, check_room, failed
+from sttm_export.device.timings import keep_timings
+from sttm_export.device.whole import KIT, bundle_needs, check_bundle, graph_names, is_writable
+from sttm_export.engines.records import EngineRecord, sha256_of
+from sttm_export.engines.store import ENGINES, engines_staging, publish_engines, read_records
+from sttm_export.engines.timing_cache import CACHE_NAME
+from sttm_export.errors import UserError, ValidationMiss
+from sttm_export.spec.target import TargetSpec
+
+REJECTED = "rejected"
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Request:
+    """What was asked of the kit.
+
+    Attributes:
+        target: name; None for the one that fits.
+        check_only: look at the machine and stop.
+        tool: `api` or `trtexec`.
+        workspace_mib: most scratch memory of a kernel; None for TensorRT's default.
+        force: build again where engines are.
+        ignore_memory: try with less memory than the estimate.
+        runs: of each engine, for the latency.
+        root: `/`, or a directory that stands in for it.
+    """
+
+    target: str | None = None
+    check_only: bool = False
+    tool: str = "api"
+    workspace_mib: int | None = None
+    force: bool = False
+    ignore_memory: bool = False
+    runs: int = 20
+    root: Path = ROOT
+
+
+@dataclass
+class _Work:
+    """What is known so far, for the report."""
+
+    bundle: Bundle
+    target: TargetSpec
+    facts: MachineFacts
+    checks: list[Check]
+    request: Request
+    builds: list[dict[str, Any]] = field(default_factory=list)
+    results: list[dict[str, Any]] = field(default_factory=list)
+    findings: list[str] = field(default_factory=list)
+    latency: dict[str, Any] = field(default_factory=dict)
+
+
+def run_kit(bundle: Bundle, request: Request, say: Say) -> Path | None:
+    """Check the machine, build and compare every graph's engine, and put the engines into the bundle.
+
+    Args:
+        bundle: opened, not yet verified.
+        request: what was asked.
+        say: gets one line at a time.
+
+    Returns:
+        The directory of the engines; None where only the machine was to be checked.
+
+    Raises:
+        UserError: the machine, the bundle or an option is not as it must be; nothing was written.
+        ValidationMiss: a build failed or an engine departs from the reference; the reports lie in `rejected/<target>`.
+    """
+    work = _look(bundle, request)
+    say(f"{bundle.model.title} for {work.target.title}")
+    faults = failed(work.checks)
+    for line in check_lines(work.checks):
+        say(line)
+    if faults:
+        names = ", ".join(fault.name for fault in faults)
+        raise UserError(
+            f"This machine and bundle will not do for {work.target.name}: {names} (what to do stands above, at →); "
+            "nothing was written."
+        )
+    if request.check_only:
+        return None
+    _refuse_existing(work)
+    return _build_and_compare(work, say)
+
+
+def _look(bundle: Bundle, request: Request) -> _Work:
+    facts = read_machine(request.root)
+    targets = read_targets(bundle.path / KIT / TARGETS)
+    target = pick_target(facts, targets, request.target, bundle.manifest["targets"])
+    checks = [*check_bundle(bundle, target), *check_machine(facts, target, trtexec=request.tool == "trtexec")]
+    checks += check_room(
+        facts,
+        bundle_needs(bundle),
+        free_disk(bundle.path),
+        is_writable(bundle.path),
+        str(bundle.path),
+        ignore_memory=request.ignore_memory,
+    )
+    return _Work(bundle, target, facts, checks, request)
+
+
+def _refuse_existing(work: _Work) -> None:
+    name = work.target.name
+    built = [record for record in read_records(work.bundle.path, name) if record.status == "built"]
+    if built and not work.request.force:
+        raise UserError(
+            f"Engines for {name} are there already, in {work.bundle.path / ENGINES / name}; build again with --force."
+        )
+
+
+def _build_and_compare(work: _Work, say: Say) -> Path:
+    name, home = work.target.name, work.bundle.path
+    with engines_staging(home, name) as partial:
+        try:
+            _build(work, partial, say)
+            _compare(work, partial, say)
+            fault = _first_miss(work)
+        except JobError as error:
+            fault = str(error)
+        if fault:
+            raise ValidationMiss(f"{fault} No engine was kept; see {_reject(work, partial, fault) / READABLE}.")
+        write_reports(partial, _report(work, ""))
+        folder = publish_engines(home, name, partial, [EngineRecord(**build["record"]) for build in work.builds])
+    # What an earlier run left of engines that failed is no longer true.
+    shutil.rmtree(home / REJECTED / name, ignore_errors=True)
+    _remove_if_empty(home / REJECTED)
+    return folder
+
+
+def _build(work: _Work, partial: Path, say: Say) -> None:
+    for note in keep_timings(work.bundle.path, work.target, partial, work.facts):
+        say(note)
+    graphs = graph_names(work.bundle)
+    for number, name in enumerate(graphs, 1):
+        say(f"[{number}/{2 * len(graphs)}] Build {name}")
+        request = {
+            "target": work.target.to_json(),
+            "onnx": str(work.bundle.onnx_path(name).resolve()),
+            "engines": str(partial.parent.resolve()),
+            "workspace_mib": work.request.workspace_mib,
+            "timing_cache": str((partial / CACHE_NAME).resolve()),
+            "tool": work.request.tool,
+        }
+        try:
+            answer = run_job("sttm_export.device.build_job", request, partial.parent / "answer.json")
+        except JobError as error:
+            raise JobError(f"Building {name} failed: {error}") from error
+        work.builds.append(answer)
+        record = answer["record"]
+        if record["status"] != "built":
+            raise JobError(f"Building {name} failed: {record['reason']}")
+
+
+def _compare(work: _Work, partial: Path, say: Say) -> None:
+    graphs = graph_names(work.bundle)
+    for number, name in enumerate(graphs, len(graphs) + 1):
+        say(f"[{number}/{2 * len(graphs)}] Run {name} and compare")
+        request = {
+            "bundle": str(work.bundle.path.resolve()),
+            "graph": name,
+            "engine": str((partial / f"{name}.engine").resolve()),
+            "runs": work.request.runs,
+        }
+        try:
+            answer = run_job("sttm_export.device.check_job", request, partial.parent / "answer.json")
+        except JobError as error:
+            raise JobError(f"Running {name} failed: {error}") from error
+        work.results += answer["validation"]["results"]
+        work.findings += answer["validation"]["findings"]
+        work.latency[name] = answer["latency"]
+        for row in answer["validation"]["results"]:
+            say(f"      {'pass' if row['passed'] else 'MISS'}  {row['graph']}.{row['tensor']}: {row['reason']}")
+        latency = answer["latency"]
+        say(f"      {latency['median_ms']:.2f} ms in the median of {latency['runs']} runs")
+
+
+def _first_miss(work: _Work) -> str:
+    if not work.results:
+        return "Nothing was compared."
+    miss = next((row for row in work.results if not row["passed"]), None)
+    if miss is None:
+        return ""
+    return f"{miss['stage']}: {miss['graph']}.{miss['tensor']} departs from {miss['against']}: {miss['reason']}."
+
+
+def _reject(work: _Work, partial: Path, fault: str) -> Path:
+    """Keep logs and reports where nobody takes them for engines, outside of what the bundle's sums cover."""
+    folder = work.bundle.path / REJECTED / work.target.name
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    for log in sorted(partial.glob("*.log")):
+        shutil.copyfile(log, folder / log.name)
+    write_reports(folder, _report(work, fault))
+    return folder
+
+
+def _report(work: _Work, fault: str) -> dict[str, Any]:
+    return {
+        "program": f"sttm-export {__version__}",
+        "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "model": work.bundle.model.title,
+        "bundle_sha256": sha256_of(work.bundle.path / MANIFEST),
+        "target": work.target.to_json(),
+        "built_with": work.request.tool,
+        "passed": not fault,
+        "reason": fault,
+        "machine": work.facts.to_json(),
+        "checks": [check.to_json() for check in work.checks],
+        "builds": work.builds,
+        "validation": {"results": work.results, "findings": work.findings},
+        "latency": work.latency,
+    }
+
+
+def _remove_if_empty(folder: Path) -> None:
+    if folder.is_dir() and not any(folder.iterdir()):
+        folder.rmdir()

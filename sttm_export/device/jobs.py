@@ -1,0 +1,82 @@
+"""Work in a process of its own, one after the other: its memory goes back to the machine, and its death is an answer.
+
+An 8 GB Jetson has room for one graph at a time, and TensorRT keeps what it has once taken. And where the kernel ends a
+process for want of memory, the kit must live to say so.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from sttm_export.engines.faults import EngineError
+from sttm_export.errors import UserError
+
+# Where the package lies that this process runs: the kit's own, whatever else is installed.
+_PACKAGE_PARENT = Path(__file__).resolve().parents[2]
+
+
+class JobError(Exception):
+    """A job could not do its work on this machine; the message is for the report."""
+
+
+def run_job(module: str, request: Mapping[str, Any], answer: Path) -> dict[str, Any]:
+    """Run `python -m <module>` with a request and return its answer; what it prints goes where this process prints.
+
+    Args:
+        module: calls `serve_job` when it is run.
+        request: plain values.
+        answer: file that the job writes; removed here.
+
+    Raises:
+        UserError: something that the user can mend, as the job says.
+        JobError: TensorRT refused, or the process ended without an answer.
+    """
+    command = [sys.executable, "-m", module, str(answer.resolve())]
+    # A session of its own: the keyboard's interrupt comes here alone, and trtexec can be ended together with the job.
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, text=True, cwd=_PACKAGE_PARENT, start_new_session=True)
+    try:
+        process.communicate(json.dumps(request))
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+    if not answer.is_file():
+        raise JobError(_death(process.returncode))
+    found: dict[str, Any] = json.loads(answer.read_text(encoding="utf-8"))
+    answer.unlink()
+    if "user_error" in found:
+        raise UserError(found["user_error"])
+    if "engine_error" in found:
+        raise JobError(found["engine_error"])
+    return found
+
+
+def serve_job(work: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
+    """Be a job: read the request, work, write the answer with the peak of this process's memory in bytes."""
+    try:
+        answer = work(json.loads(sys.stdin.read()))
+    except UserError as error:
+        answer = {"user_error": str(error)}
+    except EngineError as error:
+        answer = {"engine_error": str(error)}
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    Path(sys.argv[1]).write_text(json.dumps({**answer, "peak_bytes": peak}), encoding="utf-8")
+
+
+def _death(code: int) -> str:
+    if code == -signal.SIGKILL:
+        return (
+            "its process was killed, most likely because memory ran out; close other programs, stop the desktop, or "
+            "add swap, and run again"
+        )
+    if code < 0:
+        return f"its process died of {signal.Signals(-code).name}, inside TensorRT or the driver; see what it printed"
+    return f"its process ended with code {code}; what it printed says why"

@@ -1,0 +1,129 @@
+"""`report.json` and, from it alone, `report.md`: what machine, what was checked, built, measured, and the verdict."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from sttm_export.device.machine import size_text
+from sttm_export.device.requirements import Check
+
+REPORT, READABLE = "report.json", "report.md"
+_MARK = {"ok": "ok", "failed": "**failed**", "unknown": "unknown"}
+
+
+def write_reports(folder: Path, report: dict[str, Any]) -> None:
+    """Write both reports into a directory."""
+    text = json.dumps(report, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
+    (folder / REPORT).write_text(text, encoding="utf-8")
+    (folder / READABLE).write_text(readable_report(report), encoding="utf-8")
+
+
+def readable_report(report: dict[str, Any]) -> str:
+    """Return the report in Markdown."""
+    target = report["target"]
+    parts = [
+        [f"# Engines of {report['model']} for {target['title']}", "", _verdict(report)],
+        ["## Machine", "", *_table(("", ""), _machine(report["machine"]))],
+        [
+            "## Checks before the build",
+            "",
+            *_table(("check", "", "found", "needed", "to do"), map(_check, report["checks"])),
+        ],
+        ["## Engines", "", *_table(("graph", "size", "built in", "peak of memory", "sha256"), _engines(report))],
+        ["## Against the reference", "", *_validation(report["validation"])],
+        ["## Latency", "", *_latency(report)],
+    ]
+    return "\n".join(line for part in parts for line in [*part, ""])
+
+
+def check_lines(checks: Sequence[Check], *, faults_only: bool = False) -> list[str]:
+    """Return lines for a terminal: each check, and under one that is not ok what to do."""
+    lines = []
+    for check in checks:
+        if faults_only and check.status != "failed":
+            continue
+        lines.append(f"  {check.status:7}  {check.name}: {check.found}; needed: {check.needed}")
+        if check.status != "ok" and check.mend:
+            lines.append(f"           → {check.mend}")
+    return lines
+
+
+def _verdict(report: dict[str, Any]) -> str:
+    if report["passed"]:
+        return "**Passed**: every engine was run on this machine and agrees with the reference."
+    return f"**Rejected**: {report['reason']} No engine was kept."
+
+
+def _machine(facts: dict[str, Any]) -> list[tuple[str, str]]:
+    gpu, memory = facts["gpu"], facts["memory"]
+    rows = [
+        ("board", facts["model"]),
+        ("system", f"{facts['distribution'] or facts['system']}, {facts['processor']}"),
+        ("JetPack", f"{facts['jetpack'] or '?'} (Jetson Linux {facts['l4t']})" if facts["l4t"] else ""),
+        ("GPU", f"{gpu['name']}, {gpu['compute_capability']}, CUDA {gpu['cuda']}" if gpu else ""),
+        ("memory", size_text(memory["total"]) if memory["total"] else ""),
+        (
+            "TensorRT",
+            "; ".join(f"{name} {row['version']}" for name, row in facts["tensorrt"].items() if row["version"]),
+        ),
+        ("Python, NumPy", f"{facts['python']}, {facts['numpy']['version']}"),
+        ("power mode", facts["power_mode"] or "not known"),
+    ]
+    return [(name, value) for name, value in rows if value]
+
+
+def _check(check: dict[str, str]) -> tuple[str, ...]:
+    return (check["name"], _MARK[check["status"]], check["found"], check["needed"], check["mend"])
+
+
+def _engines(report: dict[str, Any]) -> list[tuple[str, ...]]:
+    rows: list[tuple[str, ...]] = []
+    for build in report["builds"]:
+        record, peak = build["record"], size_text(build["peak_bytes"]) if build["peak_bytes"] else ""
+        size = size_text(record["bytes"]) if record["bytes"] else record["status"]
+        rows.append((record["graph"], size, f"{record['seconds']:.1f} s", peak, record["sha256"][:16]))
+    return rows
+
+
+def _validation(validation: dict[str, Any] | None) -> list[str]:
+    if not validation or not validation["results"]:
+        return ["Nothing was compared."]
+    head = ("stage", "against", "tensor", "measured", "allowed", "", "in words")
+    lines = _table(head, map(_stage, validation["results"]))
+    return lines + [f"- {finding}" for finding in validation["findings"]]
+
+
+def _stage(row: dict[str, Any]) -> tuple[str, ...]:
+    gate, decisions = row["gate"], row["decisions"]
+    measured, allowed = "", ""
+    if gate:
+        measured, allowed = f"{float(gate['needed']):.2g}", f"{gate['relative']:.2g} = {gate['derivation']}"
+    if decisions:
+        measured = f"{decisions['cells_differing']} of {decisions['cells']} cells differ"
+        allowed = f"ties within {decisions['band']:.2g} of a threshold"
+    verdict = "pass" if row["passed"] else "**MISS**"
+    return (row["stage"], row["against"], f"{row['graph']}.{row['tensor']}", measured, allowed, verdict, row["reason"])
+
+
+def _latency(report: dict[str, Any]) -> list[str]:
+    if not report["latency"]:
+        return ["Not measured."]
+    rows = [
+        (name, f"{found['median_ms']:.2f} ms", f"{found['min_ms']:.2f} ms", str(found["runs"]))
+        for name, found in report["latency"].items()
+    ]
+    mode = report["machine"]["power_mode"] or "not known"
+    note = (
+        f"By the GPU's clock, copies of inputs and outputs included. Power mode: {mode}; clocks were left as they are."
+    )
+    return [*_table(("graph", "median", "least", "runs"), rows), note]
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    def line(cells: Sequence[str]) -> str:
+        return "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"
+
+    return [line(head), "|" + "---|" * len(head), *map(line, rows), ""]

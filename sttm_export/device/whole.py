@@ -1,0 +1,93 @@
+"""Does the bundle hold what the kit uses, unchanged, and is it meant for the target? Checks like those of a machine."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from sttm_export.bundle import MANIFEST, Bundle
+from sttm_export.device.needs import Needs, derive_needs
+from sttm_export.device.requirements import Check
+from sttm_export.engines.records import sha256_of
+from sttm_export.engines.sums import read_sums
+from sttm_export.errors import UserError
+from sttm_export.spec.target import TargetSpec
+
+KIT = "device"
+
+
+def check_bundle(bundle: Bundle, target: TargetSpec) -> list[Check]:
+    """Hold the bundle's files, fixtures, precision and rules against what a build for the target takes."""
+    return [_files(bundle), _fixtures(bundle), _precision(bundle, target), _rules(bundle, target)]
+
+
+def bundle_needs(bundle: Bundle) -> Needs:
+    """Return memory and disk that the bundle's engines take."""
+    sizes = {row["path"]: int(row["bytes"]) for row in bundle.manifest["files"]}
+    files = {name: f"{name}.onnx" for name in graph_names(bundle)}
+    graphs = {name: sizes.get(file, 0) + sizes.get(f"{file}.data", 0) for name, file in files.items()}
+    return derive_needs(graphs, {name: sizes.get(f"fixtures/{name}.npz", 0) for name in graphs})
+
+
+def graph_names(bundle: Bundle) -> list[str]:
+    """Graphs of the bundle, in order."""
+    return [str(row["name"]) for row in bundle.manifest["graphs"]]
+
+
+def is_writable(bundle: Path) -> bool:
+    """Whether engines can be put into the bundle."""
+    folders = [folder for folder in (bundle, bundle / "engines") if folder.exists()]
+    return all(os.access(folder, os.W_OK) for folder in folders)
+
+
+def _used(bundle: Bundle) -> Iterator[str]:
+    """What the kit reads; report and picture may be left behind to save room on a device."""
+    graphs = graph_names(bundle)
+    wanted = {f"{name}.onnx" for name in graphs} | {f"{name}.onnx.data" for name in graphs}
+    for row in bundle.manifest["files"]:
+        path = str(row["path"])
+        if path in wanted or path.startswith(("fixtures/", f"{KIT}/")):
+            yield path
+
+
+def _files(bundle: Bundle) -> Check:
+    needed, mend = "every file the build uses as it was exported", "copy the bundle anew, or export it again"
+    try:
+        recorded = read_sums(bundle.path)
+    except UserError as error:
+        return Check("files", "failed", str(error), needed, mend)
+    wrong = [name for name in [MANIFEST, *_used(bundle)] if not _same(bundle.path / name, recorded.get(name))]
+    if not wrong:
+        return Check("files", "ok", "unchanged, by sha256", needed)
+    more = f" and {len(wrong) - 1} more" if len(wrong) > 1 else ""
+    return Check("files", "failed", f"{wrong[0]}{more} missing or changed", needed, mend)
+
+
+def _same(path: Path, digest: str | None) -> bool:
+    return path.is_file() and sha256_of(path) == digest
+
+
+def _fixtures(bundle: Bundle) -> Check:
+    listed = {row["path"] for row in bundle.manifest["files"]}
+    missing = [name for name in graph_names(bundle) if f"fixtures/{name}.npz" not in listed]
+    needed = "reference inputs and outputs of every graph"
+    if not missing:
+        return Check("fixtures", "ok", "there", needed)
+    mend = "export again without --no-validation: engines that nothing was compared with are not kept"
+    return Check("fixtures", "failed", f"none for {' and '.join(missing)}", needed, mend)
+
+
+def _precision(bundle: Bundle, target: TargetSpec) -> Check:
+    found, needed = str(bundle.manifest["precision"]), f"one of {', '.join(target.precisions)}"
+    if found in target.precisions:
+        return Check("precision", "ok", found, needed)
+    return Check("precision", "failed", found, needed, "export again with a --precision that the target has")
+
+
+def _rules(bundle: Bundle, target: TargetSpec) -> Check:
+    needed = f"graphs that were checked against {target.name} when they were exported"
+    if target.name in bundle.manifest["targets"]:
+        return Check("rules", "ok", "checked", needed)
+    found = f"checked for {', '.join(bundle.manifest['targets'])}"
+    return Check("rules", "unknown", found, needed, f"export with --target {target.name}; tried all the same")
