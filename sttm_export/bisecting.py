@@ -24,7 +24,8 @@ from sttm_export.bundle import Bundle
 from sttm_export.errors import UserError, did_you_mean
 from sttm_export.graphs.fixtures import read_fixture
 from sttm_export.graphs.marking import Chain, in_groups, share_weights, write_part
-from sttm_export.runtime.ort_session import CPU, OrtSession
+from sttm_export.runtime.ort_session import OrtSession
+from sttm_export.runtime.providers import CPU
 from sttm_export.runtime.session import Session
 from sttm_export.spec.graph import TOKEN_MERGER, VISION_ENCODER, GraphSpec
 from sttm_export.terminal import Advance, Steps
