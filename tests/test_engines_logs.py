@@ -1,0 +1,58 @@
+from pathlib import Path
+
+import pytest
+
+from sttm_export.engines.logs import exhausted, free_memory, memory_reason, portable_lines, scratch_bytes
+
+GIB = 1 << 30
+# Lines as TensorRT writes them where memory is short: NVIDIA/TensorRT issues 4258 and 2643.
+ORIN = [
+    "[E] Error[1]: [defaultAllocator.cpp::allocate::31] Error Code 1: Cuda Runtime (out of memory)",
+    "[W] [TRT] Requested amount of GPU memory (15485030400 bytes) could not be allocated.",
+    "[E] Error[9]: Skipping tactic 0x0 due to exception autotuning: User allocator error allocating 4096-byte buffer",
+    "[E] Error[10]: IBuilder::buildSerializedNetwork: Could not find any implementation for node {ForeignNode[a]}.",
+]
+
+
+def test_want_of_memory_is_told_with_sizes_and_mends():
+    reason = memory_reason(ORIN, None, 5 * GIB)
+    assert reason.startswith("memory ran out while building: it asked for 14.4 GiB in one piece, 5.0 GiB were free; ")
+    assert all(mend in reason for mend in ("--workspace MIB", "close the desktop", "add swap")) and "\n" not in reason
+
+
+@pytest.mark.parametrize(
+    "line", ["std::bad_alloc", "Error Code 2: OutOfMemory (no further information)", "insufficient memory on requested"]
+)
+def test_each_way_of_saying_it(line):
+    assert memory_reason([line], None, None) == exhausted(0, None)
+
+
+def test_sizes_that_are_not_known_are_not_told():
+    assert exhausted(0, None).startswith("memory ran out while building; give --workspace")
+    assert exhausted(0, GIB).startswith("memory ran out while building: 1.0 GiB were free; give")
+    assert exhausted(3 * GIB, None).startswith("memory ran out while building: it asked for 3.0 GiB in one piece; give")
+
+
+def test_a_workspace_that_is_too_small_is_another_reason():
+    lines = ["Tactic Selection: no tactics to implement the operation within workspace limit."]
+    assert memory_reason(lines, 1, GIB).startswith("no kernel fits into a workspace of 1 MiB; give a larger")
+    assert memory_reason(lines, None, GIB) is None
+
+
+def test_other_failures_are_not_blamed_on_memory():
+    assert memory_reason(["Error Code 4: no tactic", "[MemUsageChange] CPU 3, GPU 4 (MiB)"], 64, GIB) is None
+
+
+def test_free_memory_is_that_of_this_machine():
+    free = free_memory()
+    assert free is None or 0 < free < 1 << 50
+
+
+def test_scratch_memory_is_the_largest_that_is_told():
+    assert scratch_bytes(["Max Scratch Memory: 512 bytes", "Max Scratch Memory: 2048 bytes"]) == 2048
+    assert scratch_bytes(["nothing"]) is None
+
+
+def test_lines_lose_their_folders():
+    assert portable_lines(["read /a/b/x.onnx", "wrote /c/y"], [Path("/a/b"), Path("/c")]) == ("read x.onnx", "wrote y")
+    assert portable_lines([], [Path("/a")]) == ()
