@@ -1,6 +1,7 @@
 """The recipes of docs/ci against the program and its tables: commands are parsed, and those of the export job run."""
 
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -23,6 +24,9 @@ from helpers_recipes import (
 )
 
 from sttm_export.cli import VERBS, build_parser
+from sttm_export.device.__main__ import build_parser as kit_parser
+from sttm_export.device.flow import REJECTED
+from sttm_export.engines.store import ENGINES
 from sttm_export.spec.model import load_model, model_names
 from sttm_export.spec.target import find_target
 
@@ -31,7 +35,7 @@ BIN = Path(sys.executable).parent
 LINTERS = re.findall(
     r"^\t\$\(BIN\)/(shellcheck|hadolint|actionlint|check-jsonschema) (.*)$", (ROOT / "Makefile").read_text(), re.M
 )
-SMALL = "--random-weights 0 --frames 4 --compute-capability sm86"
+SMALL = "--random-weights 0 --frames 2 --batch 2 --compute-capability sm86"
 
 
 def github_script(name):
@@ -157,6 +161,7 @@ def exported(job_env, tmp_path_factory):
     return directory
 
 
+@pytest.mark.slow
 def test_the_export_job_of_github_runs(exported, job_env):
     engines = [path.relative_to(exported / "bundle/engines") for path in (exported / "bundle").rglob("*.engine")]
     assert {path.parts[0] for path in engines} == {"rtx"}
@@ -164,10 +169,36 @@ def test_the_export_job_of_github_runs(exported, job_env):
     assert "Verdict: passed" in Path(job_env["GITHUB_STEP_SUMMARY"]).read_text(encoding="utf-8")
 
 
-def test_what_the_jetson_job_starts_is_in_a_bundle(exported):
-    for script in (github_script("jetson"), gitlab_script("jetson")):
-        (path,) = re.findall(r'^bash "\$BUNDLE/(.*)"$', script, re.MULTILINE)
-        assert (exported / "bundle" / path).is_file()
+def kit_calls():
+    """How each recipe starts the device kit."""
+    return [
+        re.search(r"^bash .*$", script, re.MULTILINE)[0]
+        for script in (github_script("jetson"), gitlab_script("jetson"))
+    ]
+
+
+def test_the_kit_is_called_as_it_can_be():
+    for call in kit_calls():
+        path, *options = shlex.split(call)[1:]
+        assert path == "$BUNDLE/device/build.sh"
+        assert kit_parser().parse_args(options).target == "$TARGET"
+
+
+@pytest.mark.slow
+def test_the_kit_of_the_artefact_starts_and_refuses_a_machine_that_is_no_jetson(exported, job_env):
+    for call in kit_calls():
+        result = run_script(call, exported, job_env)
+        assert result.returncode == 2, result.stdout + result.stderr
+        assert "jetson-orin-jp62" in result.stderr
+        assert not (exported / "bundle/rejected").exists()
+
+
+def test_what_the_kit_writes_is_kept():
+    (kept,) = [step["with"]["path"] for step in GITHUB["jobs"]["jetson"]["steps"] if "upload" in step.get("uses", "")]
+    for folder in (ENGINES, REJECTED):
+        assert f"${{{{ env.BUNDLE }}}}/{folder}/${{{{ matrix.target }}}}\n" in kept
+        assert f"$BUNDLE/{folder}/$TARGET" in GITLAB["jetson"]["artifacts"]["paths"]
+    assert GITLAB["jetson"]["artifacts"]["when"] == "always"
 
 
 STAND_IN = """#!/usr/bin/env bash
@@ -191,6 +222,7 @@ def test_the_export_job_of_gitlab_does_the_same(checkpoint, weights, job_env, tm
     assert f" {weights} --target rtx --target jetson-orin-jp62 --output bundle" in made[1]
 
 
+@pytest.mark.slow
 def test_a_damaged_bundle_stops_the_job(exported, job_env, tmp_path):
     shutil.copytree(exported / "bundle", tmp_path / "bundle")
     with (tmp_path / "bundle/token_merger.onnx").open("ab") as file:
