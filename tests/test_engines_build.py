@@ -190,7 +190,9 @@ def test_full_tensorrt_takes_the_same_path(orin_here, graph, tmp_path):
     result = build_engine(graph, ORIN, "sm87", tmp_path / "x.engine")
     assert result.path.read_bytes() == b"plan of an Orin" and result.warnings[-1] == "a warning"
     assert module.made.network_flags == [2] and module.made.configs[0].flags == set()
-    assert json.loads((tmp_path / "x.engine.json").read_text())["compute_capability"] == "sm87"
+    sidecar = json.loads((tmp_path / "x.engine.json").read_text())
+    assert sidecar["compute_capability"] == "sm87" and "reading tiny.onnx" in sidecar["warnings"]
+    assert (sidecar["built_with"], sidecar["command"], sidecar["timing_cache"]) == ("api", [], None)
 
 
 def test_full_tensorrt_that_fails_says_why(orin_here, graph, tmp_path):

@@ -179,6 +179,7 @@ class _Build:
         finally:
             partial.unlink(missing_ok=True)
         lines = [f"[{message.severity}] {message.text}" for message in self.messages]
+        log = portable_lines(lines, [self.onnx_path.parent])
         result = BuildResult(
             status="built",
             path=out_path,
@@ -187,8 +188,8 @@ class _Build:
             tensorrt=self.api.version,
             options=options | {"compute_capability": self.here},
             scratch=scratch_bytes(lines),
-            warnings=tuple(message.text for message in self.messages if message.severity == "WARNING"),
-            log=portable_lines(lines, [self.onnx_path.parent]),
+            warnings=tuple(line.split("] ", 1)[1] for line in log if line.startswith("[WARNING] ")),
+            log=log,
             timing_cache=use,
         )
         write_sidecar(result, out_path, self.onnx_path, self.target)

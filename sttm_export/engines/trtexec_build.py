@@ -67,6 +67,8 @@ def build_with_trtexec(
         after = inside.timing_cache.read_bytes() if inside.timing_cache and inside.timing_cache.is_file() else b""
         use = _use(options, before, after)
         engine.replace(out_path)
+    folders = [folder, onnx_path.parent, Path(program).parent]
+    log = portable_lines(lines, folders)
     result = BuildResult(
         status="built",
         path=out_path,
@@ -75,11 +77,11 @@ def build_with_trtexec(
         tensorrt=version,
         options=_recorded(options, compute_capability),
         scratch=scratch_bytes(lines),
-        warnings=tuple(line.split("[W] ", 1)[1] for line in lines if "[W] " in line),
-        log=portable_lines(lines, [folder, onnx_path.parent, Path(program).parent]),
+        warnings=tuple(line.split("[W] ", 1)[1] for line in log if "[W] " in line),
+        log=log,
         timing_cache=use,
         built_with="trtexec",
-        command=portable_lines(command, [folder, onnx_path.parent, Path(program).parent]),
+        command=portable_lines(command, folders),
     )
     write_sidecar(result, out_path, onnx_path, target)
     if options.timing_cache is not None and not options.frozen_timing_cache:
