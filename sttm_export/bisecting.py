@@ -32,8 +32,6 @@ from sttm_export.terminal import Advance, Steps
 from sttm_export.validation.drift import Check, DriftReport, Place, check_tensor, first_out
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from sttm_export.graphs.reference_trace import Reference
 
 Array = NDArray[np.generic]
@@ -99,12 +97,22 @@ def bisect_graph(
         _check_same_graph(chain, reference, bundle, name)
     with steps.step(f"Search {name}") as advance, tempfile.TemporaryDirectory(prefix="sttm-bisect-") as folder:
         share_weights(chain, Path(folder))
-        search = _Search(chain, reference, inputs, factory or ort_factory(), Path(folder), limit, advance)
+        search = Search(chain, reference, inputs, factory or ort_factory(), Path(folder), limit, advance)
         return search.run(name)
 
 
-class _Search:
-    """One search through one graph."""
+class Search:
+    """One search through one graph.
+
+    Args:
+        chain: the candidate's graph.
+        reference: the module it was exported from.
+        inputs: by the names of the graph's inputs.
+        factory: makes a session of a part of the graph.
+        folder: where parts are written; must hold the weights (`share_weights`).
+        limit: bytes of marked tensors a run.
+        advance: told how far the search is.
+    """
 
     def __init__(
         self,
@@ -121,7 +129,7 @@ class _Search:
         self.backend, self.runs = "", 0
 
     def run(self, name: str) -> DriftReport:
-        """Both passes."""
+        """Both passes; `name` is the graph's, for the report."""
         boundaries, _ = first_out(self.whole(), before=len(self.chain.tensors))
         stop = len(self.chain.nodes)
         if boundaries and not boundaries[-1].passed:
@@ -186,7 +194,7 @@ def _reference(bundle: Bundle, name: str, weights: str | None, tower_weights: st
     return Reference(_module(bundle, name, weights, tower_weights), bundle.graph(name))
 
 
-def _module(bundle: Bundle, name: str, weights: str | None, tower_weights: str | None) -> nn.Module:
+def _module(bundle: Bundle, name: str, weights: str | None, tower_weights: str | None) -> Any:
     """The module that was exported, from the weights it was exported with."""
     from sttm_export.merging.static import TokenMerger
     from sttm_export.networks.loading import load_vision_encoder

@@ -18,6 +18,7 @@ Whole numbers and truth values must be equal. The rest of this file's rules:
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -141,14 +142,14 @@ def first_out(checks: Iterable[Check], before: int = 5) -> tuple[list[Check], in
     Returns:
         The last checks, of which only the very last can be out; and how many were made.
     """
-    kept: list[Check] = []
+    kept: deque[Check] = deque(maxlen=before + 1)
     count = 0
     for check in checks:
         count += 1
-        kept = [*kept[-before:], check]
+        kept.append(check)
         if not check.passed:
             break
-    return kept, count
+    return list(kept), count
 
 
 @dataclass(frozen=True)
