@@ -18,7 +18,7 @@ PYTEST_ARGS ?=
 
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-SCRIPTS := .ci/run $(shell find sttm_export docs -name '*.sh')
+SCRIPTS = .ci/run $(shell find sttm_export docs -name '*.sh')
 DEMO := demo/llava-video-7b
 
 .PHONY: demo test lint clean
