@@ -11,6 +11,7 @@ What is not: the driver (`standin_cuda`) and the runtime of TensorRT (`tensorrt`
 | STTM_STANDIN_MEMORY | bytes of GPU memory | 8 GiB |
 | STTM_STANDIN_LOG | file that gets one JSON line for each call | none |
 | STTM_STANDIN_SCALE | engines give floats times this: a wrong engine | 1 |
+| STTM_STANDIN_ROLL | any text: engines see the cells of `features` one place on, and decide otherwise | none |
 | STTM_STANDIN_REFUSE | any text: engines are not deserialized, "version tag does not match" | none |
 | STTM_STANDIN_NO_CAPTURE | any text: engines cannot be captured as CUDA graphs | none |
 | STTM_STANDIN_OOM | n: the n-th allocation of GPU memory fails | none |

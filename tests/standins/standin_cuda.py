@@ -18,6 +18,7 @@ STTM_STANDIN_GPU_NAME.
 import ctypes
 import itertools
 import os
+import threading
 import time
 
 from standin_log import record
@@ -69,7 +70,8 @@ class Driver:
         self.handles = itertools.count(0x1000)
         self.device, self.host = {}, {}
         self.streams, self.graphs, self.executables, self.events = {}, {}, {}, {}
-        self.retained, self.current, self.started, self.allocations = 0, 0, False, 0
+        self.retained, self.started, self.allocations = 0, False, 0
+        self.thread = threading.local()  # the current context is a thread's own
         self._functions = {}
 
     def __getattribute__(self, name):
@@ -127,7 +129,7 @@ class Driver:
     # Helpers of the functions below.
 
     def need_context(self):
-        if not self.started or not self.current:
+        if not self.started or not getattr(self.thread, "current", 0):
             raise Fault(INVALID_CONTEXT)
 
     def not_recording(self):
@@ -201,17 +203,17 @@ class Driver:
     def cuDevicePrimaryCtxRelease_v2(self, device):
         self.retained -= 1
         if not self.retained:
-            self.current = 0
+            self.thread.current = 0
 
     @exported(P)
     def cuCtxSetCurrent(self, context):
         if context not in {None, 0xC0} or (context and not self.retained):
             raise Fault(INVALID_CONTEXT)
-        self.current = context or 0
+        self.thread.current = context or 0
 
     @exported(P)
     def cuCtxGetCurrent(self, out):
-        write(out, P, self.current)
+        write(out, P, getattr(self.thread, "current", 0))
 
     # Memory
 

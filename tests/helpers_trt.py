@@ -1,0 +1,98 @@
+"""A small graph with every dtype that graphs declare, and engines of it by the stand-in for TensorRT."""
+
+import json
+import platform
+
+import numpy as np
+import onnx
+from helpers_graphs import BOOL, FLOAT, HALF, INT32, node, proto
+
+from sttm_export.engines.api import Api, load_api, parse_graph
+from sttm_export.engines.records import sha256_of
+from sttm_export.spec.graph import GraphSpec, TensorSpec
+
+MIXED = GraphSpec(
+    "mixed",
+    (
+        TensorSpec("x", (2, 3), "float16", "numbers"),
+        TensorSpec("k", (), "int32", "a scalar"),
+        TensorSpec("limit", (), "float32", "a scalar"),
+    ),
+    (
+        TensorSpec("y", (2, 3), "float16", "x · w, with w = 1, 2, 3"),
+        TensorSpec("n", (), "int32", "k + k"),
+        TensorSpec("above", (), "bool", "whether k is above the limit"),
+    ),
+)
+
+
+def write_mixed(folder, weights=(1, 2, 3)):
+    """The graph, with its weights beside it as the exporter leaves them."""
+    model = proto(
+        [
+            node("Mul", ["x", "w"], ["y"]),
+            node("Add", ["k", "k"], ["n"]),
+            node("Cast", ["k"], ["real"], to=FLOAT),
+            node("Greater", ["real", "limit"], ["above"]),
+        ],
+        [("x", HALF, [2, 3]), ("k", INT32, []), ("limit", FLOAT, [])],
+        [("y", HALF, [2, 3]), ("n", INT32, []), ("above", BOOL, [])],
+        {"w": np.array(weights, np.float16)},
+    )
+    path = folder / "mixed.onnx"
+    onnx.save(model, path, save_as_external_data=True, location="mixed.onnx.data", size_threshold=0)
+    return path
+
+
+def mixed_inputs(k=2):
+    return {
+        "x": np.arange(6, dtype=np.float16).reshape(2, 3),
+        "k": np.array(k, np.int32),
+        "limit": np.array(3.5, np.float32),
+    }
+
+
+def mixed_outputs(k=2):
+    return {
+        "y": mixed_inputs()["x"] * np.array([1, 2, 3], np.float16),
+        "n": np.array(2 * k, np.int32),
+        "above": np.array(k > 3.5),
+    }
+
+
+def write_engine(onnx_path, path, *flags, api=None, sidecar=True, **changes):
+    """Build with an `Api` and write the sidecar that a build writes; `changes` replace keys of it."""
+    api = api or load_api("tensorrt")
+    messages = []
+    logger = api.logger(messages)
+    builder = api.builder(logger)
+    network = api.network(builder)
+    parse_graph(api, network, logger, onnx_path)
+    config = api.config(builder, None, None)
+    for flag in flags:
+        config.set_flag(getattr(api.module.BuilderFlag, flag))
+    with path.open("wb") as file:
+        assert api.serialize(builder, network, config, file), messages
+    if sidecar:
+        write_sidecar(path, onnx_path, api, flags, **changes)
+    return path
+
+
+def write_sidecar(engine, onnx_path, api, flags=(), **changes):
+    options = {"version_compatible": "VERSION_COMPATIBLE" in flags, "strip_weights": "STRIP_PLAN" in flags}
+    data = {
+        "engine": engine.name,
+        "graph": onnx_path.name,
+        "graph_sha256": sha256_of(onnx_path),
+        "compute_capability": "sm87",
+        "tensorrt": f"{api.flavour} {api.version}",
+        "platform": f"{platform.system()} {platform.machine()}",
+        "options": options,
+        **changes,
+    }
+    engine.with_name(f"{engine.name}.json").write_text(json.dumps(data), encoding="utf-8")
+
+
+def rtx_api(machine):
+    """TensorRT-RTX as the stand-in has it."""
+    return Api("tensorrt-rtx", machine.rtx)

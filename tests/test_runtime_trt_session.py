@@ -1,0 +1,303 @@
+"""The TensorRT session, every line of it, on a pretended GPU: see standins/sitecustomize.py for what is real there."""
+
+import threading
+
+import numpy as np
+import pytest
+from helpers_standins import pretend_gpu
+from helpers_trt import MIXED, mixed_inputs, mixed_outputs, rtx_api, write_engine, write_mixed
+
+from sttm_export.engines.driver import CudaError
+from sttm_export.errors import UserError
+from sttm_export.runtime.trt_session import TrtSession
+from sttm_export.spec.graph import GraphSpec, TensorSpec
+
+pytest.importorskip("tensorrt_rtx_bindings", reason="TensorRT-RTX is not installed")
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    return pretend_gpu(monkeypatch)
+
+
+@pytest.fixture
+def graph(tmp_path):
+    return write_mixed(tmp_path)
+
+
+@pytest.fixture
+def engine(gpu, graph):
+    return write_engine(graph, graph.with_name("mixed.engine"))
+
+
+def same(outputs, expected):
+    assert list(outputs) == list(expected)
+    for name, array in expected.items():
+        np.testing.assert_array_equal(outputs[name], array)
+        assert outputs[name].dtype == array.dtype and outputs[name].shape == array.shape
+
+
+@pytest.mark.parametrize("cuda_graph", [False, True])
+@pytest.mark.parametrize("flavour", ["tensorrt", "tensorrt-rtx"])
+def test_runs_with_every_dtype_and_leaves_nothing_behind(gpu, graph, tmp_path, flavour, cuda_graph):
+    api = rtx_api(gpu) if flavour == "tensorrt-rtx" else None
+    engine = write_engine(graph, tmp_path / "mixed.engine", api=api)
+    with TrtSession(engine, MIXED, cuda_graph=cuda_graph, api=api) as session:
+        assert session.backend.startswith(f"{flavour} 1") and session.graph is MIXED
+        assert session.backend.endswith("as a CUDA graph") == cuda_graph
+        for k in (2, 9, -1):
+            same(session.run(mixed_inputs(k)), mixed_outputs(k))
+        assert gpu.driver.live()["device"] == 6
+    assert gpu.driver.live() == {}
+
+
+def test_memory_is_allocated_once(gpu, engine):
+    with TrtSession(engine, MIXED) as session:
+        session.run(mixed_inputs())
+        before = gpu.log.names().count("cuMemAlloc_v2"), gpu.log.names().count("cuMemHostAlloc")
+        session.run(mixed_inputs())
+        assert (gpu.log.names().count("cuMemAlloc_v2"), gpu.log.names().count("cuMemHostAlloc")) == before == (6, 6)
+
+
+def test_outputs_are_new_arrays(engine):
+    with TrtSession(engine, MIXED) as session:
+        first = session.run(mixed_inputs(2))
+        second = session.run(mixed_inputs(9))
+    same(first, mixed_outputs(2))
+    same(second, mixed_outputs(9))
+
+
+def test_a_cuda_graph_is_captured_once_and_then_launched(gpu, engine):
+    with TrtSession(engine, MIXED, cuda_graph=True) as session:
+        for k in (1, 2, 3):
+            same(session.run(mixed_inputs(k)), mixed_outputs(k))
+    names = gpu.log.names()
+    assert names.count("cuStreamBeginCapture_v2") == names.count("cuGraphInstantiateWithFlags") == 1
+    assert names.count("cuGraphLaunch") == 2, "the first run is the warm-up"
+    assert names.count("Context.execute_async_v3") == 2, "once to warm up, once to capture"
+
+
+def test_tensorrt_rtx_makes_its_cuda_graphs_itself(gpu, graph, tmp_path):
+    api = rtx_api(gpu)
+    engine = write_engine(graph, tmp_path / "mixed.engine", api=api)
+    with TrtSession(engine, MIXED, cuda_graph=True, api=api) as session:
+        session.run(mixed_inputs())
+    assert "cuStreamBeginCapture_v2" not in gpu.log.names()
+    contexts = [row for row in gpu.log.calls if row["call"] == "Engine.create_execution_context"]
+    assert contexts[0]["arguments"] == ["WHOLE_GRAPH_CAPTURE"]
+    del api.module.CudaGraphStrategy
+    with pytest.raises(UserError, match="has no CUDA graphs; leave --cuda-graph out"):
+        TrtSession(engine, MIXED, cuda_graph=True, api=api)
+    assert gpu.driver.live() == {}
+
+
+def test_an_engine_that_cannot_be_captured_says_so(gpu, engine):
+    gpu.knob(no_capture="yes")
+    with TrtSession(engine, MIXED, cuda_graph=True) as session, pytest.raises(UserError) as caught:
+        session.run(mixed_inputs())
+    text = str(caught.value)
+    assert text.startswith("mixed.engine cannot be captured as a CUDA graph (") and "is capturing" in text
+    assert text.endswith("; run it without --cuda-graph.")
+    assert gpu.driver.live() == {}
+    with TrtSession(engine, MIXED) as session:
+        same(session.run(mixed_inputs()), mixed_outputs())
+
+
+def test_times_are_the_gpus(gpu, engine):
+    with TrtSession(engine, MIXED) as session:
+        taken = session.measure(mixed_inputs(), 5)
+    assert len(taken) == 5 and all(0 < value < 10_000 for value in taken)
+    assert gpu.log.names().count("cuEventRecord") == 10
+    assert gpu.driver.live() == {}
+
+
+def test_inputs_are_checked(engine):
+    with TrtSession(engine, MIXED) as session, pytest.raises(UserError, match="'x' is float32, expected float16"):
+        session.run({**mixed_inputs(), "x": np.zeros((2, 3), np.float32)})
+
+
+def test_runs_from_another_thread(engine):
+    """CUDA keeps the current context a thread; a run makes it current."""
+    found = []
+    with TrtSession(engine, MIXED) as session:
+        thread = threading.Thread(target=lambda: found.append(session.run(mixed_inputs())))
+        thread.start()
+        thread.join()
+    same(found[0], mixed_outputs())
+
+
+def test_a_closed_session_does_not_run(gpu, engine):
+    session = TrtSession(engine, MIXED)
+    session.close()
+    session.close()
+    with pytest.raises(UserError, match="is closed; open the engine again"):
+        session.run(mixed_inputs())
+    assert gpu.driver.live() == {}
+
+
+def test_version_compatible_engines_may_hold_host_code(gpu, graph, tmp_path):
+    engine = write_engine(graph, tmp_path / "vc.engine", "VERSION_COMPATIBLE")
+    with TrtSession(engine, MIXED) as session:
+        same(session.run(mixed_inputs()), mixed_outputs())
+    write_engine(graph, tmp_path / "plain.engine")
+    with TrtSession(tmp_path / "plain.engine", MIXED):
+        pass
+    allowed = [row["host_code"] for row in gpu.log.calls if row["call"] == "Runtime.deserialize_cuda_engine"]
+    assert allowed == [True, False]
+
+
+class TestStripped:
+    @pytest.fixture
+    def stripped(self, gpu, graph, tmp_path):
+        return write_engine(graph, tmp_path / "stripped.engine", "STRIP_PLAN", "REFIT_IDENTICAL")
+
+    def test_weights_come_from_the_graph(self, stripped, graph):
+        with TrtSession(stripped, MIXED, onnx_path=graph) as session:
+            same(session.run(mixed_inputs()), mixed_outputs())
+
+    def test_without_a_graph(self, gpu, stripped, graph):
+        with pytest.raises(UserError, match=r"takes them from mixed.onnx, which is not given; keep the graphs"):
+            TrtSession(stripped, MIXED)
+        with pytest.raises(UserError, match=r"which is not at .*gone.onnx"):
+            TrtSession(stripped, MIXED, onnx_path=graph.with_name("gone.onnx"))
+        assert gpu.driver.live() == {}
+
+    def test_with_another_graph(self, gpu, stripped, graph, tmp_path):
+        (tmp_path / "other").mkdir()
+        other = write_mixed(tmp_path / "other")
+        other.write_bytes(other.read_bytes() + b"\x72\x00")
+        with pytest.raises(UserError, match=r"is not the graph that stripped.engine was built from"):
+            TrtSession(stripped, MIXED, onnx_path=other)
+        assert gpu.driver.live() == {}
+
+    def test_what_the_refitter_refuses(self, gpu, stripped, graph, monkeypatch):
+        import standin_runtime
+
+        monkeypatch.setattr(standin_runtime.Refitter, "refit_cuda_engine", lambda self: False)
+        monkeypatch.setattr(standin_runtime.Refitter, "get_missing_weights", lambda self: ["w", "b"])
+        with pytest.raises(UserError, match=r"weights of mixed.onnx do not fit .* \(weights are missing: w, b\)"):
+            TrtSession(stripped, MIXED, onnx_path=graph)
+        graph.write_bytes(graph.read_bytes() + b"\x72\x00")
+        write = stripped.with_name("stripped.engine.json")
+        write.write_text(write.read_text().replace("graph_sha256", "was"))
+        with pytest.raises(UserError, match="the weights do not match those of the engine"):
+            TrtSession(stripped, MIXED, onnx_path=graph)
+        assert gpu.driver.live() == {}
+
+
+class TestRefusals:
+    def test_no_file(self, gpu, tmp_path):
+        with pytest.raises(UserError, match=r"There is no engine at .*; run `sttm-export build`"):
+            TrtSession(tmp_path / "gone.engine", MIXED)
+
+    def test_no_gpu(self, gpu, engine):
+        gpu.knob(cc="none")
+        with pytest.raises(UserError, match="this machine has no NVIDIA GPU that the driver shows"):
+            TrtSession(engine, MIXED)
+
+    def test_another_version_and_gpu_before_tensorrt_is_asked(self, gpu, graph, tmp_path):
+        path = tmp_path / "old.engine"
+        write_engine(graph, path, tensorrt="tensorrt 10.13.2.6", compute_capability="sm110")
+        with pytest.raises(UserError) as caught:
+            TrtSession(path, MIXED)
+        assert str(caught.value) == (
+            "old.engine does not run here: it was built with tensorrt 10.13.2.6, here is tensorrt 10.3.0.30; it was "
+            "built for a GPU of compute capability sm110, this one has sm87; build it on this machine with "
+            "`sttm-export build BUNDLE --target NAME`, or in the bundle with `bash device/build.sh`."
+        )
+        assert "Runtime" not in gpu.log.names()
+
+    def test_what_tensorrt_refuses(self, gpu, engine):
+        gpu.knob(refuse="yes")
+        with pytest.raises(
+            UserError, match=r"tensorrt 10.3.0.30 does not load mixed.engine \(.*[Vv]ersion tag"
+        ) as caught:
+            TrtSession(engine, MIXED)
+        assert "bash device/build.sh" in str(caught.value) and "\n" not in str(caught.value)
+        assert gpu.driver.live() == {}
+
+    def test_no_sidecar_and_damaged(self, gpu, graph, tmp_path):
+        path = write_engine(graph, tmp_path / "bare.engine", sidecar=False)
+        with TrtSession(path, MIXED) as session:
+            same(session.run(mixed_inputs()), mixed_outputs())
+        path.write_bytes(path.read_bytes()[:-5])
+        with pytest.raises(UserError, match=r"does not load bare.engine \(.*Magic tag does not match"):
+            TrtSession(path, MIXED)
+        path.write_bytes(b"")
+        with pytest.raises(UserError, match=r"cannot be read .*; copy or build the engine anew"):
+            TrtSession(path, MIXED)
+
+    def test_a_runtime_that_does_not_start(self, gpu, engine, monkeypatch):
+        import tensorrt
+
+        def broken(logger):
+            logger.log(logger.ERROR, "CUDA initialization failure with error: 35.")
+            raise TypeError("pybind11::init(): factory function returned nullptr")
+
+        monkeypatch.setattr(tensorrt, "Runtime", broken)
+        with pytest.raises(UserError, match=r"could not start: CUDA initialization failure with error: 35\.$"):
+            TrtSession(engine, MIXED)
+
+    def test_another_graphs_engine(self, gpu, engine):
+        other = GraphSpec(
+            "other",
+            (TensorSpec("x", (2, 4), "float16", ""), TensorSpec("z", (), "int32", "")),
+            (TensorSpec("y", (2, 3), "float32", ""), *MIXED.outputs[1:]),
+        )
+        with pytest.raises(UserError) as caught:
+            TrtSession(engine, other)
+        assert str(caught.value) == (
+            "mixed.engine is no engine of the graph 'other' of this bundle: input 'z' is missing; it has a further "
+            "input 'k'; it has a further input 'limit'; input 'x' is float16 [2, 3], expected float16 [2, 4]; output "
+            "'y' is float16 [2, 3], expected float32 [2, 3]; build it from this bundle."
+        )
+        assert gpu.driver.live() == {}
+
+    @pytest.mark.parametrize("nth", [1, 3, 6])
+    def test_out_of_memory(self, gpu, engine, nth):
+        gpu.knob(oom=nth)
+        with pytest.raises(
+            CudaError, match=r"Cannot allocate .* of mixed.engine .*out of memory.*smaller --batch"
+        ) as caught:
+            TrtSession(engine, MIXED)
+        assert caught.value.code == 2 and gpu.driver.live() == {}
+
+    def test_no_memory_for_a_context(self, gpu, engine, monkeypatch):
+        import standin_runtime
+
+        monkeypatch.setattr(standin_runtime.Engine, "create_execution_context", lambda self, *config: None)
+        with pytest.raises(UserError, match=r"cannot prepare mixed.engine"):
+            TrtSession(engine, MIXED)
+        assert gpu.driver.live() == {}
+
+    def test_a_run_that_fails(self, gpu, engine, monkeypatch):
+        import standin_runtime
+
+        with TrtSession(engine, MIXED) as session:
+            monkeypatch.setattr(standin_runtime.Context, "_fault", lambda self, driver: "a kernel is missing")
+            with pytest.raises(UserError, match=r"mixed.engine failed to run \(.*a kernel is missing\)"):
+                session.run(mixed_inputs())
+
+    def test_memory_that_is_not_taken(self, gpu, engine, monkeypatch):
+        import standin_runtime
+
+        monkeypatch.setattr(standin_runtime.Context, "set_tensor_address", lambda self, name, address: False)
+        with pytest.raises(UserError, match="takes no memory for 'x'"):
+            TrtSession(engine, MIXED)
+        assert gpu.driver.live() == {}
+
+
+def test_the_real_tensorrt_rtx_gives_our_sentence_without_a_gpu(tmp_path, graph, monkeypatch):
+    """NVIDIA's own runtime, no stand-in: it cannot load an engine here, and what it says is in our sentence."""
+    from sttm_export.engines.api import load_api
+    from sttm_export.engines.execution import LoadedEngine
+    from sttm_export.engines.gpu import gpu_capability
+
+    if gpu_capability() is not None:
+        pytest.skip("this machine has a GPU, where the engine loads")
+    api = load_api("tensorrt-rtx")
+    engine = write_engine(graph, tmp_path / "real.engine", api=api, sidecar=False)
+    with pytest.raises(
+        UserError, match=r"tensorrt-rtx 1\.[\d.]+ does not load real.engine \(.*; build it on this machine"
+    ):
+        LoadedEngine(api, engine)
