@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,11 +11,12 @@ from pathlib import Path
 from sttm_export.bundle import Bundle
 from sttm_export.engines.build import KIT, available_api, available_trtexec
 from sttm_export.engines.faults import UnavailableError
+from sttm_export.engines.gpu import gpu_capability
 from sttm_export.engines.options import BuildOptions, check_options
 from sttm_export.engines.records import EngineRecord, Tool
 from sttm_export.engines.store import ENGINES, engines_staging, publish_engines, read_records
 from sttm_export.engines.targets import build_targets, capabilities_for, check_capabilities
-from sttm_export.engines.timing_cache import CACHE_NAME, copy_cache
+from sttm_export.engines.timing_cache import CACHE_NAME, copy_cache, read_cache
 from sttm_export.errors import UserError
 from sttm_export.spec.target import TargetSpec
 from sttm_export.terminal import Advance, Steps
@@ -109,10 +111,21 @@ def _check_target(bundle: Bundle, request: Request, target: TargetSpec) -> None:
             f"{bundle.path / ENGINES / target.name}."
         )
     try:
-        available_trtexec(target) if request.tool == "trtexec" else available_api(target)
+        version = available_trtexec(target)[1] if request.tool == "trtexec" else available_api(target).version
     except UnavailableError as error:
         raise UserError(str(error).replace(KIT, str(bundle.path / "device" / "build.sh"))) from error
+    if not target.builds_without_gpu:
+        cache, frozen = _given_cache(bundle, request, target), request.options.frozen_timing_cache
+        _check_place(request.options.timing_cache)
+        read_cache(cache, version, str(gpu_capability()), frozen=frozen)
     _check_rules(bundle, target)
+
+
+def _check_place(given: Path | None) -> None:
+    if given is not None and (given.is_dir() or not os.access(given.parent, os.W_OK)):
+        raise UserError(
+            f"Cannot write the timing cache {given}; give a file in a directory that is there and writable."
+        )
 
 
 def _check_rules(bundle: Bundle, target: TargetSpec) -> None:

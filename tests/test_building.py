@@ -1,0 +1,204 @@
+"""`sttm-export build`: real TensorRT-RTX, full TensorRT on a stand-in, every refusal, and nothing left half done."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import threading
+import time
+
+import pytest
+from helpers_standins import pretend_gpu
+from helpers_trtexec import put_trtexec
+
+from sttm_export import building
+from sttm_export.bundle import open_bundle
+from sttm_export.cli import main
+from sttm_export.engines.gpu import gpu_capability
+from sttm_export.graphs.rule_table import rules
+from sttm_export.graphs.rules import Finding
+
+GRAPHS = ("vision_encoder", "token_merger")
+
+
+@pytest.fixture
+def bundle(tiny_bundle, tmp_path):
+    """A copy of the tiny bundle with an encoder only where the merger's build would take long; no engines yet."""
+    copy = tmp_path / "bundle"
+    shutil.copytree(tiny_bundle, copy)
+    shutil.rmtree(copy / "engines")
+    return copy
+
+
+@pytest.fixture
+def small(bundle, monkeypatch):
+    """Only the encoder, which builds in half a second."""
+    monkeypatch.setattr(building, "graphs_of", lambda opened: [opened.onnx_path(GRAPHS[0])])
+    return bundle
+
+
+@pytest.fixture
+def orin(small, monkeypatch):
+    """An Orin: driver and TensorRT are stand-ins, parser and builder are NVIDIA's."""
+    pytest.importorskip("tensorrt_rtx_bindings", reason="TensorRT-RTX is not installed")
+    return pretend_gpu(monkeypatch, cc="8.7", machine="aarch64")
+
+
+def build(bundle, *options, target="jetson-orin-jp62"):
+    return main(["build", str(bundle), "--target", target, *map(str, options)])
+
+
+def engines(bundle, target="jetson-orin-jp62"):
+    folder = bundle / "engines" / target
+    return {path.name: path.read_bytes() for path in folder.iterdir()} if folder.is_dir() else {}
+
+
+def sidecar(bundle, target="jetson-orin-jp62", name="vision_encoder"):
+    return json.loads(engines(bundle, target)[f"{name}.engine.json"])
+
+
+def test_rtx_builds_here_and_the_bundle_stays_whole(bundle, capsys):
+    pytest.importorskip("tensorrt_rtx_bindings", reason="TensorRT-RTX is not installed")
+    assert build(bundle, "--compute-capability", "sm86", "--workspace", 512, target="rtx") == 0
+    opened = open_bundle(bundle)
+    assert [(r.graph, r.status, r.compute_capability) for r in opened.engine_records()] == [
+        (name, "built", "sm86") for name in GRAPHS
+    ]
+    assert sidecar(bundle, "rtx", "token_merger.sm86")["options"]["workspace_mib"] == 512
+    subprocess.run(["sha256sum", "--check", "--quiet", "SHA256SUMS"], cwd=bundle / "engines" / "rtx", check=True)
+    shown = capsys.readouterr()
+    assert "Not run: no GPU here" in shown.out and "[2/2] Build engines for rtx" in shown.err
+
+
+def test_engines_that_are_there_are_not_replaced_unasked(small, capsys):
+    pytest.importorskip("tensorrt_rtx_bindings", reason="TensorRT-RTX is not installed")
+    assert build(small, "--compute-capability", "sm86", target="rtx") == 0
+    before = engines(small, "rtx")
+    assert build(small, "--compute-capability", "sm89", target="rtx") == 2 and engines(small, "rtx") == before
+    assert "has engines for rtx already; replace them with --force" in capsys.readouterr().err
+    assert build(small, "--compute-capability", "sm89", "--force", target="rtx") == 0
+    assert "vision_encoder.sm89.engine" in engines(small, "rtx") and "vision_encoder.sm86.engine" not in engines(
+        small, "rtx"
+    )
+
+
+@pytest.mark.skipif(gpu_capability() is not None, reason="this machine has a GPU")
+def test_without_a_gpu_full_tensorrt_names_the_two_ways_on(bundle, capsys):
+    assert build(bundle) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert "this machine has no NVIDIA GPU" in error and error.endswith(
+        f"(bash {bundle}/device/build.sh), or use --target rtx here."
+    )
+    assert not (bundle / "engines").exists()
+
+
+def test_what_an_export_could_not_build_is_not_in_the_way(tiny_bundle, orin, small):
+    shutil.copytree(tiny_bundle / "engines" / "jetson-orin-jp62", small / "engines" / "jetson-orin-jp62")
+    assert [record.status for record in open_bundle(small).engine_records()] == ["skipped"] * 2
+    assert build(small) == 0
+    assert [record.status for record in open_bundle(small).engine_records()] == ["built"]
+
+
+def test_an_engine_for_the_gpu_that_is_here(orin, small, capsys):
+    assert build(small, "--version-compatible", "--optimization-level", 1) == 0
+    made = sidecar(small)
+    assert made["tensorrt"] == "tensorrt 10.3.0.30" and made["compute_capability"] == "sm87"
+    assert made["options"]["version_compatible"] and made["options"]["optimization_level"] == 1
+    assert made["timing_cache"]["file"] == "timing.cache" and made["timing_cache"]["sha256_before"] == ""
+    assert f"sttm-export validate {small} --engine" in capsys.readouterr().out
+    open_bundle(small)
+
+
+def test_the_bundle_keeps_the_timing_cache(orin, small):
+    assert build(small) == 0
+    first = sidecar(small)["timing_cache"]
+    assert build(small, "--force", "--frozen-timing-cache") == 0
+    second = sidecar(small)["timing_cache"]
+    assert second["sha256_before"] == second["sha256_after"] == first["sha256_after"] and second["frozen"]
+
+
+def test_a_cache_that_is_given_learns(orin, small, tmp_path):
+    given = tmp_path / "orin.cache"
+    assert build(small, "--timing-cache", given) == 0
+    assert given.read_bytes() == engines(small)["timing.cache"]
+    subprocess.run(["sha256sum", "--check", "--strict", "orin.cache.sha256"], cwd=tmp_path, check=True)
+    assert build(small, "--timing-cache", given, "--frozen-timing-cache", "--force") == 0
+    assert sidecar(small)["timing_cache"]["frozen"]
+
+
+def test_a_cache_that_is_not_pinned_is_refused(orin, small, tmp_path, capsys):
+    given = tmp_path / "orin.cache"
+    given.write_bytes(b"whatever")
+    assert build(small, "--timing-cache", given) == 2
+    assert "has no orin.cache.sha256 beside it" in capsys.readouterr().err and engines(small) == {}
+
+
+def test_with_trtexec(orin, small, tmp_path, monkeypatch):
+    put_trtexec(tmp_path / "bin", monkeypatch)
+    assert build(small, "--with", "trtexec", "--strip-weights") == 0
+    made = sidecar(small)
+    assert made["built_with"] == "trtexec" and "--stripWeights" in made["command"]
+    assert engines(small)["vision_encoder.engine"] == b"engine of trtexec"
+    assert engines(small)["timing.cache"] == b"all kernels"
+
+
+@pytest.mark.parametrize(
+    ("options", "target", "message"),
+    [
+        (["--workspace", 0], "jetson-orin-jp62", "--workspace 0 is not possible"),
+        (["--optimization-level", 9], "jetson-orin-jp62", "Optimization level 9 is not possible"),
+        (["--strip-weights"], "rtx", "Target 'rtx' has no --strip-weights"),
+        (["--with", "trtexec"], "rtx", "trtexec is a tool of full TensorRT"),
+        (["--timing-cache", "/nowhere/a.cache"], "jetson-orin-jp62", "Cannot write the timing cache /nowhere/a.cache;"),
+        (["--compute-capability", "sm99"], "rtx", "Unknown compute capability 'sm99'"),
+        (["--frozen-timing-cache"], "jetson-orin-jp62", "timing.cache is missing, and a frozen timing cache is read"),
+        ([], "jetson-orin-jp63", "Unknown target 'jetson-orin-jp63'. Did you mean"),
+        ([], "x86-trt103", "here is sm87 on aarch64; build on a host with such a GPU"),
+        ([], "jetson-orin-jp72", "jetson-orin-jp72 has TensorRT 10.16, here is 10.3.0.30"),
+    ],
+)
+def test_refusals(orin, small, capsys, options, target, message):
+    assert build(small, *options, target=target) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("sttm-export: ") and message in error
+    assert not list((small / "engines").glob("*")) if (small / "engines").exists() else True
+
+
+def test_a_rule_that_is_broken_is_refused_before_anything_is_built(orin, small, monkeypatch, capsys):
+    rule = next(rule for rule in rules().values() if rule.severity == "error")
+    found = [Finding(rule, "jetson-orin-jp62", "node 'x'", "")]
+    monkeypatch.setattr("sttm_export.graphs.rules.check_rules", lambda path, target: found)
+    assert build(small) == 2
+    assert "cannot build vision_encoder.onnx: error" in capsys.readouterr().err
+    assert "Builder.build_serialized_network" not in orin.log.names()
+
+
+def test_a_full_disk_is_foreseen(orin, small, monkeypatch, capsys):
+    monkeypatch.setattr(building.shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(2**40, 2**40, 1000))
+    assert build(small) == 2
+    assert "The engines need about 0.1 GiB and" in capsys.readouterr().err
+
+
+def test_a_failed_build_leaves_what_was_there(orin, small, monkeypatch, capsys):
+    assert build(small) == 0
+    before = engines(small)
+    orin.knob(no_build="yes")
+    assert build(small, "--force") == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert "The jetson-orin-jp62 engine of vision_encoder was not built: tensorrt 10.3.0.30 could not build" in error
+    assert engines(small) == before and [path.name for path in (small / "engines").iterdir()] == ["jetson-orin-jp62"]
+
+
+def test_an_interrupt_leaves_what_was_there(bundle, capsys):
+    """Ctrl-C while TensorRT-RTX is inside a build: no abort of the process, no traceback, nothing left."""
+    pytest.importorskip("tensorrt_rtx_bindings", reason="TensorRT-RTX is not installed")
+
+    def interrupt():
+        while not list(bundle.glob("engines/.rtx.partial-*/rtx/token_merger.sm86.engine.partial")):
+            time.sleep(0.02)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=interrupt, daemon=True).start()
+    assert build(bundle, "--compute-capability", "sm86", target="rtx") == 130
+    assert "interrupted; nothing was left behind" in capsys.readouterr().err and not (bundle / "engines").exists()
