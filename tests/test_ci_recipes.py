@@ -133,10 +133,6 @@ def test_include_adds_to_the_runs_it_names():
     assert jobs == [{"a": "x", "b": "1"}, {"a": "y", "b": "1", "w": "z"}]
 
 
-def needs_rtx():
-    pytest.importorskip("tensorrt_rtx_bindings", reason="TensorRT-RTX is not installed")
-
-
 def small(script):
     """The commands as they stand, but for what makes a tiny model quick and for the installation."""
     assert "--random-weights 0" in script
@@ -149,21 +145,20 @@ def job_env(tiny_toml, tmp_path_factory):
     return values | {"CHECKPOINT": "false", "GITHUB_STEP_SUMMARY": str(tmp_path_factory.mktemp("ci") / "summary.md")}
 
 
-@pytest.fixture(scope="module")
-def exported(job_env, tmp_path_factory):
-    """A directory in which the export job of GitHub has run, and what it printed."""
-    needs_rtx()
-    directory = tmp_path_factory.mktemp("workspace")
-    skipped = {"${{ inputs.checkpoint }}"}
-    script = "\n".join(step["run"] for step in github_steps("export") if step.get("if") not in skipped)
-    result = run_script(small(script), directory, job_env)
-    assert result.returncode == 0, result.stdout + result.stderr
-    return directory
+@pytest.fixture
+def workspace(tiny_bundle, tmp_path):
+    """A directory as the steps after the export find it."""
+    shutil.copytree(tiny_bundle, tmp_path / "bundle")
+    return tmp_path
 
 
 @pytest.mark.slow
-def test_the_export_job_of_github_runs(exported, job_env):
-    engines = [path.relative_to(exported / "bundle/engines") for path in (exported / "bundle").rglob("*.engine")]
+def test_the_export_job_of_github_runs(job_env, tmp_path):
+    pytest.importorskip("tensorrt_rtx_bindings", reason="TensorRT-RTX is not installed")
+    script = "\n".join(step["run"] for step in github_steps("export") if step.get("if") != "${{ inputs.checkpoint }}")
+    result = run_script(small(script), tmp_path, job_env)
+    assert result.returncode == 0, result.stdout + result.stderr
+    engines = [path.relative_to(tmp_path / "bundle/engines") for path in (tmp_path / "bundle").rglob("*.engine")]
     assert {path.parts[0] for path in engines} == {"rtx"}
     assert len(engines) == 2
     assert "Verdict: passed" in Path(job_env["GITHUB_STEP_SUMMARY"]).read_text(encoding="utf-8")
@@ -184,13 +179,12 @@ def test_the_kit_is_called_as_it_can_be():
         assert kit_parser().parse_args(options).target == "$TARGET"
 
 
-@pytest.mark.slow
-def test_the_kit_of_the_artefact_starts_and_refuses_a_machine_that_is_no_jetson(exported, job_env):
+def test_the_kit_of_the_artefact_starts_and_refuses_a_machine_that_is_no_jetson(workspace, job_env):
     for call in kit_calls():
-        result = run_script(call, exported, job_env)
+        result = run_script(call, workspace, job_env)
         assert result.returncode == 2, result.stdout + result.stderr
         assert "jetson-orin-jp62" in result.stderr
-        assert not (exported / "bundle/rejected").exists()
+        assert not (workspace / "bundle/rejected").exists()
 
 
 def test_what_the_kit_writes_is_kept():
@@ -222,15 +216,13 @@ def test_the_export_job_of_gitlab_does_the_same(checkpoint, weights, job_env, tm
     assert f" {weights} --target rtx --target jetson-orin-jp62 --output bundle" in made[1]
 
 
-@pytest.mark.slow
-def test_a_damaged_bundle_stops_the_job(exported, job_env, tmp_path):
-    shutil.copytree(exported / "bundle", tmp_path / "bundle")
-    with (tmp_path / "bundle/token_merger.onnx").open("ab") as file:
+def test_a_damaged_bundle_stops_the_job(workspace, job_env):
+    with (workspace / "bundle/token_merger.onnx").open("ab") as file:
         file.write(b"\0")
     (check,) = [step["run"] for step in github_steps("export") if "SHA256SUMS" in step["run"]]
-    assert run_script(check, tmp_path, job_env).returncode == 1
+    assert run_script(check, workspace, job_env).returncode == 1
     without_sums = "\n".join(check.splitlines()[1:])
-    assert run_script(without_sums, tmp_path, job_env).returncode == 2
+    assert run_script(without_sums, workspace, job_env).returncode == 2
 
 
 def test_a_failed_pipe_stops_the_job(tmp_path):
