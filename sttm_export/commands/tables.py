@@ -11,7 +11,7 @@ from rich.table import Table
 from sttm_export.bundle import Bundle
 from sttm_export.engines.records import EngineRecord
 from sttm_export.terminal import table_console
-from sttm_export.validation.report import format_size, verdict
+from sttm_export.validation.report import format_size, listed_files, verdict
 
 _COLOR = {"passed": "green", "missed": "red", "unchecked": "yellow"}
 
@@ -69,8 +69,8 @@ def _loud(bundle: Bundle) -> str:
 
 def _files(manifest: dict[str, Any]) -> Table:
     table = Table("file", "size", "sha256", title="Files")
-    for row in manifest["files"]:
-        table.add_row(row["path"], format_size(row["bytes"]), row["sha256"][:16] + "…")
+    for row in listed_files(manifest["files"]):
+        table.add_row(row["path"], format_size(row["bytes"]), f"{row['sha256'][:16]}…" if row["sha256"] else "")
     return table
 
 

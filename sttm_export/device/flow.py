@@ -17,7 +17,7 @@ from sttm_export.device.machine import ROOT, MachineFacts, free_disk, read_machi
 from sttm_export.device.report import READABLE, check_lines, write_reports
 from sttm_export.device.requirements import Check, check_machine, check_room, failed
 from sttm_export.device.timings import keep_timings
-from sttm_export.device.whole import KIT, bundle_needs, check_bundle, graph_names, is_writable
+from sttm_export.device.whole import KIT, bundle_needs, check_bundle, graph_names, is_writable, verify_manifest
 from sttm_export.engines.records import EngineRecord, sha256_of
 from sttm_export.engines.store import ENGINES, engines_staging, publish_engines, read_records
 from sttm_export.engines.timing_cache import CACHE_NAME
@@ -101,6 +101,7 @@ def run_kit(bundle: Bundle, request: Request, say: Say) -> Path | None:
 
 
 def _look(bundle: Bundle, request: Request) -> _Work:
+    verify_manifest(bundle)
     facts = read_machine(request.root)
     targets = read_targets(bundle.path / KIT / TARGETS)
     target = pick_target(facts, targets, request.target, bundle.manifest["targets"])
@@ -116,10 +117,13 @@ def _look(bundle: Bundle, request: Request) -> _Work:
     return _Work(bundle, target, facts, checks, request)
 
 
+def _has_engines(work: _Work) -> bool:
+    return any(record.status == "built" for record in read_records(work.bundle.path, work.target.name))
+
+
 def _refuse_existing(work: _Work) -> None:
     name = work.target.name
-    built = [record for record in read_records(work.bundle.path, name) if record.status == "built"]
-    if built and not work.request.force:
+    if _has_engines(work) and not work.request.force:
         raise UserError(
             f"Engines for {name} are there already, in {work.bundle.path / ENGINES / name}; build again with --force."
         )
@@ -127,6 +131,7 @@ def _refuse_existing(work: _Work) -> None:
 
 def _build_and_compare(work: _Work, say: Say) -> Path:
     name, home = work.target.name, work.bundle.path
+    _sweep(home / ENGINES, name)
     with engines_staging(home, name) as partial:
         try:
             _build(work, partial, say)
@@ -135,7 +140,8 @@ def _build_and_compare(work: _Work, say: Say) -> Path:
         except JobError as error:
             fault = str(error)
         if fault:
-            raise ValidationMiss(f"{fault} No engine was kept; see {_reject(work, partial, fault) / READABLE}.")
+            kept = "The engines that were there stay" if _has_engines(work) else "No engine was kept"
+            raise ValidationMiss(f"{fault} {kept}; see {_reject(work, partial, fault) / READABLE}.")
         write_reports(partial, _report(work, ""))
         folder = publish_engines(home, name, partial, [EngineRecord(**build["record"]) for build in work.builds])
     # What an earlier run left of engines that failed is no longer true.
@@ -180,7 +186,8 @@ def _compare(work: _Work, partial: Path, say: Say) -> None:
         }
         try:
             answer = run_job("sttm_export.device.check_job", request, partial.parent / "answer.json")
-        except JobError as error:
+        except (JobError, UserError) as error:
+            # The machine and the bundle were found good: what goes wrong now speaks against the engine, and is kept.
             raise JobError(f"Running {name} failed: {error}") from error
         work.results += answer["validation"]["results"]
         work.findings += answer["validation"]["findings"]
@@ -227,6 +234,13 @@ def _report(work: _Work, fault: str) -> dict[str, Any]:
         "validation": {"results": work.results, "findings": work.findings},
         "latency": work.latency,
     }
+
+
+def _sweep(engines: Path, target: str) -> None:
+    """Remove what a run that lost its power left half-built; of a run that still goes on, nothing."""
+    for folder in engines.glob(f".{target}.partial-*"):
+        if not Path("/proc", folder.name.rpartition("-")[2]).exists():
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _remove_if_empty(folder: Path) -> None:

@@ -54,7 +54,7 @@ def check_lines(checks: Sequence[Check], *, faults_only: bool = False) -> list[s
 def _verdict(report: dict[str, Any]) -> str:
     if report["passed"]:
         return "**Passed**: every engine was run on this machine and agrees with the reference."
-    return f"**Rejected**: {report['reason']} No engine was kept."
+    return f"**Rejected**: {report['reason']} No engine of this build was kept."
 
 
 def _machine(facts: dict[str, Any]) -> list[tuple[str, str]]:

@@ -22,6 +22,18 @@ def check_bundle(bundle: Bundle, target: TargetSpec) -> list[Check]:
     return [_files(bundle), _fixtures(bundle), _precision(bundle, target), _rules(bundle, target)]
 
 
+def verify_manifest(bundle: Bundle) -> None:
+    """Refuse a manifest that is not the exported one: everything else is read from it.
+
+    Raises:
+        UserError: changed, or without its sum.
+    """
+    if not _same(bundle.path / MANIFEST, read_sums(bundle.path).get(MANIFEST)):
+        raise UserError(
+            f"{bundle.path / MANIFEST} was changed after the export; copy the bundle anew, or export it again."
+        )
+
+
 def bundle_needs(bundle: Bundle) -> Needs:
     """Return memory and disk that the bundle's engines take."""
     sizes = {row["path"]: int(row["bytes"]) for row in bundle.manifest["files"]}
@@ -53,11 +65,8 @@ def _used(bundle: Bundle) -> Iterator[str]:
 
 def _files(bundle: Bundle) -> Check:
     needed, mend = "every file the build uses as it was exported", "copy the bundle anew, or export it again"
-    try:
-        recorded = read_sums(bundle.path)
-    except UserError as error:
-        return Check("files", "failed", str(error), needed, mend)
-    wrong = [name for name in [MANIFEST, *_used(bundle)] if not _same(bundle.path / name, recorded.get(name))]
+    recorded = read_sums(bundle.path)
+    wrong = [name for name in _used(bundle) if not _same(bundle.path / name, recorded.get(name))]
     if not wrong:
         return Check("files", "ok", "unchanged, by sha256", needed)
     more = f" and {len(wrong) - 1} more" if len(wrong) > 1 else ""

@@ -57,7 +57,7 @@ def render_report(manifest: Mapping[str, Any], picture: str | Path | None = None
         title=model.get("title") or model.get("name") or "Bundle",
         example=example,
         cells=cells,
-        files=_files(manifest.get("files")),
+        files=listed_files(manifest.get("files")),
         verdict=verdict(manifest),
         miss=_first_miss(manifest),
         chart=chart,
@@ -117,10 +117,15 @@ def _cells(manifest: Mapping[str, Any]) -> int:
     return int(merge.get("height", 0)) * int(merge.get("width", 0))
 
 
-def _files(files: Any) -> list[dict[str, Any]]:
-    if isinstance(files, Mapping):
-        return [{"path": path, **facts} for path, facts in files.items()]
-    return list(files or [])
+def listed_files(files: Any) -> list[dict[str, Any]]:
+    """Rows of a manifest's files for people: the device kit's many small sources are one row, without a sha256."""
+    rows = [{"path": path, **facts} for path, facts in files.items()] if isinstance(files, Mapping) else files or []
+    kit = [row for row in rows if row["path"].startswith("device/")]
+    others = [row for row in rows if row not in kit]
+    if not kit:
+        return others
+    total = sum(row["bytes"] for row in kit)
+    return [*others, {"path": f"device/ ({len(kit)} files)", "bytes": total, "sha256": ""}]
 
 
 def _embed(path: Path) -> str:
