@@ -5,18 +5,17 @@ from __future__ import annotations
 import platform
 import time
 from pathlib import Path
-from typing import Any
 
 from sttm_export.engines import timing_cache
-from sttm_export.engines.api import Api, Message, load_api, parse_graph
-from sttm_export.engines.configure import read_options
-from sttm_export.engines.faults import EngineError, UnavailableError
+from sttm_export.engines.api import Api, Message, load_api
+from sttm_export.engines.faults import UnavailableError
 from sttm_export.engines.gpu import gpu_capability
-from sttm_export.engines.interrupts import held_interrupts
-from sttm_export.engines.logs import free_memory, memory_reason, portable_lines, scratch_bytes
+from sttm_export.engines.isolated import serialize_isolated
+from sttm_export.engines.logs import portable_lines, scratch_bytes
 from sttm_export.engines.options import BuildOptions, check_options
 from sttm_export.engines.progress import OnProgress, PhaseTree
 from sttm_export.engines.records import BuildResult, Tool
+from sttm_export.engines.serialize import Job, serialize_engine
 from sttm_export.engines.sidecar import write_sidecar
 from sttm_export.engines.trtexec import find_trtexec, trtexec_command, trtexec_version
 from sttm_export.engines.trtexec_build import build_with_trtexec
@@ -37,8 +36,9 @@ def build_engine(
     options: BuildOptions = DEFAULTS,
     on_progress: OnProgress | None = None,
     tool: Tool = "api",
+    isolated: bool = False,
 ) -> BuildResult:
-    """Build one engine with TensorRT's Python API in this process, or with trtexec.
+    """Build one engine with TensorRT's Python API or with trtexec.
 
     The engine is written under a temporary name and renamed when whole, with `<out_path>.json` beside it.
 
@@ -51,6 +51,8 @@ def build_engine(
         options: workspace, timing cache and the like.
         on_progress: called with (phase, fraction in [0, 1]); what it raises stops the build and comes back from here.
         tool: `api` or `trtexec`; TensorRT-RTX has the first only.
+        isolated: with the Python API, build in a fresh process, which makes the bytes of TensorRT-RTX repeatable; a
+            timing cache does not go with it.
 
     Returns:
         The result; `skipped` with a reason where this machine cannot build for the target.
@@ -72,7 +74,9 @@ def build_engine(
         api = available_api(target)
     except UnavailableError as reason:
         return BuildResult("skipped", reason=str(reason))
-    return _Build(api, onnx_path, target, compute_capability, options, on_progress).run(out_path)
+    present = None if target.builds_without_gpu else gpu_capability()
+    job = Job(api, onnx_path, compute_capability, compute_capability or present or "portable", options)
+    return _build(job, target, out_path, on_progress, isolated=isolated)
 
 
 def check_capability(target: TargetSpec, compute_capability: str | None) -> None:
@@ -149,83 +153,35 @@ def _not_here(target: TargetSpec, capability: str | None) -> str:
     )
 
 
-class _Build:
-    """One build; holds what its steps share."""
-
-    def __init__(
-        self,
-        api: Api,
-        onnx_path: Path,
-        target: TargetSpec,
-        compute_capability: str | None,
-        options: BuildOptions,
-        on_progress: OnProgress | None,
-    ) -> None:
-        self.api, self.onnx_path, self.target, self.asked = api, onnx_path, target, options
-        self.compute_capability = compute_capability
-        present = None if target.builds_without_gpu else gpu_capability()
-        self.here = compute_capability or present or "portable"
-        self.messages: list[Message] = []
-        self.tree = PhaseTree(on_progress)
-
-    def run(self, out_path: Path) -> BuildResult:
-        """Build under a temporary name, rename, and write sidecar and timing cache."""
-        out_path.parent.mkdir(parents=True, exist_ok=True)
-        partial = out_path.with_name(out_path.name + ".partial")
-        started = time.perf_counter()
-        try:
-            options, use, timings = self._serialize(partial)
-            partial.replace(out_path)
-        finally:
-            partial.unlink(missing_ok=True)
-        lines = [f"[{message.severity}] {message.text}" for message in self.messages]
-        log = portable_lines(lines, [self.onnx_path.parent])
-        result = BuildResult(
-            status="built",
-            path=out_path,
-            size=out_path.stat().st_size,
-            seconds=round(time.perf_counter() - started, 3),
-            tensorrt=self.api.version,
-            options=options | {"compute_capability": self.here},
-            scratch=scratch_bytes(lines),
-            warnings=tuple(line.split("] ", 1)[1] for line in log if line.startswith("[WARNING] ")),
-            log=log,
-            timing_cache=use,
-        )
-        write_sidecar(result, out_path, self.onnx_path, self.target)
-        if self.asked.timing_cache is not None and not self.asked.frozen_timing_cache:
-            timing_cache.write_cache(self.asked.timing_cache, timings, self.api.version, self.here)
-        return result
-
-    def _serialize(self, partial: Path) -> tuple[dict[str, Any], timing_cache.CacheUse | None, bytes]:
-        """Parse and build into `partial`; return the options that were set, and the timings where they are kept."""
-        logger = self.api.logger(self.messages)
-        builder = self.api.builder(logger)
-        network = self.api.network(builder)
-        parse_graph(self.api, network, logger, self.onnx_path)
-        config = self.api.config(builder, self.compute_capability, self.tree, self.asked)
-        cache, frozen = self.asked.timing_cache, self.asked.frozen_timing_cache
-        before = b""
-        if cache is not None:
-            before = timing_cache.read_cache(cache, self.api.version, self.here, frozen=frozen)
-            timing_cache.attach(config, self.api.module, before, cache)
-        free = free_memory()
-        with partial.open("wb") as file, held_interrupts(self.tree):
-            built = self.api.serialize(builder, network, config, file)
-        if self.tree.error is not None:
-            raise self.tree.error
-        if not built:
-            raise self._failure(free)
-        if cache is None:
-            return read_options(self.api.module, config), None, b""
-        after = timing_cache.detach(config)
-        use = timing_cache.use_of(cache, before, after, frozen=frozen)
-        return read_options(self.api.module, config), use, after
-
-    def _failure(self, free: int | None) -> EngineError:
-        errors = [" ".join(m.text.split()) for m in self.messages if m.severity.endswith("ERROR")]
-        # Failed allocations are warnings in TensorRT's log, only what follows from them is an error.
-        everything = [message.text for message in self.messages]
-        reason = memory_reason(everything, self.asked.workspace_mib, free)
-        why = reason or "; ".join(errors) or "it gave no reason, see the log"
-        return EngineError(f"{self.api.flavour} {self.api.version} could not build {self.onnx_path.name}: {why}.")
+def _build(
+    job: Job, target: TargetSpec, out_path: Path, on_progress: OnProgress | None, *, isolated: bool
+) -> BuildResult:
+    """Build under a temporary name, rename, and write sidecar and timing cache."""
+    out_path.parent.mkdir(parents=True, exist_ok=True)
+    partial = out_path.with_name(out_path.name + ".partial")
+    messages: list[Message] = []
+    started = time.perf_counter()
+    serialize = serialize_isolated if isolated else serialize_engine
+    try:
+        with partial.open("wb") as file:
+            made = serialize(job, file, messages, PhaseTree(on_progress))
+        partial.replace(out_path)
+    finally:
+        partial.unlink(missing_ok=True)
+    log = portable_lines((f"[{message.severity}] {message.text}" for message in messages), [job.onnx_path.parent])
+    result = BuildResult(
+        status="built",
+        path=out_path,
+        size=out_path.stat().st_size,
+        seconds=round(time.perf_counter() - started, 3),
+        tensorrt=job.api.version,
+        options=made.options | {"compute_capability": job.here},
+        scratch=scratch_bytes(log),
+        warnings=tuple(line.split("] ", 1)[1] for line in log if line.startswith("[WARNING] ")),
+        log=log,
+        timing_cache=made.use,
+    )
+    write_sidecar(result, out_path, job.onnx_path, target)
+    if job.options.timing_cache is not None and not job.options.frozen_timing_cache:
+        timing_cache.write_cache(job.options.timing_cache, made.timings, job.api.version, job.here)
+    return result

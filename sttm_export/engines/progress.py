@@ -52,6 +52,11 @@ class PhaseTree:
             self._fraction = 1.0
         self._report(name)
 
+    def tell(self, name: str, fraction: float) -> None:
+        """Pass on what another tree has reported, that of a build in another process."""
+        self._fraction = max(self._fraction, fraction)
+        self._report(name)
+
     def _report(self, name: str) -> None:
         self._fraction = max(self._fraction, self._overall())
         if self._on_progress is None or self.error is not None:

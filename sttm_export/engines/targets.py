@@ -89,7 +89,11 @@ def _record(
     told = None if on_progress is None else _prefixed(on_progress, heading)
     name = capability or (target.compute_capabilities[0] if len(target.compute_capabilities) == 1 else "")
     try:
-        result = build_engine(graph, target, capability, engine, options=options, on_progress=told, tool=tool)
+        # Full TensorRT times kernels, so that a fresh process would not make its engines equal; a timing cache does.
+        isolated = target.builds_without_gpu
+        result = build_engine(
+            graph, target, capability, engine, options=options, on_progress=told, tool=tool, isolated=isolated
+        )
     except EngineError as failure:
         log = _write_log(engine, (str(failure),))
         return EngineRecord(target.name, name, graph.stem, "failed", str(failure), log=_below(log, out_dir))

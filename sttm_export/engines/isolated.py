@@ -1,0 +1,140 @@
+"""A build in a fresh process, so that two builds of one graph give the same bytes.
+
+TensorRT-RTX 1.7 writes inputs and outputs in an order that hangs on addresses of its heap (docs/tensorrt.md, section
+1). A new process that always does the same in the same order has the same heap: one arena for all threads, the graph by
+its bare name, a small fixed environment, the engine into a file that is open already. What hangs on the machine still
+is where this package and Python lie.
+
+A process that the system ends for want of memory is also an answer here, and Ctrl-C ends a build at once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from sttm_export.engines.api import Message, load_api
+from sttm_export.engines.faults import EngineError
+from sttm_export.engines.logs import exhausted, free_memory
+from sttm_export.engines.options import BuildOptions
+from sttm_export.engines.progress import PhaseTree
+from sttm_export.engines.serialize import Job, Serialized, serialize_engine
+
+_PACKAGE_PARENT = Path(__file__).resolve().parents[2]
+# What a process needs to find Python's and TensorRT's libraries; the rest would move the heap.
+_KEPT = ("PATH", "LD_LIBRARY_PATH", "HOME")
+
+
+def serialize_isolated(job: Job, file: BinaryIO, messages: list[Message], tree: PhaseTree) -> Serialized:
+    """Do what `serialize_engine` does, in a process of its own; without a timing cache.
+
+    Raises:
+        EngineError: TensorRT refused the graph or could not build it, or the process died.
+        OSError: the file could not be written.
+    """
+    request = {
+        "flavour": job.api.flavour,
+        "graph": job.onnx_path.name,
+        "compute_capability": job.compute_capability,
+        "here": job.here,
+        "options": dataclasses.asdict(job.options),
+    }
+    free, answer = free_memory(), None
+    with _start(job.onnx_path.parent, file) as process:
+        try:
+            _send(process, request)
+            for line in process.stdout or ():
+                answer = _receive(json.loads(line), messages, tree) or answer
+        except BaseException:
+            process.kill()
+            raise
+    if answer is None:
+        raise EngineError(
+            f"{job.api.flavour} {job.api.version} could not build {job.onnx_path.name}: {_death(process, free)}"
+        )
+    return _judge(answer)
+
+
+def _start(folder: Path, file: BinaryIO) -> subprocess.Popen[str]:
+    # A session of its own: the keyboard's interrupt comes to the parent alone. The descriptor's
+    # number has a fixed width for the heap's sake.
+    environment = {name: os.environ[name] for name in _KEPT if name in os.environ}
+    path = os.pathsep.join(filter(None, [str(_PACKAGE_PARENT), os.environ.get("PYTHONPATH", "")]))
+    environment |= {"MALLOC_ARENA_MAX": "1", "PYTHONHASHSEED": "0", "PYTHONPATH": path}
+    return subprocess.Popen(
+        [sys.executable, "-m", "sttm_export.engines.isolated", f"{file.fileno():06d}"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=folder,
+        env=environment,
+        pass_fds=[file.fileno()],
+        start_new_session=True,
+    )
+
+
+def _send(process: subprocess.Popen[str], request: dict[str, Any]) -> None:
+    if process.stdin is not None:
+        with process.stdin as stdin:
+            stdin.write(json.dumps(request))
+
+
+def _receive(row: dict[str, Any], messages: list[Message], tree: PhaseTree) -> dict[str, Any] | None:
+    """Take in one line of the child; return it if it is the last."""
+    if "phase" in row:
+        tree.tell(row["phase"], row["fraction"])
+        if tree.error is not None:
+            raise tree.error
+        return None
+    messages += [Message(*pair) for pair in row["messages"]]
+    return row
+
+
+def _judge(answer: dict[str, Any]) -> Serialized:
+    if "errno" in answer:
+        raise OSError(answer["errno"], os.strerror(answer["errno"]))
+    if "error" in answer:
+        raise EngineError(answer["error"])
+    return Serialized(answer["options"])
+
+
+def _death(process: subprocess.Popen[str], free: int | None) -> str:
+    if process.returncode == -9:
+        return f"the system ended its process; {exhausted(0, free)}."
+    return f"its process ended with code {process.returncode} and no answer; what it printed says why."
+
+
+def _serve(descriptor: int) -> None:
+    """Be the child: one request on standard input, lines of JSON on what was standard output."""
+    # What TensorRT prints itself must not get among the answers.
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8", buffering=1)
+    os.dup2(2, 1)
+    messages: list[Message] = []
+
+    def tell(**row: Any) -> None:
+        answers.write(json.dumps(row) + "\n")
+
+    request = json.load(sys.stdin)
+    options = BuildOptions(**request["options"])
+    job = Job(
+        load_api(request["flavour"]), Path(request["graph"]), request["compute_capability"], request["here"], options
+    )
+    tree = PhaseTree(lambda phase, fraction: tell(phase=phase, fraction=fraction))
+    outcome: dict[str, Any]
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            outcome = {"options": serialize_engine(job, file, messages, tree).options}
+    except OSError as error:
+        outcome = {"errno": error.errno}
+    except EngineError as error:
+        outcome = {"error": str(error)}
+    tell(**outcome, messages=[dataclasses.astuple(message) for message in messages])
+
+
+if __name__ == "__main__":
+    _serve(int(sys.argv[1]))

@@ -1,0 +1,100 @@
+"""From graph to engine bytes with a loaded TensorRT: parse, configure, build; no files but graph, engine and cache."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from sttm_export.engines import timing_cache
+from sttm_export.engines.api import Api, Message, parse_graph
+from sttm_export.engines.configure import read_options
+from sttm_export.engines.faults import EngineError
+from sttm_export.engines.interrupts import held_interrupts
+from sttm_export.engines.logs import free_memory, memory_reason
+from sttm_export.engines.options import BuildOptions
+from sttm_export.engines.progress import PhaseTree
+
+
+@dataclass(frozen=True)
+class Job:
+    """One engine to build.
+
+    Attributes:
+        api: the TensorRT that builds.
+        onnx_path: the graph.
+        compute_capability: to set, for TensorRT-RTX; None sets none.
+        here: what the engine is for, by name: a compute capability or `portable`.
+        options: already checked.
+    """
+
+    api: Api
+    onnx_path: Path
+    compute_capability: str | None
+    here: str
+    options: BuildOptions
+
+
+@dataclass(frozen=True)
+class Serialized:
+    """What is known after a build, the engine itself apart.
+
+    Attributes:
+        options: as TensorRT took them.
+        use: of the timing cache; None without one.
+        timings: content of the cache after the build; empty without one.
+    """
+
+    options: dict[str, Any]
+    use: timing_cache.CacheUse | None = None
+    timings: bytes = b""
+
+
+def serialize_engine(job: Job, file: BinaryIO, messages: list[Message], tree: PhaseTree) -> Serialized:
+    """Build into an open file, in this process.
+
+    Args:
+        job: what to build.
+        file: takes the engine's bytes.
+        messages: takes TensorRT's log.
+        tree: takes TensorRT's progress; an error in it stops the build and is raised from here.
+
+    Raises:
+        UserError: the timing cache is not one for this machine.
+        EngineError: TensorRT refused the graph or could not build it.
+        OSError: the file could not be written.
+    """
+    with held_interrupts(tree):
+        return _serialize(job, file, messages, tree)
+
+
+def _serialize(job: Job, file: BinaryIO, messages: list[Message], tree: PhaseTree) -> Serialized:
+    api, cache, frozen = job.api, job.options.timing_cache, job.options.frozen_timing_cache
+    logger = api.logger(messages)
+    builder = api.builder(logger)
+    network = api.network(builder)
+    parse_graph(api, network, logger, job.onnx_path)
+    config = api.config(builder, job.compute_capability, tree, job.options)
+    before = b""
+    if cache is not None:
+        before = timing_cache.read_cache(cache, api.version, job.here, frozen=frozen)
+        timing_cache.attach(config, api.module, before, cache)
+    free = free_memory()
+    built = tree.error is None and api.serialize(builder, network, config, file)
+    if tree.error is not None:
+        raise tree.error
+    if not built:
+        raise _failure(job, messages, free)
+    options = read_options(api.module, config)
+    if cache is None:
+        return Serialized(options)
+    after = timing_cache.detach(config)
+    return Serialized(options, timing_cache.use_of(cache, before, after, frozen=frozen), after)
+
+
+def _failure(job: Job, messages: list[Message], free: int | None) -> EngineError:
+    errors = [" ".join(message.text.split()) for message in messages if message.severity.endswith("ERROR")]
+    # Failed allocations are warnings in TensorRT's log, only what follows from them is an error.
+    reason = memory_reason([message.text for message in messages], job.options.workspace_mib, free)
+    why = reason or "; ".join(errors) or "it gave no reason, see the log"
+    return EngineError(f"{job.api.flavour} {job.api.version} could not build {job.onnx_path.name}: {why}.")

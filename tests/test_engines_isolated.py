@@ -1,0 +1,118 @@
+"""Builds in a fresh process: the same bytes every time, and whatever happens to the process becomes an answer."""
+
+import errno
+import os
+import signal
+import subprocess
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from helpers_graphs import INT32, node, proto, save, tiny_module, tiny_spec
+
+from sttm_export.engines import isolated as isolated_module
+from sttm_export.engines.build import build_engine
+from sttm_export.engines.faults import EngineError
+from sttm_export.engines.options import BuildOptions
+from sttm_export.engines.targets import build_targets
+from sttm_export.graphs.export import export_graph
+from sttm_export.spec.target import find_target
+
+RTX = find_target("rtx")
+pytest.importorskip("tensorrt_rtx_bindings", reason="TensorRT-RTX is not installed")
+
+
+@pytest.fixture(scope="module")
+def graph(tmp_path_factory):
+    return export_graph(tiny_module("float16"), tiny_spec("float16"), tmp_path_factory.mktemp("graph"))
+
+
+def build(graph, out, **named):
+    return build_engine(graph, RTX, "sm86", out, isolated=True, **named)
+
+
+def children():
+    """Processes of this one, zombies too."""
+    tasks = Path(f"/proc/{os.getpid()}/task").glob("*/children")
+    return {int(number) for task in tasks for number in task.read_text().split()}
+
+
+def test_ten_builds_give_the_same_bytes(graph, tmp_path):
+    """In one process, about one in five differs: inputs and outputs come in another order."""
+    places = [tmp_path / ("x" * (1 + 9 * number)) for number in range(10)]
+    sums = {record.sha256 for place in places for record in build_targets([graph], [RTX], ["sm86"], place)}
+    assert len(sums) == 1
+
+
+def test_it_is_the_build_of_this_process(graph, tmp_path):
+    seen = []
+    options = BuildOptions(workspace_mib=64, optimization_level=2)
+    apart = build(graph, tmp_path / "a.engine", options=options, on_progress=lambda *row: seen.append(row))
+    here = build_engine(graph, RTX, "sm86", tmp_path / "b.engine", options=options)
+    assert (apart.size, apart.options, apart.scratch) == (here.size, here.options, here.scratch)
+    assert apart.path.read_bytes()[:4] == b"vtrt" and "Input filename:   tiny.onnx" in "\n".join(apart.log)
+    fractions = [fraction for _, fraction in seen]
+    assert fractions == sorted(fractions) and fractions[0] == 0.0 and fractions[-1] == 1.0
+
+
+def test_refusals_come_through(tmp_path):
+    model = proto([node("MatMul", ["x", "x"], ["y"])], [("x", INT32, [4, 4])], [("y", INT32, [4, 4])])
+    with pytest.raises(EngineError, match=r"refuses graph.onnx: node 'MatMul_y' \(MatMul\): .*INT32"):
+        build(save(model, tmp_path), tmp_path / "out" / "x.engine")
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_a_workspace_that_is_too_small_is_told(graph, tmp_path):
+    """The reason is found in the child, whose log has it, and comes through as it is."""
+    with pytest.raises(EngineError, match="no kernel fits into a workspace of 1 MiB; give a larger --workspace"):
+        build(graph, tmp_path / "x.engine", options=BuildOptions(workspace_mib=1))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk(graph, tmp_path):
+    (tmp_path / "tiny.engine.partial").symlink_to("/dev/full")
+    with pytest.raises(OSError, match="No space left") as full:
+        build(graph, tmp_path / "tiny.engine")
+    assert full.value.errno == errno.ENOSPC and list(tmp_path.iterdir()) == []
+
+
+def test_what_progress_raises_ends_the_process(graph, tmp_path):
+    def stop(phase, fraction):
+        raise KeyboardInterrupt
+
+    before = children()
+    with pytest.raises(KeyboardInterrupt):
+        build(graph, tmp_path / "x.engine", on_progress=stop)
+    assert list(tmp_path.iterdir()) == [] and children() <= before
+
+
+def in_place_of_the_child(monkeypatch, code):
+    real = subprocess.Popen
+
+    def start(command, **named):
+        return real([command[0], "-c", code], **named)
+
+    monkeypatch.setattr(isolated_module.subprocess, "Popen", start)
+
+
+def test_a_process_that_the_system_ends(graph, tmp_path, monkeypatch):
+    in_place_of_the_child(monkeypatch, "import os, signal; input(); os.kill(os.getpid(), signal.SIGKILL)")
+    with pytest.raises(EngineError, match=r"could not build tiny.onnx: the system ended its process; memory ran out"):
+        build(graph, tmp_path / "x.engine")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_process_that_dies(graph, tmp_path, monkeypatch):
+    in_place_of_the_child(monkeypatch, "import sys; input(); sys.exit(3)")
+    with pytest.raises(EngineError, match=r"its process ended with code 3 and no answer"):
+        build(graph, tmp_path / "x.engine")
+
+
+def test_an_interrupt_does_not_wait_for_tensorrt(graph, tmp_path, monkeypatch):
+    in_place_of_the_child(monkeypatch, "import time; time.sleep(60)")
+    threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT)).start()
+    started = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        build(graph, tmp_path / "x.engine")
+    assert time.monotonic() - started < 20 and list(tmp_path.iterdir()) == []
