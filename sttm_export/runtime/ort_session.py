@@ -116,6 +116,11 @@ def _create(ort: Any, path: Path, options: Any, provider: Provider) -> Any:
         # Without the fallback of the Python layer, which changes providers in the middle of a run.
         return ort.InferenceSession(str(path), options, providers=list(provider.chain), enable_fallback=0)
     except Exception as error:  # no public base, as above
+        if provider.name != CPU:
+            raise UserError(
+                f"ONNX Runtime cannot load {path} with {provider.name} ({_first_line(error)}); see whether "
+                "--provider cpu can, and `sttm-export doctor` for what this machine has."
+            ) from error
         raise UserError(
             f"ONNX Runtime cannot load {path} ({_first_line(error)}): the file or the weights beside it are damaged or "
             "incomplete; export the bundle again."

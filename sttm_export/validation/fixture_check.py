@@ -16,7 +16,7 @@ from sttm_export.validation.stages import REFERENCE, Stage, encoder_results, mer
 
 # Inputs and the reference's outputs, as `graphs.fixtures.read_fixture` gives them.
 Fixture = tuple[Mapping[str, NDArray[Any]], Mapping[str, NDArray[Any]]]
-PACKED = f"{REFERENCE}, packed"
+PACKED = f"packed {REFERENCE}"
 
 
 def check_encoder_fixture(session: Session, fixture: Fixture, model: ModelSpec) -> ValidationReport:
