@@ -149,7 +149,7 @@ class Search:
             self.advance(f"whole graph, up to {group[-1]}", 0.0)
             made.update(self._run_part(self.chain.inputs, group, self.inputs))
         for name, expected in self.reference.run(self.inputs, names):
-            self.advance(f"whole graph, {places[name].module}", 0.4 * places[name].depth / len(names))
+            self.advance(f"whole graph, {places[name].module}", 0.4 * places[name].blocks / len(names))
             yield check_tensor(made.pop(name), expected, places[name])
 
     def step_by_step(self, stop: int) -> Iterator[Check]:
@@ -181,11 +181,11 @@ class Search:
         return Place(name, tensor.op, module, origin.source, origin.code, tensor.dtype, tensor.summed)
 
     def _block_places(self, names: Sequence[str]) -> Iterator[Place]:
-        """Places of boundaries: depth counts them, the longest sum is that of every tensor so far."""
-        for depth, name in enumerate(names, 1):
+        """Places of boundaries: blocks are counted, the longest sum is that of every tensor so far."""
+        for blocks, name in enumerate(names, 1):
             last = self.chain.tensors[name].node
             longest = max(tensor.summed for tensor in self.chain.tensors.values() if tensor.node <= last)
-            yield replace(self._place(name), summed=longest, depth=depth)
+            yield replace(self._place(name), summed=longest, blocks=blocks)
 
 
 def _reference(bundle: Bundle, name: str, weights: str | None, tower_weights: str | None) -> Reference:

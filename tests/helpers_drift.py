@@ -62,8 +62,8 @@ def edit(bundle, change, graph="vision_encoder"):
     return result
 
 
-def scale_constant(model, name, factor):
-    """Scale a small constant in the graph file."""
-    tensor = next(row for row in model.graph.initializer if row.name == name)
-    array = numpy_helper.to_array(tensor)
-    tensor.CopyFrom(numpy_helper.from_array((array * factor).astype(array.dtype), name))
+def add_constant(model, name, new, factor):
+    """Add a scaled copy of a small constant in the graph file; returns its name."""
+    array = numpy_helper.to_array(next(row for row in model.graph.initializer if row.name == name))
+    model.graph.initializer.append(numpy_helper.from_array((array * factor).astype(array.dtype), new))
+    return new

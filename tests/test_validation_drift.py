@@ -50,8 +50,8 @@ def test_one_wrong_row_is_enough():
 def test_depth_and_sums_widen_the_band():
     expected = rows(8, 32)
     actual = (expected * (1 + 4e-3)).astype(np.float32)
-    assert not check_tensor(actual, expected, place("float16", depth=1)).passed
-    assert check_tensor(actual, expected, place("float16", depth=20)).passed
+    assert not check_tensor(actual, expected, place("float16", blocks=1)).passed
+    assert check_tensor(actual, expected, place("float16", blocks=20)).passed
 
 
 @pytest.mark.parametrize("dtype", [np.int32, np.int64, np.bool_])

@@ -89,7 +89,8 @@ class Reference:
             if node.op == "call_function":
                 known[node] = self._call(node, known.__getitem__)
                 for name in names.get(node, ()):
-                    yield name, known[node].numpy()
+                    whole = not self.counterparts[name].without_bias
+                    yield name, (known[node] if whole else self._call(node, known.__getitem__, True)).numpy()
             for used in node.all_input_nodes:
                 left[used] -= 1
                 if not left[used]:

@@ -3,21 +3,16 @@
 Bands are those of `gates.py`, taken for what a tensor can have gone through:
 
 - A tensor held against a reference that was computed FROM THE CANDIDATE'S OWN INPUTS has gone through one operator:
-  layers = 1, length = the operator's longest sum.
+  layers = 1, length = the operator's longest sum. Its worst row is gated.
 - A tensor at a boundary, held against a reference that never rounded to float16, has gone through all blocks so far:
-  layers = their number, length = the longest sum so far.
+  layers = their number, length = the longest sum so far. Its error as a whole is gated: sharp attention multiplies the
+  rounding of single tokens by the size of their scores, which no formula of depth and length knows.
 
-Whole numbers and truth values must be equal. The rest of this file's rules:
-
-1. Rows of fewer than 16 elements are joined: the relative error of one number that happens to be near zero says nothing
-   (a dot product of nearly orthogonal vectors is rounded relative to their lengths).
-2. Infinities and NaN that both sides have are no error, and do not hide the rest of their row.
-3. Float16 has a fixed spacing of 2^-24 below 2^-14: a difference of half of it is what rounding leaves at best.
+Whole numbers and truth values must be equal. How errors of floats are measured: `deviation.py`.
 """
 
 from __future__ import annotations
 
-import math
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
@@ -27,13 +22,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sttm_export.errors import UserError, ValidationMiss
-from sttm_export.validation.gates import derive_tolerance, judge
-from sttm_export.validation.metrics import compare, encode_float
+from sttm_export.validation.deviation import measure
+from sttm_export.validation.gates import derive_tolerance
+from sttm_export.validation.metrics import encode_float
 
 Array = NDArray[np.generic]
 FLOAT16_MAX = 65504.0
-_SHORT_ROW = 16
-_HALF_SPACING = 2.0**-25 * 1.01
 
 
 @dataclass(frozen=True)
@@ -48,7 +42,7 @@ class Place:
         code: that line.
         dtype: format it is stored in.
         summed: longest sum on the way to it (one operator, or the blocks so far).
-        depth: blocks on the way to it; 1 for one operator.
+        blocks: blocks on the way to it, for a boundary; 0 where one operator is looked at.
     """
 
     tensor: str
@@ -58,7 +52,7 @@ class Place:
     code: str
     dtype: str
     summed: int = 1
-    depth: int = 1
+    blocks: int = 0
 
 
 @dataclass(frozen=True)
@@ -69,7 +63,8 @@ class Check:
         place: the tensor.
         passed: whether it is in its band.
         reason: why, in one phrase.
-        measured: relative error of the worst row; for whole numbers the share of elements that differ.
+        measured: relative error (of the worst row, or of a boundary as a whole); for whole numbers the share that
+            differs.
         allowed: the band; 0 for whole numbers.
         band: how the band was derived.
         differing: elements that differ, for whole numbers and truth values; else 0.
@@ -248,50 +243,25 @@ def _check_whole(actual: Array, expected: Array, place: Place, undefined: NDArra
 
 
 def _check_floats(actual: Array, expected: Array, place: Place) -> Check:
-    tolerance = derive_tolerance(store=place.dtype, length=place.summed, layers=place.depth)
-    nan, inf = int(np.isnan(actual).sum()), int(np.isinf(actual).sum())
-    finite = np.isfinite(expected)
-    kept = expected[finite] if not finite.all() else expected
-    low, high = (float(kept.min()), float(kept.max())) if kept.size else (0.0, 0.0)
-    left, right = _comparable(actual, expected, finite, place.dtype)
-    shape = _row_shape(actual.shape)
-    gate = judge(compare(left.reshape(shape), right.reshape(shape)), tolerance)
-    other = ~finite & ~np.isfinite(actual) & (actual != expected) & ~(np.isnan(actual) & np.isnan(expected))
-    faults = [gate.reason] if not gate.passed else []
-    faults += [f"{np.count_nonzero(other)} elements are another infinity or NaN"] if other.any() else []
+    tolerance = derive_tolerance(store=place.dtype, length=place.summed, layers=max(1, place.blocks))
+    errors = measure(actual, expected, place.dtype)
+    measured = errors.overall if place.blocks else errors.worst_row
+    faults = (
+        [f"relative error {measured:.3g}, allowed {tolerance.relative:.2g}"] if measured > tolerance.relative else []
+    )
+    faults += [f"{errors.one_sided} elements are NaN or Inf on one side only"] if errors.one_sided else []
+    faults += [f"{errors.other} elements are another infinity or NaN"] if errors.other else []
     return Check(
         place=place,
         passed=not faults,
-        reason="; ".join(faults) or gate.reason,
-        measured=gate.needed,
+        reason="; ".join(faults) or f"needs {measured:.2g} of {tolerance.relative:.2g}",
+        measured=measured,
         allowed=tolerance.relative,
         band=tolerance.derivation,
         differing=0,
-        nan=nan,
-        inf=inf,
-        expected_nonfinite=int(expected.size - np.count_nonzero(finite)),
-        low=low,
-        high=high,
+        nan=int(np.isnan(actual).sum()),
+        inf=int(np.isinf(actual).sum()),
+        expected_nonfinite=errors.expected_nonfinite,
+        low=errors.low,
+        high=errors.high,
     )
-
-
-def _comparable(actual: Array, expected: Array, finite: NDArray[np.bool_], dtype: str) -> tuple[Array, Array]:
-    """Rules 2 and 3: elements that agree as far as they can are made equal."""
-    if not finite.all():
-        same = ~finite & ~np.isfinite(actual)
-        actual, expected = (np.where(same, np.zeros((), side.dtype), side) for side in (actual, expected))
-    if dtype == "float16":
-        with np.errstate(invalid="ignore"):
-            near = np.abs(actual.astype(np.float32) - expected.astype(np.float32)) <= _HALF_SPACING
-        actual = np.where(near, expected, actual)
-    return actual, expected
-
-
-def _row_shape(shape: tuple[int, ...]) -> tuple[int, int]:
-    """Rule 1: join trailing dimensions until a row has 16 elements, or is the whole tensor."""
-    width = 1
-    for size in reversed(shape):
-        width *= size
-        if width >= _SHORT_ROW:
-            break
-    return math.prod(shape) // max(1, width), width
