@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-import resource
+import re
 import signal
 import subprocess
 import sys
@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from sttm_export.device.jetpack import read_text
 from sttm_export.engines.faults import EngineError
 from sttm_export.errors import UserError
 
@@ -67,8 +68,13 @@ def serve_job(work: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
         answer = {"user_error": str(error)}
     except EngineError as error:
         answer = {"engine_error": str(error)}
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    Path(sys.argv[1]).write_text(json.dumps({**answer, "peak_bytes": peak}), encoding="utf-8")
+    Path(sys.argv[1]).write_text(json.dumps({**answer, "peak_bytes": _peak()}), encoding="utf-8")
+
+
+def _peak() -> int | None:
+    """Most memory this process has held. `getrusage` would count what its parent held when it was started."""
+    match = re.search(r"^VmHWM:\s+(\d+) kB", read_text(Path("/proc/self/status")), re.MULTILINE)
+    return int(match.group(1)) * 1024 if match else None
 
 
 def _death(code: int) -> str:

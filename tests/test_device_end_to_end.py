@@ -1,0 +1,213 @@
+"""`bash device/build.sh` on a pretended Orin: NVIDIA's parser and builder, ONNX Runtime in place of the GPU.
+
+Every other third-party package is blocked, so what passes here needs NumPy and TensorRT alone.
+"""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+from helpers_standins import standin_environment
+from test_device_jobs import wait_until
+
+from sttm_export.bundle import open_bundle
+from sttm_export.runtime.trt_session import read_sidecar
+
+pytest.importorskip("tensorrt_rtx_bindings", reason="TensorRT-RTX is not installed")
+
+TARGET = "jetson-orin-jp62"
+# NumPy, and what the stand-ins are made of.
+REAL = {"numpy", "onnxruntime", "tensorrt_rtx_bindings", "tensorrt_rtx_libs", "flatbuffers", "packaging", "google"}
+TRTEXEC = """#!{python}
+import sys
+print("&&&& RUNNING TensorRT.trtexec [TensorRT v100300] [b30] #", flush=True)
+if "--help" in sys.argv:
+    sys.exit(0)
+import tensorrt as trt
+options = dict(word.split("=", 1) for word in sys.argv[1:] if "=" in word)
+logger = trt.Logger()
+builder = trt.Builder(logger)
+network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+if not trt.OnnxParser(network, logger).parse_from_file(options["--onnx"]):
+    sys.exit(1)
+with open(options["--saveEngine"], "wb") as file:
+    file.write(memoryview(builder.build_serialized_network(network, builder.create_builder_config())))
+open(options["--timingCacheFile"], "wb").write(b"timings")
+print("&&&& PASSED TensorRT.trtexec [TensorRT v100300]")
+"""
+
+
+@pytest.fixture(scope="module")
+def blocked(tmp_path_factory):
+    """A directory in which every installed package but `REAL` is one that refuses to be imported."""
+    folder = tmp_path_factory.mktemp("blocked")
+    for name in {*metadata.packages_distributions(), "sttm_export", "tomllib"} - REAL:
+        if name.isidentifier() and not name.startswith("_"):
+            (folder / f"{name}.py").write_text(f"raise ImportError('{name} is not on a device')\n")
+    assert {"torch.py", "onnx.py", "rich.py", "sttm_export.py"} <= {path.name for path in folder.iterdir()}
+    return folder
+
+
+@pytest.fixture(scope="module")
+def bundle(tiny_bundle, tmp_path_factory):
+    copy = tmp_path_factory.mktemp("device") / "bundle"
+    shutil.copytree(tiny_bundle, copy)
+    return copy
+
+
+@pytest.fixture(scope="module")
+def environment(blocked):
+    def make(**knobs):
+        made = standin_environment(machine="aarch64", **knobs)
+        made = {name: value for name, value in made.items() if value is not None}
+        made["PYTHONPATH"] = os.pathsep.join([made["PYTHONPATH"], str(blocked)])
+        return made | {"PYTHON": sys.executable, "OMP_NUM_THREADS": "1"}
+
+    return make
+
+
+def command(bundle, *options):
+    return ["bash", str(bundle / "device" / "build.sh"), *options]
+
+
+def build(bundle, environment, *options):
+    return subprocess.run(command(bundle, *options), env=environment, capture_output=True, text=True, check=False)
+
+
+def listed(folder):
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*"))
+
+
+@pytest.fixture(scope="module")
+def passed(bundle, environment):
+    """The first run; everything else begins from its engines."""
+    done = build(bundle, environment())
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done
+
+
+def test_engines_are_kept_with_their_report(passed, bundle):
+    folder = bundle / "engines" / TARGET
+    assert f"Passed: the engines are in {folder}" in passed.stdout
+    names = {"vision_encoder", "token_merger"}
+    assert {f"{name}.{kind}" for name in names for kind in ("engine", "engine.json", "log")} <= set(listed(folder))
+    assert {"report.json", "report.md", "timing.cache", "engines.json", "SHA256SUMS"} <= set(listed(folder))
+    opened = open_bundle(bundle)
+    built = [record for record in opened.engine_records() if record.target == TARGET]
+    assert [(record.graph, record.status) for record in built] == [
+        (name, "built") for name in ("vision_encoder", "token_merger")
+    ]
+    assert all(opened.engine_path(record).stat().st_size == record.bytes for record in built)
+    assert read_sidecar(opened.engine_path(built[0]))["tensorrt"] == "tensorrt 10.3.0.30"
+    assert not list(bundle.rglob("__pycache__")) and not (bundle / "rejected").exists()
+    subprocess.run(["sha256sum", "--check", "--quiet", "SHA256SUMS"], cwd=folder, check=True)
+    subprocess.run(["sha256sum", "--check", "--quiet", "SHA256SUMS"], cwd=bundle, check=True)
+
+
+def test_the_report_says_what_was_measured_and_allowed(passed, bundle):
+    folder = bundle / "engines" / TARGET
+    report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+    assert report["passed"] and report["target"]["name"] == TARGET
+    rows = report["validation"]["results"]
+    assert [row["tensor"] for row in rows] == ["features", "assignment", "num_tokens", "tokens"]
+    assert all(row["passed"] and row["stage"] == "tensorrt 10.3.0.30" for row in rows)
+    assert 0 < rows[0]["gate"]["needed"] < rows[0]["gate"]["relative"]
+    assert rows[1]["decisions"]["cells_differing"] == 0
+    assert report["latency"]["token_merger"]["runs"] == 20
+    assert report["latency"]["token_merger"]["min_ms"] <= report["latency"]["token_merger"]["median_ms"]
+    assert all(build["peak_bytes"] > 10 << 20 for build in report["builds"])
+    text = (folder / "report.md").read_text(encoding="utf-8")
+    for words in (
+        "**Passed**",
+        "sm87",
+        "vision_encoder.features",
+        "u(float16)",
+        "cells differ",
+        "Power mode: not known",
+    ):
+        assert words in text
+
+
+def test_a_second_run_says_that_engines_are_there(passed, bundle, environment):
+    before = listed(bundle)
+    done = build(bundle, environment())
+    assert done.returncode == 2 and "there already" in done.stderr and "--force" in done.stderr
+    assert listed(bundle) == before
+
+
+@pytest.mark.parametrize(("knob", "stage"), [("scale", "vision_encoder.features"), ("roll", "token_merger.assignment")])
+def test_a_wrong_engine_is_not_kept(passed, bundle, environment, tmp_path, knob, stage):
+    """An engine whose floats are 1 % off, and one that decides otherwise: found, named, rejected."""
+    fresh = shutil.copytree(bundle, tmp_path / "bundle")
+    shutil.rmtree(fresh / "engines")
+    done = build(fresh, environment(**{knob: 1.01}))
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert f"{stage} departs from " in done.stderr and "No engine was kept" in done.stderr
+    assert not list(fresh.rglob("*.engine")) and not (fresh / "engines").exists()
+    rejected = fresh / "rejected" / TARGET
+    assert listed(rejected) == ["report.json", "report.md", "token_merger.log", "vision_encoder.log"]
+    report = json.loads((rejected / "report.json").read_text(encoding="utf-8"))
+    assert not report["passed"] and stage in report["reason"]
+    assert "**Rejected**" in (rejected / "report.md").read_text(encoding="utf-8")
+    open_bundle(fresh)
+
+
+def test_a_build_that_fails_leaves_the_engines_that_were_there(passed, bundle, environment):
+    before = {name for name in listed(bundle) if not name.startswith("rejected")}
+    done = build(bundle, environment(no_build="yes"), "--force")
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "Building vision_encoder failed" in done.stderr and "The engines that were there stay" in done.stderr
+    assert {name for name in listed(bundle) if not name.startswith("rejected")} == before
+    report = json.loads((bundle / "rejected" / TARGET / "report.json").read_text(encoding="utf-8"))
+    assert report["validation"]["results"] == [] and report["builds"][0]["record"]["status"] == "failed"
+    open_bundle(bundle)
+
+
+def test_an_engine_that_does_not_load_is_rejected(passed, bundle, environment):
+    done = build(bundle, environment(refuse="yes"), "--force")
+    assert done.returncode == 1 and "Running vision_encoder failed" in done.stderr, done.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
+def test_an_interruption_leaves_nothing(passed, bundle, environment, tmp_path, number):
+    log = tmp_path / "calls"
+    before = listed(bundle)
+    running = subprocess.Popen(
+        command(bundle, "--force"), env=environment(log=log), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    wait_until(lambda: log.is_file() and "parse" in log.read_text())
+    running.send_signal(number)
+    _, errors = running.communicate(timeout=30)
+    assert running.returncode == 130 and "interrupted; nothing was left" in errors
+    assert listed(bundle) == before
+
+
+def test_trtexec_builds_the_same(passed, bundle, environment, tmp_path):
+    """Built again with trtexec over what was rejected before: passes, and the old evidence is gone."""
+    program = tmp_path / "trtexec"
+    program.write_text(TRTEXEC.format(python=sys.executable))
+    program.chmod(0o755)
+    made = environment()
+    made["PATH"] = f"{tmp_path}{os.pathsep}{made['PATH']}"
+    shutil.rmtree(bundle / "engines" / TARGET)
+    (bundle / "rejected" / TARGET).mkdir(parents=True, exist_ok=True)
+    done = build(bundle, made, "--with", "trtexec", "--runs", "2", "--workspace", "64")
+    assert done.returncode == 0, done.stdout + done.stderr
+    sidecar = read_sidecar(bundle / "engines" / TARGET / "token_merger.engine")
+    assert sidecar["built_with"] == "trtexec" and "--memPoolSize=workspace:64" in sidecar["command"]
+    assert not (bundle / "rejected").exists()
+    open_bundle(bundle)
+
+
+def test_help_is_there_without_tensorrt(bundle):
+    done = build(bundle, {**os.environ, "PYTHON": sys.executable}, "--help")
+    assert done.returncode == 0
+    for option in ("--target", "--check", "--with", "--workspace", "--force", "--ignore-memory", "--runs"):
+        assert option in done.stdout
+    assert Path(bundle / "device" / "README.md").read_text(encoding="utf-8").startswith("# Engines on the device: Tiny")

@@ -1,0 +1,234 @@
+"""The kit on machines that are not here: every refusal comes before any work, with its mend, and writes nothing."""
+
+import dataclasses
+import json
+import os
+import shutil
+
+import pytest
+from helpers_device import GIB, ORIN, absent, orin
+
+from sttm_export.bundle import Bundle
+from sttm_export.device import __main__ as kit
+from sttm_export.device import flow
+from sttm_export.device.choice import pick_target, read_targets
+from sttm_export.device.memory import MemoryFacts
+from sttm_export.device.modules import ModuleFacts
+from sttm_export.device.timings import keep_timings
+from sttm_export.device.whole import check_bundle
+from sttm_export.engines.sums import read_sums
+from sttm_export.engines.timing_cache import CACHE_NAME, write_cache
+from sttm_export.errors import UserError
+from sttm_export.spec.target import find_target
+
+JP62 = find_target("jetson-orin-jp62")
+
+
+@pytest.fixture(scope="module")
+def exported(tiny_bundle, tmp_path_factory):
+    """A copy of the tiny bundle without engines; only `bundle` may be changed."""
+    copy = tmp_path_factory.mktemp("kit") / "bundle"
+    shutil.copytree(tiny_bundle, copy)
+    shutil.rmtree(copy / "engines")
+    return copy
+
+
+@pytest.fixture
+def bundle(exported, tmp_path):
+    return shutil.copytree(exported, tmp_path / "bundle")
+
+
+@pytest.fixture
+def machine(monkeypatch):
+    """Let the kit see an Orin, with changes."""
+
+    def be(**changes):
+        monkeypatch.setattr(flow, "read_machine", lambda root: orin(**changes))
+
+    be()
+    return be
+
+
+def files(folder):
+    return {path.relative_to(folder).as_posix(): path.stat().st_size for path in folder.rglob("*")}
+
+
+def run(bundle, *options):
+    before = files(bundle)
+    code = kit.main(list(options), bundle)
+    assert files(bundle) == before, "something was written"
+    return code
+
+
+def test_a_good_machine_and_bundle(machine, bundle, capsys):
+    assert run(bundle, "--check") == 0
+    text = capsys.readouterr().out
+    assert "Tiny for Jetson Orin, JetPack 6.1 / 6.2, TensorRT 10.3" in text
+    assert "will do" in text and "failed" not in text and "→" not in text
+
+
+@pytest.mark.parametrize(
+    ("changes", "name", "mend"),
+    [
+        ({"l4t": "35.4.1", "jetpack": ""}, "JetPack", "SDK Manager"),
+        ({"tensorrt": {"tensorrt": absent("tensorrt")}}, "TensorRT", "python3-libnvinfer"),
+        ({"tensorrt": {"tensorrt": ModuleFacts("tensorrt", "10.7.0")}}, "TensorRT", "the version that built it"),
+        ({"gpu": dataclasses.replace(ORIN, compute_capability="sm72")}, "GPU", "--target"),
+        ({"memory": MemoryFacts(8 * GIB, GIB // 4)}, "memory", "--ignore-memory"),
+        ({"numpy": absent("numpy")}, "NumPy", "python3-numpy"),
+    ],
+)
+def test_a_machine_that_will_not_do(machine, bundle, capsys, changes, name, mend):
+    machine(**changes)
+    assert run(bundle, "--target", "jetson-orin-jp62") == 2
+    captured = capsys.readouterr()
+    assert f"will not do for jetson-orin-jp62: {name} (" in captured.err
+    assert mend in captured.out.split(f"failed   {name}")[1]
+
+
+def test_all_faults_come_at_once(machine, bundle, capsys, monkeypatch):
+    machine(processor="x86_64", l4t="", jetpack="", gpu=None, tensorrt={"tensorrt": absent("tensorrt")})
+    monkeypatch.setattr(flow, "free_disk", lambda path: 2**20)
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    (bundle / "token_merger.onnx").write_bytes(b"damaged")
+    assert run(bundle, "--target", "jetson-orin-jp62") == 2
+    captured = capsys.readouterr()
+    assert "files, processor, JetPack, GPU, TensorRT, disk, bundle (" in captured.err
+    assert captured.out.count("→") == 7
+    assert "larger disk" in captured.out and "copy the bundle to a disk that can be written" in captured.out
+
+
+def test_a_damaged_bundle(machine, bundle, capsys):
+    (bundle / "fixtures" / "token_merger.npz").unlink()
+    with (bundle / "vision_encoder.onnx.data").open("r+b") as file:
+        file.write(b"x")
+    assert run(bundle) == 2
+    assert "fixtures/token_merger.npz and 1 more missing or changed" in capsys.readouterr().out
+
+
+def test_a_changed_kit_is_a_damaged_bundle(machine, bundle, capsys):
+    with (bundle / "device" / "sttm_export" / "errors.py").open("a") as file:
+        file.write("# mine\n")
+    assert run(bundle) == 2
+    assert "device/sttm_export/errors.py missing or changed" in capsys.readouterr().out
+
+
+def test_what_the_build_does_not_use_may_be_left_behind(machine, bundle):
+    for name in ("report.html", "tokens.png", "times.json"):
+        (bundle / name).unlink()
+    assert run(bundle, "--check") == 0
+
+
+def test_a_changed_manifest_and_no_manifest(machine, bundle, capsys):
+    text = (bundle / "manifest.json").read_text().replace('"precision": "fp16"', '"precision": "fp32"')
+    (bundle / "manifest.json").write_text(text)
+    assert run(bundle) == 2
+    assert "manifest.json was changed after the export" in capsys.readouterr().err
+    (bundle / "manifest.json").unlink()
+    assert run(bundle) == 2
+    assert "is not a bundle" in capsys.readouterr().err
+
+
+def without(bundle, **changes):
+    """The opened bundle with another manifest, as an export with other options would have made it."""
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    manifest.update({key: change(manifest[key]) for key, change in changes.items()})
+    return Bundle(bundle, manifest)
+
+
+def check(bundle, name, target=JP62):
+    return next(found for found in check_bundle(bundle, target) if found.name == name)
+
+
+def test_a_bundle_without_fixtures(exported):
+    bundle = without(exported, files=lambda rows: [row for row in rows if not row["path"].startswith("fixtures/")])
+    found = check(bundle, "fixtures")
+    assert (found.status, found.found) == ("failed", "none for vision_encoder and token_merger")
+    assert "without --no-validation" in found.mend
+
+
+def test_a_precision_that_the_target_lacks(exported):
+    found = check(without(exported, precision=lambda _: "fp8"), "precision")
+    assert found.status == "failed" and "--precision" in found.mend
+    assert check(without(exported), "precision").status == "ok"
+
+
+def test_rules_that_were_not_checked_are_said(exported):
+    found = check(without(exported), "rules", find_target("jetson-orin-jp72"))
+    assert found.status == "unknown" and "--target jetson-orin-jp72" in found.mend
+    assert check(without(exported), "rules").status == "ok"
+
+
+def test_too_little_memory_can_be_tried_all_the_same(machine, bundle, capsys):
+    machine(memory=MemoryFacts(8 * GIB, GIB // 4))
+    assert run(bundle, "--check", "--ignore-memory") == 0
+    assert "unknown  memory: 256 MiB free" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--target", "jetson-orin-62"], "Did you mean 'jetson-orin-jp62'?"),
+        (["--target", "rtx"], "The kit has no target 'rtx'"),
+        (["--runs", "0"], "--runs 0 is not possible"),
+        (["--workspace", "0"], "--workspace 0 is not possible"),
+    ],
+)
+def test_bad_options(machine, bundle, capsys, options, message):
+    assert run(bundle, *options) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_the_kit_of_no_bundle(capsys):
+    assert kit.main(["--check"]) == 2
+    assert "not the kit of a bundle" in capsys.readouterr().err
+
+
+def test_the_target_is_the_one_that_fits(exported):
+    targets = read_targets(exported / "device" / "targets.json")
+    for facts, name in (
+        (orin(), "jetson-orin-jp62"),
+        (orin(l4t="39.2.0", tensorrt={"tensorrt": ModuleFacts("tensorrt", "10.16.0")}), "jetson-orin-jp72"),
+        (orin(l4t="39.2.0", tensorrt={"tensorrt": ModuleFacts("tensorrt", "11.4.1")}), "jetson-orin-jp722"),
+        # Nothing fits: the nearest, whose checks then say what is missing.
+        (orin(tensorrt={"tensorrt": absent("tensorrt")}), "jetson-orin-jp62"),
+    ):
+        assert pick_target(facts, targets, None, ["rtx"]).name == name
+    host = orin(processor="x86_64", l4t="", jetpack="", gpu=dataclasses.replace(ORIN, compute_capability="sm89"))
+    assert pick_target(host, targets, None, ["jetson-orin-jp62"]).name == "x86-trt103"
+
+
+def test_damaged_targets(tmp_path):
+    (tmp_path / "targets.json").write_text('[{"name": 1}]')
+    with pytest.raises(UserError, match="damaged; copy the bundle anew"):
+        read_targets(tmp_path / "targets.json")
+
+
+def test_timings_are_kept_where_they_fit(tmp_path):
+    old, partial = tmp_path / "engines" / JP62.name / CACHE_NAME, tmp_path / "partial"
+    partial.mkdir()
+    assert keep_timings(tmp_path, JP62, partial, orin()) == []
+    old.parent.mkdir(parents=True)
+    write_cache(old, b"timings", "10.3.0", "sm87")
+    assert "used again" in keep_timings(tmp_path, JP62, partial, orin())[0]
+    assert (partial / CACHE_NAME).read_bytes() == b"timings"
+    shutil.rmtree(partial)
+    partial.mkdir()
+    newer = orin(tensorrt={"tensorrt": ModuleFacts("tensorrt", "10.3.1")})
+    assert "made anew" in keep_timings(tmp_path, JP62, partial, newer)[0]
+    assert not any(partial.iterdir())
+
+
+def test_what_a_power_cut_left_is_swept(tmp_path):
+    alive, dead = tmp_path / f".t.partial-{os.getpid()}", tmp_path / ".t.partial-999999999"
+    other = tmp_path / ".u.partial-999999999"
+    for folder in (alive, dead, other):
+        folder.mkdir()
+    flow._sweep(tmp_path, "t")
+    assert (alive.exists(), dead.exists(), other.exists()) == (True, False, True)
+
+
+def test_the_bundle_lists_its_kit(exported):
+    names = set(read_sums(exported))
+    assert {"device/build.sh", "device/README.md", "device/targets.json"} <= names
+    assert "device/sttm_export/device/__main__.py" in names
