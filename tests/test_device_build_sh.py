@@ -101,6 +101,7 @@ def test_the_kits_own_sources_run_whatever_lies_around(kit, programs, tmp_path):
     other = tmp_path / "elsewhere" / "sttm_export"
     other.mkdir(parents=True)
     (other / "__init__.py").write_text("raise SystemExit('the wrong one')")
-    done = build(kit, programs, cwd=other.parent, PYTHONPATH=str(other.parent))
-    assert done.returncode == 7, done.stderr
+    for safe in ({}, {"PYTHONSAFEPATH": "1"}):
+        done = build(kit, programs, cwd=other.parent, PYTHONPATH=str(other.parent), **safe)
+        assert done.returncode == 7, done.stderr
     assert not list(kit.rglob("__pycache__")), "the bundle stays as it was copied"

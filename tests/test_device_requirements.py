@@ -42,8 +42,17 @@ def test_wrong_jetpack():
 
 
 def test_a_release_is_compared_by_its_parts():
-    assert only_fault(orin(l4t="36.40")).name == "JetPack"
     assert not failed(check_machine(orin(l4t="36.4"), JP62))
+    for other in ("36.3", "35.6", "38.4", "39.2.0"):
+        assert only_fault(orin(l4t=other)).name == "JetPack"
+
+
+@pytest.mark.parametrize("release", ["36.5.0", "36.40"])
+def test_a_later_release_of_the_same_line_is_left_to_tensorrt(release):
+    checks = check_machine(orin(l4t=release, jetpack=""), JP62)
+    assert not failed(checks)
+    assert [check.name for check in checks if check.status == "unknown"] == ["JetPack"]
+    assert only_fault(orin(l4t=release, tensorrt=tensorrt("10.7.0"))).name == "TensorRT"
 
 
 def test_a_container_without_a_release_is_no_refusal():

@@ -46,6 +46,8 @@ fi
 
 # `python -m` looks in the working directory first, so it is the kit's own sources that run, whatever is installed.
 cd -- "$kit"
+# With PYTHONSAFEPATH it does not, and finds them by this.
+export PYTHONPATH="$kit${PYTHONPATH:+:$PYTHONPATH}"
 # The bundle stays as it was copied: no compiled files in it.
 export PYTHONDONTWRITEBYTECODE=1
 exec "$python" -m sttm_export.device "$@"

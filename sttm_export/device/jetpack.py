@@ -23,6 +23,7 @@ _JETPACK_OF = {
     "38.2": "7.0",
     "38.4": "7.1",
     "39.2": "7.2",
+    "39.2.1": "7.2.1",
 }
 _RELEASE = re.compile(r"R(\d+)\s*\(release\),\s*REVISION:\s*([\d.]+)")
 
@@ -60,12 +61,13 @@ def read_jetpack(l4t: str, packages: dict[str, str]) -> str:
     """Return JetPack's version such as `6.2.1`; with `or later` where only an older release is in the table."""
     if "nvidia-jetpack" in packages:
         return packages["nvidia-jetpack"].split("+")[0]
-    release = _numbers(l4t)
-    older = [known for known in _JETPACK_OF if _numbers(known)[:2] == release[:2] and _numbers(known) <= release]
+    release = release_numbers(l4t)
+    known = [name for name in _JETPACK_OF if release_numbers(name)[:2] == release[:2]]
+    older = [name for name in known if release_numbers(name) <= release]
     if not older:
         return ""
-    nearest = max(older, key=_numbers)
-    exact = _numbers(nearest) == release
+    nearest = max(older, key=release_numbers)
+    exact = release_numbers(nearest) == release
     return _JETPACK_OF[nearest] if exact else f"{_JETPACK_OF[nearest]} or later"
 
 
@@ -90,8 +92,8 @@ def read_text(path: Path) -> str:
         return ""
 
 
-def _numbers(release: str) -> tuple[int, ...]:
-    """`36.4.0` and `36.4` are one release."""
+def release_numbers(release: str) -> tuple[int, ...]:
+    """Return a release as numbers, to compare by; `36.4.0` and `36.4` are one release."""
     parts = [int(part) for part in release.split(".") if part.isdigit()]
     while parts and parts[-1] == 0:
         parts.pop()

@@ -80,8 +80,8 @@ def _peak() -> int | None:
 def _death(code: int) -> str:
     if code == -signal.SIGKILL:
         return (
-            "its process was killed, most likely because memory ran out; close other programs, stop the desktop, or "
-            "add swap, and run again"
+            "its process was killed, most likely because memory ran out; close other programs, stop the desktop, add "
+            "swap, or give the builder less scratch memory with --workspace 1024, and run again"
         )
     if code < 0:
         return f"its process died of {signal.Signals(-code).name}, inside TensorRT or the driver; see what it printed"

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from sttm_export.device.jetpack import release_numbers
 from sttm_export.device.machine import MachineFacts, size_text
 from sttm_export.device.needs import Needs
 from sttm_export.spec.target import TargetSpec
@@ -97,8 +98,12 @@ def _jetpack(facts: MachineFacts, target: TargetSpec) -> Check:
         status: Status = "unknown" if facts.processor == target.machine else "failed"
         mend = f"use a Jetson with {needed}" if status == "failed" else "nothing, if the rest fits: TensorRT decides"
         return Check("JetPack", status, found, needed, mend)
-    good = any(f"{facts.l4t}.".startswith(f"{release}.") for release in target.l4t)
+    here, known = release_numbers(facts.l4t), [release_numbers(release) for release in target.l4t]
+    good = any(here[: len(release)] == release for release in known)
     found = f"JetPack {facts.jetpack or '?'} (Jetson Linux {facts.l4t})"
+    if not good and here[:1] == max(known)[:1] and here > max(known):
+        # A later release of the same line may still have the target's TensorRT, which is what an engine hangs on.
+        return Check("JetPack", "unknown", found, needed, "nothing, if the rest fits: later than what is known here")
     mend = f"flash {needed} with NVIDIA's SDK Manager, or take the --target of the JetPack that is here"
     return _judge("JetPack", good, found, needed, mend)
 
