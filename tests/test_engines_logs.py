@@ -1,7 +1,11 @@
+import dataclasses
 from pathlib import Path
 
 import pytest
+from helpers_standins import pretend_gpu
 
+from sttm_export.engines import memory
+from sttm_export.engines.gpu import find_gpu
 from sttm_export.engines.logs import exhausted, free_memory, memory_reason, portable_lines, scratch_bytes
 
 GIB = 1 << 30
@@ -56,3 +60,18 @@ def test_scratch_memory_is_the_largest_that_is_told():
 def test_lines_lose_their_folders():
     assert portable_lines(["read /a/b/x.onnx", "wrote /c/y"], [Path("/a/b"), Path("/c")]) == ("read x.onnx", "wrote y")
     assert portable_lines([], [Path("/a")]) == ()
+
+
+@pytest.mark.parametrize(("cc", "flavour", "of_gpu"), [("8.6", "tensorrt", True), ("8.6", "tensorrt-rtx", False)])
+def test_a_gpu_of_its_own_memory_is_asked(monkeypatch, cc, flavour, of_gpu):
+    monkeypatch.setattr(memory, "free_memory", lambda: 7)
+    pretend_gpu(monkeypatch, cc=cc, memory=5 << 30)
+    monkeypatch.setattr(memory, "find_gpu", lambda: dataclasses.replace(find_gpu(), integrated=False))
+    assert (memory.build_memory(flavour) > GIB) is of_gpu
+
+
+def test_a_jetson_shares_its_memory(monkeypatch):
+    monkeypatch.setattr(memory, "free_memory", lambda: 7)
+    pretend_gpu(monkeypatch, cc="8.7")
+    monkeypatch.setattr(memory, "find_gpu", lambda: dataclasses.replace(find_gpu(), integrated=True))
+    assert memory.build_memory("tensorrt") == 7

@@ -18,8 +18,8 @@ def graph(tmp_path_factory):
     return export_graph(tiny_module("float16"), tiny_spec("float16"), tmp_path_factory.mktemp("graph"))
 
 
-def polygraphy(*arguments):
-    environment = os.environ | {"POLYGRAPHY_AUTOINSTALL_DEPS": "0", "HTTPS_PROXY": "http://127.0.0.1:9"}
+def polygraphy(*arguments, **variables):
+    environment = os.environ | {"POLYGRAPHY_AUTOINSTALL_DEPS": "0", "HTTPS_PROXY": "http://127.0.0.1:9"} | variables
     command = [
         sys.executable,
         "-c",
@@ -46,3 +46,19 @@ def test_check_lint(graph, tmp_path):
         and summary["lint_entries"] == []
         and len(summary["summary"]["passing"]) > 10
     )
+
+
+def test_its_own_loader_builds_the_graph_with_tensorrt_rtx(graph, tmp_path):
+    """A second way through parser and builder, not ours: the same inputs, strongly typed, and an engine."""
+    pytest.importorskip("tensorrt_rtx_bindings", reason="TensorRT-RTX is not installed")
+    # Polygraphy knows the bindings by the name that NVIDIA's own package gives them.
+    (tmp_path / "tensorrt_rtx.py").write_text(
+        "import sys, tensorrt_rtx_bindings\nsys.modules[__name__] = tensorrt_rtx_bindings\n"
+    )
+    engine = tmp_path / "x.engine"
+    rtx = {"POLYGRAPHY_USE_TENSORRT_RTX": "1", "PYTHONPATH": str(tmp_path)}
+    done = polygraphy("convert", graph, "--convert-to", "trt", "-o", engine, **rtx)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "{features [min=[4, 4, 32], opt=[4, 4, 32], max=[4, 4, 32]]" in done.stdout
+    assert "num_frames [min=[]" in done.stdout and "STRONGLY_TYPED" in done.stdout
+    assert engine.read_bytes()[:4] == b"vtrt"

@@ -60,8 +60,8 @@ class EngineRecord:
         status: built, skipped or failed.
         reason: one sentence; empty if built.
         file: path below the engines' directory, with forward slashes; empty if not built.
-        sha256: of the engine; empty if not built. It names this file: TensorRT-RTX 1.7 writes inputs and outputs in an
-            order that varies from build to build (another one in 5 of 50 builds of one graph).
+        sha256: of the engine; empty if not built. It names this file: full TensorRT times kernels, so another build of
+            the same graph may choose others.
         bytes: size of the engine.
         seconds: parsing and building.
         log: path of the log below the engines' directory; empty if nothing ran.

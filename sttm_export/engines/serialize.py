@@ -11,7 +11,8 @@ from sttm_export.engines.api import Api, Message, parse_graph
 from sttm_export.engines.configure import read_options
 from sttm_export.engines.faults import EngineError
 from sttm_export.engines.interrupts import held_interrupts
-from sttm_export.engines.logs import free_memory, memory_reason
+from sttm_export.engines.logs import memory_reason
+from sttm_export.engines.memory import build_memory
 from sttm_export.engines.options import BuildOptions
 from sttm_export.engines.progress import PhaseTree
 
@@ -79,7 +80,7 @@ def _serialize(job: Job, file: BinaryIO, messages: list[Message], tree: PhaseTre
     if cache is not None:
         before = timing_cache.read_cache(cache, api.version, job.here, frozen=frozen)
         timing_cache.attach(config, api.module, before, cache)
-    free = free_memory()
+    free = build_memory(api.flavour)
     built = tree.error is None and api.serialize(builder, network, config, file)
     if tree.error is not None:
         raise tree.error

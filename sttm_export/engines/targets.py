@@ -10,6 +10,7 @@ from sttm_export.engines.faults import EngineError
 from sttm_export.engines.options import BuildOptions, check_options
 from sttm_export.engines.progress import OnProgress
 from sttm_export.engines.records import BuildResult, EngineRecord, Tool, sha256_of
+from sttm_export.engines.timing_cache import CACHE_NAME
 from sttm_export.errors import UserError
 from sttm_export.spec.target import TargetSpec
 
@@ -55,6 +56,11 @@ def build_targets(
     return [
         _record(graph, target, name, out_dir, on_progress, options, tool) for target, name in plan for graph in graphs
     ]
+
+
+def kept_timings(target: TargetSpec, folder: Path) -> BuildOptions:
+    """Return the options of a build that keeps its timing cache beside the engines, where the target has one."""
+    return BuildOptions(timing_cache=None if target.builds_without_gpu else folder / CACHE_NAME)
 
 
 def check_capabilities(targets: Sequence[TargetSpec], wanted: Sequence[str]) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from sttm_export.engines import timing_cache
 from sttm_export.engines.faults import EngineError
 from sttm_export.engines.logs import exhausted, free_memory, memory_reason, portable_lines, scratch_bytes
+from sttm_export.engines.memory import build_memory
 from sttm_export.engines.options import BuildOptions
 from sttm_export.engines.progress import OnProgress
 from sttm_export.engines.records import BuildResult
@@ -109,7 +110,7 @@ def _run(
     options: BuildOptions,
     on_progress: OnProgress | None,
 ) -> None:
-    free = free_memory()
+    free, of_system = build_memory("tensorrt"), free_memory()
 
     def on_line(line: str) -> None:
         lines.append(line)
@@ -122,7 +123,7 @@ def _run(
     except EngineError as error:
         reason = memory_reason(lines, options.workspace_mib, free)
         if reason is None and str(error) == "signal 9":
-            reason = f"the system ended trtexec; {exhausted(0, free)}"
+            reason = f"the system ended trtexec; {exhausted(0, of_system)}"
         errors = "; ".join(line.split("[E] ", 1)[1] for line in lines if "[E] " in line)
         why = reason or errors or f"{error}, and no error in its log"
         raise EngineError(f"trtexec {version} could not build {onnx_path.name}: {why}.") from error

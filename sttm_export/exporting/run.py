@@ -114,12 +114,16 @@ def _export_graphs(plan: ExportPlan, state: Mapping[str, Tensor], partial: Path,
 
 
 def _build_engines(plan: ExportPlan, graphs: Sequence[Path], partial: Path, steps: Steps) -> list[EngineRecord]:
-    from sttm_export.engines.targets import build_targets
+    from sttm_export.engines.targets import build_targets, kept_timings
 
     if not plan.engines:
         return []
+    records: list[EngineRecord] = []
     with steps.step("Build engines") as advance:
-        records = build_targets(graphs, plan.targets, plan.capabilities, partial / ENGINES, advance)
+        for target in plan.targets:
+            mine = [name for name in plan.capabilities if name in target.compute_capabilities]
+            options = kept_timings(target, partial / ENGINES / target.name)
+            records += build_targets(graphs, [target], mine, partial / ENGINES, advance, options=options)
     for target in plan.targets:
         seal_target(partial / ENGINES / target.name, [record for record in records if record.target == target.name])
     for reason in dict.fromkeys(f"{r.target}: {r.status}: {r.reason}" for r in records if r.status != "built"):
