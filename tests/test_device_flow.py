@@ -3,17 +3,21 @@
 import dataclasses
 import json
 import os
+import re
 import shutil
+from pathlib import Path
 
 import pytest
 from helpers_device import GIB, ORIN, absent, orin
 
 from sttm_export.bundle import Bundle
 from sttm_export.device import __main__ as kit
-from sttm_export.device import flow
+from sttm_export.device import flow, jetpack
 from sttm_export.device.choice import pick_target, read_targets
+from sttm_export.device.machine import size_text
 from sttm_export.device.memory import MemoryFacts
 from sttm_export.device.modules import ModuleFacts
+from sttm_export.device.needs import derive_needs
 from sttm_export.device.timings import keep_timings
 from sttm_export.device.whole import check_bundle
 from sttm_export.engines.sums import read_sums
@@ -232,3 +236,33 @@ def test_the_bundle_lists_its_kit(exported):
     names = set(read_sums(exported))
     assert {"device/build.sh", "device/README.md", "device/targets.json"} <= names
     assert "device/sttm_export/device/__main__.py" in names
+
+
+DOCUMENT = (Path(__file__).resolve().parent.parent / "docs" / "device.md").read_text(encoding="utf-8")
+
+
+def first_cells(section):
+    """First cells of the tables of a section, without heads."""
+    rows = re.findall(r"^\| ([^|]+) \|.*\n", DOCUMENT.split(f"## {section}\n")[1].split("\n## ")[0], re.MULTILINE)
+    return [row.strip("`") for row in rows]
+
+
+def test_the_document_names_every_option():
+    options = {string for action in kit.build_parser()._actions for string in action.option_strings} - {"-h", "--help"}
+    assert set(first_cells("Options")) - {"option"} == options
+
+
+def test_the_document_names_every_check(machine, bundle):
+    work = flow._look(Bundle(bundle, json.loads((bundle / "manifest.json").read_text())), flow.Request(tool="trtexec"))
+    table = first_cells("What is checked before any work")
+    assert table[1 : table.index("graph")] == [found.name for found in work.checks]
+
+
+def test_the_document_has_the_releases_of_the_table():
+    pairs = re.findall(r"(\d\d\.\d[\d.]*) is (?:JetPack )?(\d\.[\d.]*\d)", " ".join(DOCUMENT.split()))
+    assert dict(pairs) == jetpack._JETPACK_OF
+
+
+def test_the_document_has_the_memory_that_is_asked_for():
+    encoder = derive_needs({"vision_encoder": int(791.5 * 2**20)}, {})
+    assert f"asks for {size_text(encoder.memory)}" in DOCUMENT
