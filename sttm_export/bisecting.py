@@ -21,13 +21,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sttm_export.bundle import Bundle
+from sttm_export.engines.build import available_api, build_engine
+from sttm_export.engines.faults import UnavailableError
+from sttm_export.engines.gpu import gpu_capability
 from sttm_export.errors import UserError, did_you_mean
 from sttm_export.graphs.fixtures import read_fixture
 from sttm_export.graphs.marking import Chain, in_groups, share_weights, write_part
 from sttm_export.runtime.ort_session import OrtSession
 from sttm_export.runtime.providers import CPU
 from sttm_export.runtime.session import Session
+from sttm_export.runtime.trt_session import TrtSession
 from sttm_export.spec.graph import TOKEN_MERGER, VISION_ENCODER, GraphSpec
+from sttm_export.spec.target import TargetSpec, find_target
 from sttm_export.terminal import Advance, Steps
 from sttm_export.validation.drift import Check, DriftReport, Place, check_tensor, first_out
 
@@ -45,6 +50,47 @@ LIMIT = 256 << 20
 def ort_factory(provider: str = CPU) -> Factory:
     """Run parts with ONNX Runtime."""
     return lambda path, graph: OrtSession(path, graph, provider=provider, low_memory=True)
+
+
+def engine_factory(bundle: Bundle, name: str | None) -> Factory:
+    """Build each part into an engine on this machine and run that.
+
+    Args:
+        bundle: its targets are looked through for one whose engines are built and run here.
+        name: a target, instead.
+
+    Raises:
+        UserError: no GPU, or no target of these has a TensorRT here that builds for it.
+    """
+    capability = gpu_capability()
+    if capability is None:
+        raise UserError("--bisect --engine builds and runs engines, and there is no GPU here; leave --engine out.")
+    target = _target_here([name] if name else bundle.manifest["targets"], capability)
+
+    def make(path: Path, graph: GraphSpec) -> Session:
+        engine = path.with_suffix(".engine")
+        result = build_engine(path, target, capability if target.builds_without_gpu else None, engine)
+        if result.status != "built":
+            raise UserError(f"A part of the graph could not be built for {target.name}: {result.reason}")
+        return TrtSession(engine, graph, onnx_path=path)
+
+    return make
+
+
+def _target_here(names: Sequence[str], capability: str) -> TargetSpec:
+    reasons = []
+    for name in names:
+        target = find_target(name)
+        if capability not in target.compute_capabilities:
+            reasons.append(f"{name}: it is not for {capability}")
+            continue
+        try:
+            available_api(target)
+        except UnavailableError as error:
+            reasons.append(f"{name}: {str(error).rstrip('.')}")
+        else:
+            return target
+    raise UserError(f"No engine can be built and run here ({'; '.join(reasons)}); give another --target.")
 
 
 def chosen_graphs(name: str) -> tuple[str, ...]:
@@ -171,8 +217,12 @@ class Search:
     def _run_part(self, feeds: Sequence[str], marks: Sequence[str], values: Mapping[str, Array]) -> dict[str, Array]:
         path, graph = write_part(self.chain, feeds, marks, self.folder)
         session = self.factory(path, graph)
-        self.backend, self.runs = session.backend, self.runs + 1
-        made = session.run({tensor.name: values[tensor.name] for tensor in graph.inputs})
+        try:
+            self.backend, self.runs = session.backend, self.runs + 1
+            made = session.run({tensor.name: values[tensor.name] for tensor in graph.inputs})
+        finally:
+            # Sessions on a GPU hold memory that is not garbage-collected.
+            getattr(session, "close", lambda: None)()
         return {mark: made[mark] for mark in marks}
 
     def _place(self, name: str) -> Place:

@@ -8,8 +8,9 @@ import pytest
 import torch
 from helpers_drift import add_constant, copy_bundle, edit, node_of, scale_weight
 from helpers_networks import tiny_model, tiny_pixels, tiny_state, write_checkpoint
+from helpers_standins import pretend_gpu
 
-from sttm_export.bisecting import Search, bisect_graph, chosen_graphs, ort_factory
+from sttm_export.bisecting import Search, bisect_graph, chosen_graphs, engine_factory, ort_factory
 from sttm_export.bundle import open_bundle
 from sttm_export.cli import main
 from sttm_export.errors import UserError
@@ -287,12 +288,12 @@ def merger_inputs(spec, dtype, used):
     }
 
 
-@pytest.mark.parametrize("precision", ["fp16", "fp32"])
-def test_a_clean_merger(precision, tmp_path):
-    spec = MergeSpec(2, 3, 3, 8, 1.0, policy="threshold", weighted_avg=precision == "fp32")
+@pytest.mark.parametrize(("precision", "frames"), [("fp16", 2), ("fp32", 1)])
+def test_a_clean_merger(precision, frames, tmp_path):
+    spec = MergeSpec(frames, 3, 3, 8, 1.0, policy="threshold", weighted_avg=precision == "fp32")
     graph = token_merger_graph(spec, precision)
     path = export_graph(TokenMerger(spec), graph, tmp_path)
-    inputs = merger_inputs(spec, graph.inputs[0].dtype, 2)
+    inputs = merger_inputs(spec, graph.inputs[0].dtype, frames)
     found = search(Reference(TokenMerger(spec), graph), path, inputs, tmp_path / "parts", limit=2_000)
     report = found.run("token_merger")
     assert report.finding is None, report.sentence()
@@ -316,6 +317,9 @@ def test_an_unknown_graph_has_a_suggestion():
         (["--bisect", ENCODER, "--clip", "x.mp4"], "leave --clip out"),
         (["--bisect", ENCODER, "--json", "missing/out.json"], "Cannot write"),
         (["--json", "out.json"], "--json writes what --bisect finds"),
+        (["--provider", "cuda"], "--provider is about --bisect with ONNX Runtime"),
+        (["--bisect", "--engine", "--provider", "cuda"], "leave it out, or --engine"),
+        (["--bisect", ENCODER, "--engine"], "there is no GPU here; leave --engine out"),
     ],
 )
 def test_options_that_do_not_go_together(tiny_bundle, capsys, options, said):
@@ -336,3 +340,23 @@ def test_a_clean_bundle_on_the_command_line(tiny_bundle, capsys):
     assert main(["validate", str(tiny_bundle), "--bisect", ENCODER]) == 0
     assert "none of 94 tensors leaves its band" in " ".join(capsys.readouterr().out.split())
     assert sorted(path.name for path in tiny_bundle.rglob("*")) == before
+
+
+def test_engines_are_built_for_each_part_and_closed(reference, tiny_bundle, tmp_path, monkeypatch):
+    """On a pretended Orin: every part goes through TensorRT's parser and builder, the kernels are not NVIDIA's."""
+    pytest.importorskip("tensorrt_rtx_bindings", reason="TensorRT-RTX is not installed")
+    orin = pretend_gpu(monkeypatch, machine="aarch64")
+    factory = engine_factory(open_bundle(tiny_bundle, verify=False), None)
+    report = search_bundle(reference, tiny_bundle, tmp_path / "parts", factory=factory).run(ENCODER)
+    assert report.finding is None, report.sentence()
+    assert report.backend == "tensorrt 10.3.0.30"
+    assert orin.driver.live() == {}
+
+
+def test_targets_whose_engines_do_not_run_here(tiny_bundle, monkeypatch):
+    bundle = open_bundle(tiny_bundle, verify=False)
+    pretend_gpu(monkeypatch, machine="aarch64", tensorrt="10.7.0.1")
+    with pytest.raises(UserError, match=r"No engine can be built and run here \(rtx: it is not for sm87\)"):
+        engine_factory(bundle, "rtx")
+    with pytest.raises(UserError, match=r"jetson-orin-jp62: .*10\.7"):
+        engine_factory(bundle, "jetson-orin-jp62")

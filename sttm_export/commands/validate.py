@@ -20,6 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--bisect", nargs="?", const="all", metavar="GRAPH", help=help_bisect)
     parser.add_argument("--engine", action="store_true", help="run the bundle's TensorRT engines too, on the fixtures")
     parser.add_argument("--target", metavar="NAME", help="engines of this target (default: the first that run here)")
+    parser.add_argument("--provider", metavar="P", help="provider of ONNX Runtime for --bisect (default: cpu)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write what --bisect found as JSON too")
 
 
@@ -56,15 +57,17 @@ def execute(options: argparse.Namespace) -> None:
 def _check_engine_options(options: argparse.Namespace) -> None:
     if options.target is not None and not options.engine:
         raise UserError("--target is about engines; give --engine with it.")
-    if options.engine and (options.clip is not None or options.bisect is not None):
-        raise UserError("--engine runs on the bundle's fixtures; leave --clip and --bisect out.")
+    if options.engine and options.clip is not None:
+        raise UserError("--engine runs on the bundle's fixtures; leave --clip out.")
+    if options.provider is not None and (options.engine or options.bisect is None):
+        raise UserError("--provider is about --bisect with ONNX Runtime; leave it out, or --engine.")
 
 
 def _bisect(options: argparse.Namespace) -> None:
     """Search the graphs, print what was found, write it; a tensor out of its band is an error."""
     import json
 
-    from sttm_export.bisecting import bisect_graph, chosen_graphs
+    from sttm_export.bisecting import bisect_graph, chosen_graphs, engine_factory, ort_factory
     from sttm_export.bundle import open_bundle
     from sttm_export.commands.drift_table import print_drift
     from sttm_export.terminal import Steps, table_console
@@ -77,8 +80,9 @@ def _bisect(options: argparse.Namespace) -> None:
     steps, console = Steps(1 + 2 * len(graphs)), table_console()
     with steps.step("Check the files"):
         bundle = open_bundle(options.bundle)
-    given = {"weights": options.weights, "tower_weights": options.tower_weights}
-    reports = [bisect_graph(bundle, graph, steps, **given) for graph in graphs]
+    factory = engine_factory(bundle, options.target) if options.engine else ort_factory(options.provider or "cpu")
+    weights = {"weights": options.weights, "tower_weights": options.tower_weights}
+    reports = [bisect_graph(bundle, graph, steps, **weights, factory=factory) for graph in graphs]
     for report in reports:
         print_drift(report, console)
     if options.json is not None:

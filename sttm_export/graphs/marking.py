@@ -148,7 +148,7 @@ class Chain:
 
 
 def write_part(
-    chain: Chain, feeds: Sequence[str], marks: Collection[str], directory: Path, name: str = "part"
+    chain: Chain, feeds: Sequence[str], marks: Collection[str], directory: Path, name: str | None = None
 ) -> tuple[Path, GraphSpec]:
     """Write the nodes that lead from `feeds` to `marks` as a graph of its own.
 
@@ -160,13 +160,14 @@ def write_part(
         feeds: values that become inputs; those no mark needs are left out.
         marks: tensors that become outputs.
         directory: where to write `<name>.onnx`.
-        name: of the graph.
+        name: of the part; by default that of the graph, whose weights tools look for beside `<name>.onnx`.
 
     Returns:
         Path of the file and the declaration of its inputs and outputs.
     """
     import onnx
 
+    name = name or chain.structure.path.stem
     kept, read = _needed(chain, set(feeds), marks)
     source = chain.structure.model
     weights = [tensor for tensor in source.graph.initializer if tensor.name in read]
