@@ -166,6 +166,9 @@ def test_a_build_that_fails_leaves_the_engines_that_were_there(passed, bundle, e
     assert {name for name in listed(bundle) if not name.startswith("rejected")} == before
     report = json.loads((bundle / "rejected" / TARGET / "report.json").read_text(encoding="utf-8"))
     assert report["validation"]["results"] == [] and report["builds"][0]["record"]["status"] == "failed"
+    text = (bundle / "rejected" / TARGET / "report.md").read_text(encoding="utf-8")
+    assert "**Rejected**: Building vision_encoder failed" in text
+    assert "Nothing was compared." in text and "Not measured." in text
     open_bundle(bundle)
 
 

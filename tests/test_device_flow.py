@@ -5,6 +5,7 @@ import json
 import os
 import re
 import shutil
+import signal
 from pathlib import Path
 
 import pytest
@@ -200,6 +201,15 @@ def test_the_target_is_the_one_that_fits(exported):
         assert pick_target(facts, targets, None, ["rtx"]).name == name
     host = orin(processor="x86_64", l4t="", jetpack="", gpu=dataclasses.replace(ORIN, compute_capability="sm89"))
     assert pick_target(host, targets, None, ["jetson-orin-jp62"]).name == "x86-trt103"
+
+
+def test_nohup_is_respected(machine, bundle):
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        assert run(bundle, "--check") == 0
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_damaged_targets(tmp_path):

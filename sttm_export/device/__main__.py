@@ -51,9 +51,10 @@ def main(argv: Sequence[str] | None = None, bundle: Path | None = None) -> int:
     Returns:
         The exit code, as the help lists them.
     """
-    for name in ("SIGTERM", "SIGHUP"):
-        # A lost SSH connection is an interruption too: nothing half-built may stay.
-        signal.signal(getattr(signal, name), _interrupt)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        # A lost SSH connection is an interruption too: nothing half-built may stay. Under nohup it is none.
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, _interrupt)
     options = build_parser().parse_args(argv)
     try:
         _run(options, bundle or _own_bundle())
