@@ -8,6 +8,7 @@ from sttm_export.bundle import Bundle
 from sttm_export.engines.selection import select_engines
 from sttm_export.engines.store import ENGINES
 from sttm_export.errors import UserError
+from sttm_export.exporting.bundle_weights import load_bundle_weights
 from sttm_export.exporting.evidence import examine_encoder, examine_merger
 from sttm_export.exporting.frames import take_scene
 from sttm_export.graphs.fixtures import read_fixture
@@ -28,7 +29,8 @@ def validate_on_fixtures(bundle: Bundle, steps: Steps) -> ValidationReport:
     """
     if not bundle.fixture_path(VISION_ENCODER).is_file():
         raise UserError(
-            f"{bundle.path} was exported with --no-validation and has no fixtures; validate it with --clip FILE."
+            f"{bundle.path} was exported with --no-validation and has no fixtures; validate it with --clip FILE, or "
+            "export it with validation."
         )
     model, thresholds = bundle.model, bundle.manifest["thresholds"]
     with steps.step("Validate on the fixtures") as advance:
@@ -83,23 +85,10 @@ def validate_on_clip(
     Raises:
         UserError: weights are missing or others than the bundle's, or the clip cannot be read.
     """
-    from sttm_export.networks.loading import load_vision_encoder
-
-    model, made_of, thresholds = bundle.model, bundle.weights, bundle.manifest["thresholds"]
+    model, thresholds = bundle.model, bundle.manifest["thresholds"]
     scene = take_scene(clip, min(bundle.merge.frames, 32))
-    if not made_of.is_random and weights is None:
-        raise UserError(
-            f"The reference needs the checkpoint {made_of.identifier}: give it with --weights, or leave --clip out "
-            "to validate on the fixtures."
-        )
     with steps.step("Read the weights"):
-        seed = made_of.seed if weights is None else None
-        state, source = load_vision_encoder(model, weights, seed, tower_weights)
-    if source.sha256 != made_of.sha256:
-        raise UserError(
-            f"These are not the weights the bundle was made of (sha256 {source.sha256[:16]}…, recorded "
-            f"{made_of.sha256[:16]}…); give the checkpoint {made_of.identifier}."
-        )
+        state = load_bundle_weights(bundle, weights, tower_weights, "leave --clip out to validate on the fixtures")
     with steps.step("Validate on the clip") as advance:
         graph, merger = bundle.graph(VISION_ENCODER), bundle.graph(TOKEN_MERGER)
         path, precision = bundle.onnx_path(VISION_ENCODER), bundle.manifest["precision"]

@@ -73,7 +73,7 @@ def test_a_cuda_graph_is_captured_once_and_then_launched(gpu, engine):
             same(session.run(mixed_inputs(k)), mixed_outputs(k))
     names = gpu.log.names()
     assert names.count("cuStreamBeginCapture_v2") == names.count("cuGraphInstantiateWithFlags") == 1
-    assert names.count("cuGraphLaunch") == 2, "the first run is the warm-up"
+    assert names.count("cuGraphLaunch") == 3, "once to try it, and then for the second and third run"
     assert names.count("Context.execute_async_v3") == 2, "once to warm up, once to capture"
 
 
@@ -101,6 +101,16 @@ def test_an_engine_that_cannot_be_captured_says_so(gpu, engine):
     assert gpu.driver.live() == {}
     with TrtSession(engine, MIXED) as session:
         same(session.run(mixed_inputs()), mixed_outputs())
+
+
+def test_a_capture_that_holds_nothing_is_found_out(gpu, engine):
+    """Its launches would leave the outputs of the run before."""
+    gpu.knob(empty_capture="yes")
+    with TrtSession(engine, MIXED, cuda_graph=True) as session:
+        for _ in range(2):
+            with pytest.raises(UserError, match=r"as a CUDA graph \(The graph leaves 'y' untouched\); run it without"):
+                session.run(mixed_inputs())
+    assert gpu.driver.live() == {}
 
 
 def test_times_are_the_gpus(gpu, engine):

@@ -21,13 +21,15 @@ from sttm_export.engines.compatibility import (
     read_sidecar,
 )
 from sttm_export.engines.cuda import Cuda
-from sttm_export.engines.driver import CudaError
 from sttm_export.engines.execution import EngineTensor, LoadedEngine
 from sttm_export.engines.gpu import gpu_capability
 from sttm_export.engines.records import sha256_of
 from sttm_export.errors import UserError
 from sttm_export.runtime.session import Array, Arrays, check_inputs, check_outputs
 from sttm_export.spec.graph import GraphSpec, TensorSpec
+
+# As bytes of a whole output: no truth value, no index, and for floats one value of 2^32 in every place.
+_UNTOUCHED = 0xA5
 
 
 class TrtSession:
@@ -40,7 +42,8 @@ class TrtSession:
         engine_path: the engine; its sidecar `<engine>.json` says, before TensorRT is asked, whether it runs here.
         graph: the declaration to hold it to.
         onnx_path: the graph's ONNX file; only weight-stripped engines need it.
-        cuda_graph: launch the whole run as one CUDA graph. It is captured in the first run, after the engine ran once.
+        cuda_graph: launch the whole run as one CUDA graph. It is captured in the first run, after the engine ran once
+            (TensorRT initialises things then that cannot be captured), and tried before it is used.
         api: the TensorRT to use; None takes the one the engine was built with.
 
     Raises:
@@ -188,11 +191,28 @@ class TrtSession:
     def _capture(self) -> None:
         try:
             self._captured = self._cuda.capture(self._stream, self._enqueue)
-        except (CudaError, UserError) as error:
+            self._check_captured()
+        except UserError as error:
+            self._captured = None
             raise UserError(
                 f"{self._path.name} cannot be captured as a CUDA graph ({str(error).rstrip('.')}); run it without "
                 "--cuda-graph."
             ) from error
+
+    def _check_captured(self) -> None:
+        """Launch the graph over outputs that no run gives; a capture can succeed and hold nothing of the engine.
+
+        Raises:
+            UserError: an output is as it was.
+        """
+        for tensor in self._graph.outputs:
+            host = self._host[tensor.name]
+            _bytes(host).fill(_UNTOUCHED)
+            self._stream.to_device(self._device[tensor.name], host.ctypes.data, host.nbytes)
+        self._once()
+        for tensor in self._graph.outputs:
+            if (_bytes(self._host[tensor.name]) == _UNTOUCHED).all():
+                raise UserError(f"The graph leaves '{tensor.name}' untouched.")
 
     def _reason(self) -> str:
         return self._loaded().reason() or "no reason given"
@@ -220,6 +240,11 @@ def check_tensors(graph: GraphSpec, found: list[EngineTensor], path: Path) -> No
             f"{path.name} is no engine of the graph '{graph.name}' of this bundle: {'; '.join(faults)}; build it from "
             "this bundle."
         )
+
+
+def _bytes(array: NDArray[Any]) -> NDArray[np.uint8]:
+    """View the bytes of an array; one of rank 0 has no other view than through a flat one."""
+    return array.reshape(-1).view(np.uint8)
 
 
 def _described(tensor: EngineTensor | TensorSpec) -> str:

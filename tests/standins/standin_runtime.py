@@ -127,7 +127,8 @@ class Context:
         if fault:
             self._engine.logger.log(self._engine.module.ILogger.ERROR, f"IExecutionContext::enqueueV3: {fault}")
             return False
-        driver.put(stream_handle, self._run)
+        if driver.streams[stream_handle].capture is None or "STTM_STANDIN_EMPTY_CAPTURE" not in os.environ:
+            driver.put(stream_handle, self._run)
         return True
 
     def _fault(self, driver):
