@@ -25,6 +25,7 @@ from sttm_export.engines.build import available_api, build_engine
 from sttm_export.engines.faults import UnavailableError
 from sttm_export.engines.gpu import gpu_capability
 from sttm_export.errors import UserError, did_you_mean
+from sttm_export.exporting.bundle_weights import load_bundle_weights
 from sttm_export.graphs.fixtures import read_fixture
 from sttm_export.graphs.marking import Chain, in_groups, share_weights, write_part
 from sttm_export.runtime.ort_session import OrtSession
@@ -247,24 +248,12 @@ def _reference(bundle: Bundle, name: str, weights: str | None, tower_weights: st
 def _module(bundle: Bundle, name: str, weights: str | None, tower_weights: str | None) -> Any:
     """The module that was exported, from the weights it was exported with."""
     from sttm_export.merging.static import TokenMerger
-    from sttm_export.networks.loading import load_vision_encoder
     from sttm_export.networks.vision_encoder import build_encoder
 
     if name == TOKEN_MERGER:
         return TokenMerger(bundle.merge)
-    made_of = bundle.weights
-    if not made_of.is_random and weights is None:
-        raise UserError(
-            f"The reference needs the checkpoint {made_of.identifier}: give it with --weights, or look at the other "
-            "graph with --bisect token_merger, which has no weights."
-        )
-    seed = made_of.seed if weights is None else None
-    state, source = load_vision_encoder(bundle.model, weights, seed, tower_weights)
-    if source.sha256 != made_of.sha256:
-        raise UserError(
-            f"These are not the weights the bundle was made of (sha256 {source.sha256[:16]}…, recorded "
-            f"{made_of.sha256[:16]}…); give the checkpoint {made_of.identifier}."
-        )
+    otherwise = "search the other graph with --bisect token_merger, which has no weights"
+    state = load_bundle_weights(bundle, weights, tower_weights, otherwise)
     return build_encoder(bundle.model, state, bundle.manifest["precision"])
 
 

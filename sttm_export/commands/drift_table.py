@@ -24,7 +24,10 @@ def print_drift(report: DriftReport, console: Console) -> None:
 
 
 def _table(checks: Sequence[Check], title: str) -> Table:
-    table = Table("tensor", "op", "PyTorch module", "error", "band", "NaN", "Inf", "expected", "", title=title)
+    table = Table(title=title)
+    for heading in ("tensor", "op", "PyTorch module", "error", "band", "NaN", "Inf", "expected", ""):
+        # Names are folded, not cut: they are what one searches for.
+        table.add_column(heading, overflow="fold")
     for check in checks:
         place = check.place
         module = f"{place.module}\n{place.source}" if place.source else place.module
