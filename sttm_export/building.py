@@ -74,7 +74,8 @@ def build_bundle(bundle: Bundle, request: Request, steps: Steps) -> list[EngineR
     for target in request.targets:
         title = f"Build engines for {target.name}"
         with steps.step(title) as advance, engines_staging(bundle.path, target.name) as partial:
-            built = _build_target(bundle, request, target, partial, advance)
+            cache = _stage_cache(bundle, request, target, partial, steps)
+            built = _build_target(bundle, request, target, partial, cache, advance)
             publish_engines(bundle.path, target.name, partial, built)
         _return_cache(bundle, request, target)
         records += built
@@ -82,9 +83,8 @@ def build_bundle(bundle: Bundle, request: Request, steps: Steps) -> list[EngineR
 
 
 def _build_target(
-    bundle: Bundle, request: Request, target: TargetSpec, partial: Path, advance: Advance
+    bundle: Bundle, request: Request, target: TargetSpec, partial: Path, cache: Path, advance: Advance
 ) -> list[EngineRecord]:
-    cache = _stage_cache(bundle, request, target, partial)
     mine = [name for name in request.capabilities if name in target.compute_capabilities]
     options = request.options_for(target, cache)
     built = build_targets(
@@ -111,14 +111,23 @@ def _check_target(bundle: Bundle, request: Request, target: TargetSpec) -> None:
             f"{bundle.path / ENGINES / target.name}."
         )
     try:
-        version = available_trtexec(target)[1] if request.tool == "trtexec" else available_api(target).version
+        _version(request, target)
     except UnavailableError as error:
         raise UserError(str(error).replace(KIT, str(bundle.path / "device" / "build.sh"))) from error
-    if not target.builds_without_gpu:
-        cache, frozen = _given_cache(bundle, request, target), request.options.frozen_timing_cache
+    if request.options.timing_cache is not None or request.options.frozen_timing_cache:
         _check_place(request.options.timing_cache)
-        read_cache(cache, version, str(gpu_capability()), frozen=frozen)
+        _read_cache(bundle, request, target)
     _check_rules(bundle, target)
+
+
+def _version(request: Request, target: TargetSpec) -> str:
+    return available_trtexec(target)[1] if request.tool == "trtexec" else available_api(target).version
+
+
+def _read_cache(bundle: Bundle, request: Request, target: TargetSpec) -> None:
+    """Refuse a cache that does not fit; it is read for that alone."""
+    cache, frozen = _given_cache(bundle, request, target), request.options.frozen_timing_cache
+    read_cache(cache, _version(request, target), str(gpu_capability()), frozen=frozen)
 
 
 def _check_place(given: Path | None) -> None:
@@ -150,12 +159,23 @@ def _check_disk(bundle: Bundle, request: Request) -> None:
         )
 
 
-def _stage_cache(bundle: Bundle, request: Request, target: TargetSpec, partial: Path) -> Path:
-    """Copy the cache that was given, or the one the bundle keeps, to where the build works on it."""
-    given = _given_cache(bundle, request, target)
-    work = partial / CACHE_NAME
-    if not target.builds_without_gpu and given.is_file():
-        copy_cache(given, work)
+def _stage_cache(bundle: Bundle, request: Request, target: TargetSpec, partial: Path, steps: Steps) -> Path:
+    """Copy the cache that was given, or the one the bundle keeps, to where the build works on it.
+
+    One that was given has been checked. One that the bundle keeps may be of the JetPack before an update: nobody asked
+    for it, so it is left out, aloud.
+    """
+    given, work = _given_cache(bundle, request, target), partial / CACHE_NAME
+    if target.builds_without_gpu or not given.is_file():
+        return work
+    try:
+        _read_cache(bundle, request, target)
+    except UserError as error:
+        if request.options.timing_cache is not None or request.options.frozen_timing_cache:
+            raise
+        steps.say(f"the timing cache is made anew: {error}")
+        return work
+    copy_cache(given, work)
     return work
 
 

@@ -16,6 +16,7 @@ from sttm_export import building
 from sttm_export.bundle import open_bundle
 from sttm_export.cli import main
 from sttm_export.engines.gpu import gpu_capability
+from sttm_export.engines.store import seal_target
 from sttm_export.graphs.rule_table import rules
 from sttm_export.graphs.rules import Finding
 
@@ -116,6 +117,20 @@ def test_the_bundle_keeps_the_timing_cache(orin, small):
     assert build(small, "--force", "--frozen-timing-cache") == 0
     second = sidecar(small)["timing_cache"]
     assert second["sha256_before"] == second["sha256_after"] == first["sha256_after"] and second["frozen"]
+
+
+def test_a_kept_cache_of_an_older_jetpack_is_made_anew_aloud(orin, small, capsys):
+    """Nobody gave it, so it stops nothing; frozen, it is what was asked for, and does."""
+    assert build(small) == 0
+    folder = small / "engines" / "jetson-orin-jp62"
+    (folder / "timing.cache.json").write_text('{"compute_capability": "sm87", "tensorrt": "10.3.0.26"}')
+    seal_target(folder, open_bundle(small, verify=False).engine_records())
+    assert build(small, "--force", "--frozen-timing-cache") == 2
+    assert "timing.cache is of TensorRT 10.3.0.26 on sm87, here is 10.3.0.30" in capsys.readouterr().err
+    assert build(small, "--force") == 0
+    assert "the timing cache is made anew: " in capsys.readouterr().err
+    assert sidecar(small)["timing_cache"]["sha256_before"] == ""
+    assert json.loads(engines(small)["timing.cache.json"])["tensorrt"] == "10.3.0.30"
 
 
 def test_a_cache_that_is_given_learns(orin, small, tmp_path):

@@ -4,6 +4,7 @@ import errno
 import os
 import signal
 import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -116,3 +117,10 @@ def test_an_interrupt_does_not_wait_for_tensorrt(graph, tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         build(graph, tmp_path / "x.engine")
     assert time.monotonic() - started < 20 and list(tmp_path.iterdir()) == []
+
+
+def test_a_child_that_is_asked_nothing_ends_quietly():
+    """Its parent was interrupted before it had sent the request."""
+    command = [sys.executable, "-m", "sttm_export.engines.isolated", "000001"]
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=True)
+    assert done.stdout == done.stderr == ""

@@ -119,7 +119,11 @@ def _serve(descriptor: int) -> None:
     def tell(**row: Any) -> None:
         answers.write(json.dumps(row) + "\n")
 
-    request = json.load(sys.stdin)
+    text = sys.stdin.read()
+    if not text:
+        # Who wanted the engine was interrupted before it could say which.
+        return
+    request = json.loads(text)
     options = BuildOptions(**request["options"])
     job = Job(
         load_api(request["flavour"]), Path(request["graph"]), request["compute_capability"], request["here"], options
