@@ -220,7 +220,7 @@ def test_an_export_that_was_rejected_can_be_searched(overflowing, tiny_toml, tmp
     command = ["--model", str(tiny_toml), "--budget", "1", "--frames", "1", "--batch", "1", "--no-engines"]
     assert main([*command, "--weights", str(checkpoint), "--output", str(output)]) == 1
     rejected = str(tmp_path / "bundle.rejected")
-    capsys.readouterr()
+    assert f"`sttm-export validate {rejected} --bisect`" in capsys.readouterr().err
     assert main(["validate", rejected, "--bisect", ENCODER]) == 2
     assert "give it with --weights" in capsys.readouterr().err
     other = write_checkpoint(tmp_path / "other", model, tiny_state(model, 8))
@@ -297,7 +297,7 @@ def test_a_clean_merger(precision, frames, tmp_path):
     found = search(Reference(TokenMerger(spec), graph), path, inputs, tmp_path / "parts", limit=2_000)
     report = found.run("token_merger")
     assert report.finding is None, report.sentence()
-    assert report.covered > 0.95 * report.tensors
+    assert report.covered > 0.9 * report.tensors
     assert report.runs > 3
     sources = {check.place.source for check in report.checks}
     assert any("(_pack)" in source for source in sources), "functions are named, not forward alone"

@@ -200,6 +200,14 @@ def test_rule_5_a_weight_may_have_the_name_already():
     onnx.checker.check_model(ir.to_proto(model), full_check=True)
 
 
+def test_rule_5_says_what_the_names_were():
+    nodes = [node("Abs", ["x"], ["val_7"]), node("Relu", ["val_7"], ["y"])]
+    model = as_ir(proto(nodes, [("x", FLOAT, [2])], [("y", FLOAT, [2])]))
+    names = cleanup.clean_up(model)
+    assert names == {model.graph[0].outputs[0].name: "val_7", "y": "y"}
+    assert "val_7" not in names
+
+
 def test_rule_6_docs_and_metadata_go_everywhere():
     model = proto(
         [node("Add", ["x", "w"], ["h"]), node("Neg", ["h"], ["y"])],

@@ -217,5 +217,6 @@ def _deliver(
     try:
         report.raise_on_miss()  # type: ignore[union-attr]
     except ValidationMiss as miss:
-        raise ValidationMiss(f"{miss}{kept}") from None
+        where = f" `sttm-export validate {rejected} --bisect` finds the tensor it begins with."
+        raise ValidationMiss(f"{miss}{kept}{where}") from None
     raise AssertionError("a report that did not pass has a miss")
