@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from sttm_export.device import check_job
 from sttm_export.device.jobs import JobError, run_job
 from sttm_export.errors import UserError
 
@@ -120,3 +121,21 @@ def is_running(number):
         return Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except (ProcessLookupError, FileNotFoundError):
         return False
+
+
+class Slow:
+    """A session that takes the given time for a run."""
+
+    def __init__(self, milliseconds):
+        self.milliseconds, self.runs = milliseconds, 0
+
+    def measure(self, inputs, runs):
+        self.runs += runs
+        return [self.milliseconds] * runs
+
+
+@pytest.mark.parametrize(("milliseconds", "timed"), [(1.0, 20), (2_000.0, 10), (15_000.0, 1), (90_000.0, 1)])
+def test_slow_engines_are_timed_less_often(milliseconds, timed):
+    session = Slow(milliseconds)
+    assert check_job._time(session, {}, 20) == [milliseconds] * timed
+    assert session.runs <= timed + 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -50,6 +51,19 @@ def _size(path: Path) -> int:
 def _readme(title: str, sizes: Mapping[str, int], needs: Needs, targets: Sequence[TargetSpec]) -> str:
     graphs = ", ".join(f"{name} ({size_text(size)})" for name, size in sizes.items())
     rows = "\n".join(f"| `{target.name}` | {target.title} |" for target in targets)
+    work = _filled(
+        "It checks this machine (JetPack, TensorRT, GPU, free memory, disk) and the bundle's files, and says all that "
+        f"is missing at once, with what to do about it. Then it builds an engine of each graph, {graphs}, one after the "
+        "other, runs them on the packed inputs and compares with the packed outputs of the PyTorch reference: floats "
+        "within derived tolerances, merging decisions one by one. If all of it passes, the engines are in "
+        "`engines/<target>/`, with `report.md` and `report.json`. If not, no engine is left, and the reports and logs "
+        "are in `rejected/<target>/`."
+    )
+    takes = _filled(
+        "Needed are Python 3.10 or later, NumPy and TensorRT's Python package, which JetPack brings; "
+        f"{size_text(needs.memory)} of free memory ({needs.memory_reason}) and {size_text(needs.disk)} of disk. Nothing "
+        "is installed, nothing is fetched."
+    )
     return f"""# Engines on the device: {title}
 
 ```bash
@@ -58,14 +72,9 @@ bash device/build.sh --check    # looks at machine and bundle, builds nothing
 bash device/build.sh --help     # all options
 ```
 
-It checks this machine (JetPack, TensorRT, GPU, free memory, disk) and the bundle's files, and says all that is missing
-at once, with what to do about it. Then it builds an engine of each graph, {graphs}, one after the other, runs them on
-the packed inputs and compares with the packed outputs of the PyTorch reference: floats within derived tolerances,
-merging decisions one by one. If all of it passes, the engines are in `engines/<target>/`, with `report.md` and
-`report.json`. If not, no engine is left, and the reports and logs are in `rejected/<target>/`.
+{work}
 
-Needed are Python 3.10 or later, NumPy and TensorRT's Python package, which JetPack brings; {size_text(needs.memory)} of
-free memory ({needs.memory_reason}) and {size_text(needs.disk)} of disk. Nothing is installed, nothing is fetched.
+{takes}
 
 | target | machine |
 |---|---|
@@ -76,3 +85,7 @@ they must be, and nothing was written; 130 interrupted.
 
 The sources in `sttm_export/` are those of sttm-export {__version__} (Apache-2.0), as they are there.
 """
+
+
+def _filled(paragraph: str) -> str:
+    return textwrap.fill(paragraph, 118, break_long_words=False, break_on_hyphens=False)
