@@ -129,7 +129,8 @@ def test_the_tree_is_that_of_a_bundle(tiny_bundle):
     for pattern in named:
         if pattern.startswith("engines/"):
             pytest.importorskip("tensorrt_rtx_bindings", reason="TensorRT-RTX is not installed")
-        found = {name for name in files if Path(name).match(pattern)}
+        whole = pattern.endswith("/")
+        found = {name for name in files if (name.startswith(pattern) if whole else Path(name).match(pattern))}
         assert found, pattern
         matched |= found
     assert {name for name in files - matched if not name.startswith("engines/")} == set()
