@@ -53,16 +53,16 @@ def _readme(title: str, sizes: Mapping[str, int], needs: Needs, targets: Sequenc
     rows = "\n".join(f"| `{target.name}` | {target.title} |" for target in targets)
     work = _filled(
         "It checks this machine (JetPack, TensorRT, GPU, free memory, disk) and the bundle's files, and says all that "
-        f"is missing at once, with what to do about it. Then it builds an engine of each graph, {graphs}, one after the "
-        "other, runs them on the packed inputs and compares with the packed outputs of the PyTorch reference: floats "
+        f"is missing at once, with what to do about it. Then it builds an engine of each graph, {graphs}, one after "
+        "the other, runs them on the packed inputs and compares with the packed outputs of the PyTorch reference: floats "
         "within derived tolerances, merging decisions one by one. If all of it passes, the engines are in "
         "`engines/<target>/`, with `report.md` and `report.json`. If not, no engine is left, and the reports and logs "
         "are in `rejected/<target>/`."
     )
     takes = _filled(
         "Needed are Python 3.10 or later, NumPy and TensorRT's Python package, which JetPack brings; "
-        f"{size_text(needs.memory)} of free memory ({needs.memory_reason}) and {size_text(needs.disk)} of disk. Nothing "
-        "is installed, nothing is fetched."
+        f"{size_text(needs.memory)} of free memory ({needs.memory_reason}) and {size_text(needs.disk)} of disk. "
+        "Nothing is installed, nothing is fetched."
     )
     return f"""# Engines on the device: {title}
 
