@@ -18,7 +18,6 @@ from sttm_export.spec.graph import TOKEN_MERGER, VISION_ENCODER
 from sttm_export.terminal import Steps
 from sttm_export.validation.fixture_check import check_encoder_fixture, check_merger_fixture
 from sttm_export.validation.results import ValidationReport
-from sttm_export.validation.stages import REFERENCE, Stage, encoder_results
 
 
 def validate_on_fixtures(bundle: Bundle, steps: Steps) -> ValidationReport:
@@ -32,21 +31,16 @@ def validate_on_fixtures(bundle: Bundle, steps: Steps) -> ValidationReport:
             f"{bundle.path} was exported with --no-validation and has no fixtures; validate it with --clip FILE, or "
             "export it with validation."
         )
-    model, thresholds = bundle.model, bundle.manifest["thresholds"]
     with steps.step("Validate on the fixtures") as advance:
         advance("vision encoder", 0.1)
         graph = bundle.graph(VISION_ENCODER)
-        inputs, expected = read_fixture(bundle.fixture_path(VISION_ENCODER), graph)
         session = OrtSession(bundle.onnx_path(VISION_ENCODER), graph, low_memory=True)
-        dtype = graph.outputs[0].dtype
-        stages = [Stage(REFERENCE, expected, dtype), Stage(session.backend, session.run(inputs), dtype)]
-        longest = max(model.tower.intermediate_size, model.projector.output_size)
-        report = ValidationReport(encoder_results(stages, layers=model.tower.layers + 2, longest_sum=longest))
+        report = check_encoder_fixture(session, read_fixture(bundle.fixture_path(VISION_ENCODER), graph), bundle.model)
         del session
         graph = bundle.graph(TOKEN_MERGER)
         inputs, _ = read_fixture(bundle.fixture_path(TOKEN_MERGER), graph)
         features = inputs["features"][: int(inputs["num_frames"])]
-        limits = (thresholds["spatial"], thresholds["temporal"])
+        limits = (bundle.manifest["thresholds"]["spatial"], bundle.manifest["thresholds"]["temporal"])
         merger = examine_merger(bundle.merge, graph, bundle.onnx_path(TOKEN_MERGER), features, limits, advance)
     return report + merger.report
 
