@@ -54,8 +54,8 @@ def _readme(title: str, sizes: Mapping[str, int], needs: Needs, targets: Sequenc
     work = _filled(
         "It checks this machine (JetPack, TensorRT, GPU, free memory, disk) and the bundle's files, and says all that "
         f"is missing at once, with what to do about it. Then it builds an engine of each graph, {graphs}, one after "
-        "the other, runs them on the packed inputs and compares with the packed outputs of the PyTorch reference: floats "
-        "within derived tolerances, merging decisions one by one. If all of it passes, the engines are in "
+        "the other, runs them on the packed inputs and compares with the packed outputs of the PyTorch reference: "
+        "floats within derived tolerances, merging decisions one by one. If all of it passes, the engines are in "
         "`engines/<target>/`, with `report.md` and `report.json`. If not, no engine is left, and the reports and logs "
         "are in `rejected/<target>/`."
     )
