@@ -276,3 +276,11 @@ def test_the_document_has_the_releases_of_the_table():
 def test_the_document_has_the_memory_that_is_asked_for():
     encoder = derive_needs({"vision_encoder": int(791.5 * 2**20)}, {})
     assert f"asks for {size_text(encoder.memory)}" in DOCUMENT
+
+
+def test_what_is_asked_for_covers_every_peak_that_was_measured():
+    units = {"MiB": 2**20, "GiB": 2**30}
+    rows = re.findall(r"^\| [^|]+ \| ([\d.]+) ([MG]iB) \| ([\d.]+) GiB \| [\d.]+ GiB \|$", DOCUMENT, re.MULTILINE)
+    assert len(rows) == 5
+    for size, unit, peak in rows:
+        assert derive_needs({"graph": int(float(size) * units[unit])}, {}).memory >= float(peak) * 2**30
