@@ -1,13 +1,13 @@
 """How much memory and disk a build takes, from the sizes of a bundle's files and measured factors.
 
 Memory: the peaks of TensorRT-RTX 1.7 on x86-64, without streaming, which TensorRT 10.3 does not have, were 0.46, 0.56
-and 0.47 GiB for token mergers of 8, 32 and 128 frames (0.9 to 6.3 MiB of weights), 2.75 GiB for an encoder
-of 0.77 GiB and 10.7 GiB for one of 3.5 GiB; 0.6 GiB + 3.05 × weights covers all five. On a Jetson, processor and GPU
-share one memory, so what full TensorRT puts on the GPU while it times kernels comes out of the same amount; how much that is
-was not measured. A run of an engine comes after its build, in a process of its own. It holds the engine at most twice
-(the mapped file, and on the GPU), its inputs and outputs four times (as read, page-locked, on the GPU, and for the
-comparison), and scratch memory: TensorRT-RTX states 264 and 1,053 MiB for mergers of 32 and 128 frames, 4.1 times their
-inputs and outputs, and 54 MiB for the encoder, 6.2 times. It counts where it is larger than the build.
+and 0.47 GiB for token mergers of 8, 32 and 128 frames (0.9 to 6.3 MiB of weights), 2.75 GiB for an encoder of 0.77 GiB
+and 10.7 GiB for one of 3.5 GiB; 0.6 GiB + 3.05 × weights covers all five. On a Jetson, processor and GPU share one
+memory, so what full TensorRT puts on the GPU while it times kernels comes out of the same amount; how much that is was
+not measured. A run of an engine comes after its build, in a process of its own. It holds the engine at most twice (the
+mapped file, and on the GPU), its inputs and outputs four times (as read, page-locked, on the GPU, and for the
+comparison), and scratch memory: TensorRT-RTX states 264 and 1,053 MiB for mergers of 32 and 128 frames, 4.1 times
+their inputs and outputs, and 54 MiB for the encoder, 6.2 times. It counts where it is larger than the build.
 
 Disk: an engine is as large as the weights of its graph and up to 46 MiB of kernels (TensorRT-RTX 1.7: 800 MiB for
 792 MiB; 39, 48 and 29 MiB for the three mergers); the timing cache and logs are small.
