@@ -24,7 +24,7 @@ from sttm_export.device.whole import check_bundle
 from sttm_export.engines.sums import read_sums
 from sttm_export.engines.timing_cache import CACHE_NAME, write_cache
 from sttm_export.errors import UserError
-from sttm_export.spec.target import find_target
+from sttm_export.spec.target import find_target, targets
 
 JP62 = find_target("jetson-orin-jp62")
 
@@ -158,10 +158,27 @@ def test_a_precision_that_the_target_lacks(exported):
     assert check(without(exported), "precision").status == "ok"
 
 
-def test_rules_that_were_not_checked_are_said(exported):
-    found = check(without(exported), "rules", find_target("jetson-orin-jp72"))
-    assert found.status == "unknown" and "--target jetson-orin-jp72" in found.mend
-    assert check(without(exported), "rules").status == "ok"
+def test_rules_were_checked_for_every_target_at_export(exported):
+    names = json.loads((exported / "manifest.json").read_text())["rule_findings"]
+    assert list(names) == sorted(targets())
+    assert all(check(without(exported), "rules", target).status == "ok" for target in targets().values())
+
+
+def test_rules_of_a_target_that_the_export_did_not_know(exported):
+    found = check(without(exported, rule_findings=lambda _: {"rtx": []}), "rules")
+    assert (found.status, found.found) == ("unknown", "checked for rtx")
+    assert "export again" in found.mend
+
+
+def test_broken_rules_are_refused_and_warnings_are_not(exported):
+    warning, error = (
+        {"graph": "token_merger", "severity": severity, "finding": f"{severity} topk-limit: node"}
+        for severity in ("warning", "error")
+    )
+    bundle = without(exported, rule_findings=lambda rows: rows | {JP62.name: [warning, error]})
+    found = check(bundle, "rules")
+    assert (found.status, found.found) == ("failed", "token_merger: error topk-limit: node (1 in all)")
+    assert check(without(exported, rule_findings=lambda _: {JP62.name: [warning]}), "rules").status == "ok"
 
 
 def test_too_little_memory_can_be_tried_all_the_same(machine, bundle, capsys):

@@ -75,22 +75,29 @@ def run_export(plan: ExportPlan, steps: Steps) -> Bundle:
         return _deliver(plan, partial, engines, evidence.get("validation"))
 
 
-def check_targets(graphs: Sequence[Path], plan: ExportPlan) -> dict[str, list[str]]:
-    """Warnings of the rules per target.
+def check_targets(graphs: Sequence[Path], plan: ExportPlan) -> dict[str, list[dict[str, str]]]:
+    """Findings of the rules for every target there is: the device kit in a bundle may be run for any of them.
 
     Raises:
-        UserError: a rule of severity error is broken.
+        UserError: a rule of severity error is broken for a target that was asked for.
     """
-    from sttm_export.graphs.rules import check_rules
+    from sttm_export.graphs.rules import check_structure
+    from sttm_export.graphs.structure import load_structure
+    from sttm_export.spec.target import targets
 
-    warnings: dict[str, list[str]] = {}
-    for target in plan.targets:
-        found = [(graph, finding) for graph in graphs for finding in check_rules(graph, target)]
-        broken = [f"{graph.name}: {finding}" for graph, finding in found if finding.rule.severity == "error"]
-        if broken:
-            raise UserError(f"Target {target.name} cannot build these graphs: {broken[0]} ({len(broken)} in all).")
-        warnings[target.name] = [f"{graph.name}: {finding}" for graph, finding in found]
-    return warnings
+    structures = {graph.name: load_structure(graph) for graph in graphs}
+    findings: dict[str, list[dict[str, str]]] = {}
+    for target in targets().values():
+        findings[target.name] = [
+            {"graph": name, "severity": row.rule.severity, "finding": str(row)}
+            for name, graph in structures.items()
+            for row in check_structure(graph, target)
+        ]
+        broken = [row for row in findings[target.name] if row["severity"] == "error"]
+        if broken and target in plan.targets:
+            first = f"{broken[0]['graph']}: {broken[0]['finding']}"
+            raise UserError(f"Target {target.name} cannot build these graphs: {first} ({len(broken)} in all).")
+    return findings
 
 
 def _weights(plan: ExportPlan) -> tuple[dict[str, Tensor], WeightSource]:
@@ -156,7 +163,7 @@ def _examine(plan: ExportPlan, state: Mapping[str, Tensor], partial: Path, steps
 def _manifest(
     plan: ExportPlan,
     source: WeightSource,
-    findings: Mapping[str, list[str]],
+    findings: Mapping[str, list[dict[str, str]]],
     evidence: Mapping[str, Any],
 ) -> dict[str, Any]:
     """What was exported, of what, and how it was checked; nothing in it hangs on the clock or on an engine."""
@@ -172,7 +179,7 @@ def _manifest(
         "weights": dataclasses.asdict(source),
         "graphs": [dataclasses.asdict(plan.encoder_graph), dataclasses.asdict(plan.merger_graph)],
         "targets": [target.name for target in plan.targets],
-        "rule_warnings": dict(findings),
+        "rule_findings": dict(findings),
         "validation": report.to_json() if report else None,
         "example": evidence.get("example"),
         "versions": _versions(),

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from sttm_export.graphs.detectors import find_places
 from sttm_export.graphs.rule_table import Rule, rules
-from sttm_export.graphs.structure import load_structure
+from sttm_export.graphs.structure import Structure, load_structure
 from sttm_export.spec.target import TargetSpec
 
 
@@ -34,7 +34,11 @@ def check_rules(onnx_path: Path, target: TargetSpec) -> list[Finding]:
         UserError: the file is missing or is not an ONNX graph.
         GraphError: types or shapes in it contradict each other.
     """
-    structure = load_structure(onnx_path)
+    return check_structure(load_structure(onnx_path), target)
+
+
+def check_structure(structure: Structure, target: TargetSpec) -> list[Finding]:
+    """The same for a graph that is loaded already, to be held against several targets."""
     found: list[Finding] = []
     for rule in rules().values():
         if rule.applies_to(target):
