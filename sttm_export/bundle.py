@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from sttm_export.engines.records import EngineRecord, sha256_of
+from sttm_export.engines.selection import Selection, select_engines
 from sttm_export.engines.store import ENGINES, engine_targets, read_records
 from sttm_export.engines.sums import SUMS, differing_files, read_sums, write_sums
 from sttm_export.errors import UserError
@@ -81,6 +82,11 @@ class Bundle:
     def engine_path(self, record: EngineRecord) -> Path:
         """Where a built engine lies."""
         return self.path / ENGINES / record.file
+
+    def engines_here(self, target: str | None = None) -> Selection:
+        """Return an engine of every graph that runs on this machine; see `select_engines`."""
+        names = [row["name"] for row in self.manifest["graphs"]]
+        return select_engines(self.path / ENGINES, self.engine_records(), names, target)
 
     def times(self) -> dict[str, Any]:
         """When it was exported and how long each step took; empty if the file is gone."""

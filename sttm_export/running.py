@@ -10,12 +10,11 @@ from pathlib import Path
 import numpy as np
 
 from sttm_export.bundle import Bundle
-from sttm_export.engines.selection import Selection, select_engines
-from sttm_export.engines.store import ENGINES
+from sttm_export.engines.selection import Selection
 from sttm_export.errors import UserError
 from sttm_export.runtime.draw import draw_tokens
 from sttm_export.runtime.merged import MergedTokens, save_npz
-from sttm_export.runtime.ort_session import OrtSession
+from sttm_export.runtime.ort_session import OrtSession, check_provider
 from sttm_export.runtime.pipeline import encode_frames, merge_features
 from sttm_export.runtime.preprocess import pixel_values
 from sttm_export.runtime.providers import CPU
@@ -63,7 +62,9 @@ def run_bundle(bundle: Bundle, request: Request, steps: Steps) -> MergedTokens:
     """
     check_request(request)
     model, merge = bundle.model, bundle.merge
-    selection = choose_engines(bundle, request.target) if request.engine else None
+    selection = bundle.engines_here(request.target) if request.engine else None
+    if selection is None:
+        check_provider(request.provider or CPU)
     with steps.step("Decode the video"):
         # The graph takes at most T frames, whatever the model was evaluated with.
         bound = min(model.sampling.max_frames, merge.frames)
@@ -115,11 +116,6 @@ def check_request(request: Request) -> None:
     for path in (request.output, request.picture):
         if not path.parent.is_dir() or path.is_dir():
             raise UserError(f"Cannot write {path}; give a file in a directory that exists.")
-
-
-def choose_engines(bundle: Bundle, target: str | None) -> Selection:
-    """Return the bundle's engines that run here; see `select_engines`."""
-    return select_engines(bundle.path / ENGINES, bundle.engine_records(), (VISION_ENCODER, TOKEN_MERGER), target)
 
 
 @contextmanager

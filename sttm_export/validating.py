@@ -5,8 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from sttm_export.bundle import Bundle
-from sttm_export.engines.selection import select_engines
-from sttm_export.engines.store import ENGINES
+from sttm_export.engines.selection import Selection
 from sttm_export.errors import UserError
 from sttm_export.exporting.bundle_weights import load_bundle_weights
 from sttm_export.exporting.evidence import examine_encoder, examine_merger
@@ -45,18 +44,17 @@ def validate_on_fixtures(bundle: Bundle, steps: Steps) -> ValidationReport:
     return report + merger.report
 
 
-def validate_engines(bundle: Bundle, target: str | None, steps: Steps) -> ValidationReport:
+def validate_engines(bundle: Bundle, selection: Selection, steps: Steps) -> ValidationReport:
     """Run the bundle's engines on the packed inputs and hold them against the packed outputs of the reference.
 
     Args:
         bundle: with engines and fixtures.
-        target: whose engines; None takes the first that run here.
+        selection: those of its engines that run here.
         steps: told of the progress.
 
     Raises:
-        UserError: no engine runs here, or one failed.
+        UserError: an engine does not load, or failed.
     """
-    selection = select_engines(bundle.path / ENGINES, bundle.engine_records(), (VISION_ENCODER, TOKEN_MERGER), target)
     report = ValidationReport()
     with steps.step(f"Validate the engines of {selection.target}") as advance:
         for place, name in enumerate((VISION_ENCODER, TOKEN_MERGER)):

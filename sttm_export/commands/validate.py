@@ -40,10 +40,12 @@ def execute(options: argparse.Namespace) -> None:
     steps = Steps(3 if options.clip is not None or options.engine else 2)
     with steps.step("Check the files"):
         bundle = open_bundle(options.bundle)
+        # First of all: that no engine runs here should not come after half a minute of work.
+        selection = bundle.engines_here(options.target) if options.engine else None
     if options.clip is None:
         report = validate_on_fixtures(bundle, steps)
-        if options.engine:
-            report += validate_engines(bundle, options.target, steps)
+        if selection is not None:
+            report += validate_engines(bundle, selection, steps)
     else:
         report = validate_on_clip(bundle, options.clip, options.weights, options.tower_weights, steps)
     console = table_console()

@@ -85,6 +85,17 @@ class OrtSession:
                 )
 
 
+def check_provider(name: str) -> None:
+    """Refuse, before any work, a provider that this ONNX Runtime does not have.
+
+    Raises:
+        UserError: it has none of this name; says what to install.
+    """
+    import onnxruntime as ort
+
+    find_provider(name, ort.get_available_providers())
+
+
 def _options(threads: int, low_memory: bool) -> Any:
     import onnxruntime as ort
 
