@@ -152,7 +152,13 @@ def test_packing_gives_the_same_bytes(staged):
     first = contents(pack_kit(staged, "Tiny", graphs, list(targets().values())))
     shutil.rmtree(staged / "device")
     assert contents(pack_kit(staged, "Tiny", graphs, list(targets().values()))) == first
-    assert set(first) == {"build.sh", "README.md", "targets.json", *(f"sttm_export/{name}" for name in SOURCES)}
+    assert set(first) == {
+        "build.sh",
+        "README.md",
+        "LICENSE",
+        "targets.json",
+        *(f"sttm_export/{name}" for name in SOURCES),
+    }
     assert first["sttm_export/bundle.py"] == (PACKAGE / "bundle.py").read_bytes()
 
 

@@ -14,9 +14,10 @@ from sttm_export.device.closure import PACKAGE, kit_sources
 from sttm_export.device.machine import size_text
 from sttm_export.device.needs import Needs, derive_needs
 from sttm_export.device.whole import KIT
+from sttm_export.spec.files import data_directory
 from sttm_export.spec.target import TargetSpec
 
-SCRIPT, README = "build.sh", "README.md"
+SCRIPT, README, LICENSE = "build.sh", "README.md", "LICENSE"
 
 
 def pack_kit(bundle: Path, title: str, graphs: Sequence[Path], targets: Sequence[TargetSpec]) -> Path:
@@ -35,6 +36,7 @@ def pack_kit(bundle: Path, title: str, graphs: Sequence[Path], targets: Sequence
         # Content only: times and rights of the sources are this machine's.
         shutil.copyfile(PACKAGE / name, copy)
     shutil.copyfile(PACKAGE / KIT / SCRIPT, kit / SCRIPT)
+    shutil.copyfile(data_directory(LICENSE), kit / LICENSE)
     packed = [target for target in targets if target.built != "anywhere"]
     rows = [target.to_json() for target in packed]
     (kit / TARGETS).write_text(json.dumps(rows, indent=1, sort_keys=True) + "\n", encoding="utf-8")
@@ -83,7 +85,7 @@ bash device/build.sh --help     # all options
 Exit codes: 0 passed; 1 a build failed or an engine departs from the reference; 2 machine, bundle or options are not as
 they must be, and nothing was written; 130 interrupted.
 
-The sources in `sttm_export/` are those of sttm-export {__version__} (Apache-2.0), as they are there.
+The sources in `sttm_export/` are those of sttm-export {__version__} (Apache-2.0, see `LICENSE`), as they are there.
 """
 
 

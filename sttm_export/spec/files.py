@@ -12,9 +12,9 @@ PACKAGE = Path(__file__).resolve().parent.parent
 
 
 def data_directory(name: str) -> Path:
-    """Return the directory of a data room: inside an installed wheel, or beside the package in a checkout."""
+    """Return a data room, or the LICENSE: inside an installed wheel, or beside the package in a checkout."""
     installed = PACKAGE / "data" / name
-    return installed if installed.is_dir() else PACKAGE.parent / name
+    return installed if installed.exists() else PACKAGE.parent / name
 
 
 def read_toml(path: Path) -> dict[str, Any]:
