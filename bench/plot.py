@@ -46,7 +46,7 @@ def draw(result: dict[str, Any], policy: str, path: Path) -> None:
         figure.legend(
             *axes[0].get_legend_handles_labels(), loc="lower left", ncol=4, frameon=False, bbox_to_anchor=(0.01, 0.0)
         )
-        figure.subplots_adjust(left=0.075, right=0.985, top=0.8, bottom=0.22, wspace=0.2)
+        figure.subplots_adjust(left=0.075, right=0.975, top=0.8, bottom=0.22, wspace=0.2)
         figure.savefig(path, metadata={"Software": None})
         plt.close(figure)
 
@@ -59,6 +59,7 @@ def _panel(axis: Any, rows: list[dict[str, Any]], quantity: str, heading: str, u
     start = rows[0]["onnxruntime"][quantity]
     linear = [start * count / frames[0] for count in frames]
     axis.plot(frames, linear, ":", color="#5b616a", linewidth=1.3, label="linear in frames", zorder=2)
+    axis.margins(x=0.07, y=0.12)
     _annotate(axis, rows, quantity)
     axis.set_xscale("log", base=2)
     axis.set_yscale("log")
@@ -75,13 +76,12 @@ def _panel(axis: Any, rows: list[dict[str, Any]], quantity: str, heading: str, u
 
 
 def _annotate(axis: Any, rows: list[dict[str, Any]], quantity: str) -> None:
-    """Figures at the line that matters, below its points."""
+    """Figures at the line that matters, above its points."""
     for row in rows:
         value = row["onnxruntime"][quantity]
-        axis.annotate(
-            f"{value:,.0f}", (row["frames"], value), xytext=(3, -13), textcoords="offset points", fontsize=8.5,
-            color=LOOKS["onnxruntime"][1], zorder=4,
-        )  # fmt: skip
+        place = {"xytext": (0, 7), "textcoords": "offset points", "ha": "center"}
+        colour = LOOKS["onnxruntime"][1]
+        axis.annotate(f"{value:,.0f}", (row["frames"], value), **place, fontsize=8.5, color=colour, zorder=4)
 
 
 def title(row: dict[str, Any]) -> str:
