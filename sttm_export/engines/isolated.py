@@ -66,6 +66,8 @@ def _start(folder: Path, file: BinaryIO) -> subprocess.Popen[str]:
     environment = {name: os.environ[name] for name in _KEPT if name in os.environ}
     path = os.pathsep.join(filter(None, [str(_PACKAGE_PARENT), os.environ.get("PYTHONPATH", "")]))
     environment |= {"MALLOC_ARENA_MAX": "1", "PYTHONHASHSEED": "0", "PYTHONPATH": path}
+    # A child that compiled modules and kept them would leave the next child another heap than its own.
+    environment["PYTHONDONTWRITEBYTECODE"] = "1"
     return subprocess.Popen(
         [sys.executable, "-m", "sttm_export.engines.isolated", f"{file.fileno():06d}"],
         stdin=subprocess.PIPE,
