@@ -5,6 +5,9 @@ import os
 import pytest
 from helpers_networks import write_tiny_model_toml
 
+# Before any test file imports ONNX Runtime, which is told here not to report to its vendor.
+import sttm_export  # noqa: F401
+
 # Nothing may ask a hub during tests; the code that does is tested with a stand-in.
 os.environ["HF_HUB_OFFLINE"] = "1"
 
