@@ -19,6 +19,7 @@ from sttm_export.device.machine import size_text
 from sttm_export.device.memory import MemoryFacts
 from sttm_export.device.modules import ModuleFacts
 from sttm_export.device.needs import derive_needs
+from sttm_export.device.power import PowerFacts
 from sttm_export.device.timings import keep_timings
 from sttm_export.device.whole import check_bundle
 from sttm_export.engines.sums import read_sums
@@ -70,6 +71,10 @@ def test_a_good_machine_and_bundle(machine, bundle, capsys):
     text = capsys.readouterr().out
     assert "Tiny for Jetson Orin, JetPack 6.1 / 6.2, TensorRT 10.3" in text
     assert "will do" in text and "failed" not in text and "→" not in text
+    assert "Power mode" not in text, "no Jetson says that it has none"
+    machine(power=PowerFacts("15W", "MAXN_SUPER", 2))
+    assert run(bundle, "--check") == 0
+    assert "Power mode: 15W (the fastest is MAXN_SUPER: sudo nvpmodel -m 2)" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -6,17 +6,17 @@ import sys
 import pytest
 from helpers_device import jetson_root, meminfo, stanza, write_files
 
-from sttm_export.device.jetpack import read_jetpack, read_l4t, read_packages, read_power_mode
+from sttm_export.device.jetpack import read_jetpack, read_l4t, read_packages
 from sttm_export.device.machine import free_disk, read_machine, size_text
 from sttm_export.device.memory import read_memory
-from sttm_export.device.modules import ask_module, ask_onnxruntime, find_trtexec
+from sttm_export.device.modules import ask_module, ask_onnxruntime
 
 MIB = 2**20
 
 
 def test_a_jetson_is_read_from_its_files(tmp_path):
     facts = read_machine(jetson_root(tmp_path))
-    assert (facts.l4t, facts.jetpack, facts.power_mode) == ("36.4.3", "6.2", "MAXN_SUPER")
+    assert (facts.l4t, facts.jetpack, facts.power.mode) == ("36.4.3", "6.2", "MAXN_SUPER")
     assert facts.model == "NVIDIA Jetson Orin Nano Engineering Reference Developer Kit Super"
     assert facts.is_jetson and facts.distribution == "Ubuntu 22.04.5 LTS"
     assert (facts.memory.total, facts.memory.usable) == (7620 * MIB, 6100 * MIB)
@@ -27,7 +27,7 @@ def test_a_jetson_is_read_from_its_files(tmp_path):
 
 def test_an_empty_root_has_no_facts(tmp_path):
     facts = read_machine(tmp_path)
-    assert (facts.l4t, facts.jetpack, facts.model, facts.power_mode, facts.distribution) == ("",) * 5
+    assert (facts.l4t, facts.jetpack, facts.model, facts.power.mode, facts.distribution) == ("",) * 5
     assert not facts.is_jetson
     assert facts.memory.usable is None
 
@@ -47,7 +47,9 @@ def test_an_empty_root_has_no_facts(tmp_path):
         ("39.2.1", "7.2.1"),
         ("39.2.2", "7.2.1 or later"),
         ("35.4.1", ""),
-        ("36.5.0", ""),
+        ("36.5.0", "6.2.2"),
+        ("36.5.2", "6.2.3"),
+        ("36.6.0", ""),
     ],
 )
 def test_jetpack_follows_from_the_release(l4t, jetpack):
@@ -72,11 +74,6 @@ def test_the_metapackage_knows_better_than_the_release(tmp_path):
     assert packages == {"nvidia-jetpack": "6.2.1+b38", "nvidia-l4t-core": "36.4.4-20250616085344"}
     assert read_l4t(tmp_path, packages) == "36.4.4", "a container without the release file"
     assert read_jetpack("36.4.4", packages) == "6.2.1"
-
-
-def test_a_power_mode_without_a_name_is_its_number(tmp_path):
-    write_files(tmp_path, {"var/lib/nvpmodel/status": "pmode:0003"})
-    assert read_power_mode(tmp_path) == "mode 3"
 
 
 @pytest.mark.parametrize(
@@ -121,18 +118,6 @@ def test_a_module_says_its_version_or_why_it_does_not_load(tmp_path, monkeypatch
 def test_onnxruntime_says_its_providers():
     found = ask_onnxruntime()
     assert found.loads and "CPUExecutionProvider" in found.extras
-
-
-def test_trtexec_is_found_beside_jetpacks_samples(tmp_path, monkeypatch):
-    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
-    assert find_trtexec(tmp_path) == ""
-    write_files(tmp_path, {"usr/src/tensorrt/bin/trtexec": "#!/bin/sh\n"})
-    assert find_trtexec(tmp_path) == "", "not executable"
-    (tmp_path / "usr/src/tensorrt/bin/trtexec").chmod(0o755)
-    assert find_trtexec(tmp_path).endswith("usr/src/tensorrt/bin/trtexec")
-    write_files(tmp_path, {"bin/trtexec": "#!/bin/sh\n"})
-    (tmp_path / "bin/trtexec").chmod(0o755)
-    assert find_trtexec(tmp_path) == str(tmp_path / "bin/trtexec")
 
 
 def test_disk_and_sizes(tmp_path):

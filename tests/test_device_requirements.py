@@ -37,17 +37,18 @@ def test_a_jetson_with_all_of_it_passes_every_check():
 def test_wrong_jetpack():
     fault = only_fault(orin(l4t="35.4.1", jetpack=""))
     assert fault.name == "JetPack" and fault.found == "JetPack ? (Jetson Linux 35.4.1)"
-    assert fault.needed == "JetPack 6.1 or 6.2 (Jetson Linux 36.4)"
+    assert fault.needed == "JetPack 6.1, 6.2, 6.2.1, 6.2.2 or 6.2.3 (Jetson Linux 36.4, 36.5)"
     assert "SDK Manager" in fault.mend
 
 
 def test_a_release_is_compared_by_its_parts():
-    assert not failed(check_machine(orin(l4t="36.4"), JP62))
+    for same in ("36.4", "36.4.7", "36.5.0", "36.5.2"):
+        assert {check.status for check in check_machine(orin(l4t=same), JP62)} == {"ok"}
     for other in ("36.3", "35.6", "38.4", "39.2.0"):
         assert only_fault(orin(l4t=other)).name == "JetPack"
 
 
-@pytest.mark.parametrize("release", ["36.5.0", "36.40"])
+@pytest.mark.parametrize("release", ["36.6.0", "36.40"])
 def test_a_later_release_of_the_same_line_is_left_to_tensorrt(release):
     checks = check_machine(orin(l4t=release, jetpack=""), JP62)
     assert not failed(checks)

@@ -18,7 +18,7 @@ from sttm_export.engines.faults import EngineError, UnavailableError
 from sttm_export.engines.options import BuildOptions
 from sttm_export.engines.records import EngineRecord
 from sttm_export.engines.targets import build_targets
-from sttm_export.engines.trtexec import find_trtexec, trtexec_command, trtexec_version
+from sttm_export.engines.trtexec import find_trtexec, locate_trtexec, trtexec_command, trtexec_version
 from sttm_export.errors import UserError
 from sttm_export.spec.target import find_target, targets
 
@@ -184,17 +184,26 @@ def test_another_version_is_skipped_aloud(orin, graph, tmp_path):
 
 def test_no_trtexec_is_skipped_aloud(orin, graph, tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path / "empty"))
-    monkeypatch.setattr(trtexec_module, "INSTALLED", tmp_path / "absent")
+    monkeypatch.setattr(trtexec_module, "INSTALLED", "usr/src/absent/trtexec")
     result = build(graph, tmp_path / "x.engine")
     assert result.status == "skipped" and "sudo apt install libnvinfer-bin" in result.reason
 
 
 def test_that_of_jetpack_is_found_off_the_path(monkeypatch, tmp_path):
-    installed = tmp_path / "trtexec"
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    assert locate_trtexec(tmp_path) == ""
+    installed = tmp_path / "usr/src/tensorrt/bin/trtexec"
+    installed.parent.mkdir(parents=True)
     installed.touch()
-    monkeypatch.setenv("PATH", str(tmp_path / "empty"))
-    monkeypatch.setattr(trtexec_module, "INSTALLED", installed)
-    assert find_trtexec() == str(installed)
+    assert locate_trtexec(tmp_path) == "", "not executable"
+    with pytest.raises(UnavailableError, match="neither on PATH nor at /usr/src/tensorrt"):
+        find_trtexec(tmp_path)
+    installed.chmod(0o755)
+    assert find_trtexec(tmp_path) == str(installed)
+    first = tmp_path / "bin" / "trtexec"
+    first.parent.mkdir()
+    first.touch(0o755)
+    assert find_trtexec(tmp_path) == str(first)
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,13 @@
 import json
 import re
+from pathlib import Path
 
 import pytest
 
 from sttm_export.cli import main
 from sttm_export.commands.targets import count_rules
 from sttm_export.errors import UserError
+from sttm_export.spec.files import read_toml
 from sttm_export.spec.target import TargetSpec, find_target, targets
 
 ALL = list(targets().values())
@@ -14,7 +16,7 @@ KNOWN = {"fp32", "fp16", "bf16", "int8", "int4", "fp8", "fp4"}
 
 def test_every_jetpack_and_tensorrt_has_a_row():
     releases = {release for target in ALL for release in target.jetpack}
-    assert {"6.2", "7.1", "7.2", "7.2.2"} <= releases
+    assert {"6.1", "6.2", "6.2.2", "6.2.3", "7.1", "7.2", "7.2.2"} <= releases
     versions = {target.tensorrt_version for target in ALL if target.flavour == "tensorrt"}
     assert versions == {"10.3", "10.13", "10.16", "11.4"}
     assert [t.name for t in ALL if t.flavour == "tensorrt-rtx"] == ["rtx"]
@@ -72,3 +74,18 @@ def test_the_verb_prints_every_field(capsys):
 def test_rules_of_a_target_are_counted():
     # CumSum is a loop before TensorRT 10.8 only, so 10.3 has rules that later versions do not.
     assert count_rules("jetson-orin-jp62") > count_rules("jetson-orin-jp72") > 10
+
+
+@pytest.mark.parametrize(
+    ("version", "fits"),
+    [("10.3.0.30", True), ("10.3", True), ("10.30.0", False), ("10", False), ("8.6.2", False), ("10.3rc1", False)],
+)
+def test_a_tensorrt_belongs_to_a_target_by_the_parts_of_its_version(version, fits):
+    assert find_target("jetson-orin-jp62").has_tensorrt(version) is fits
+
+
+def test_the_gpu_extra_brings_a_tensorrt_that_a_target_has():
+    project = read_toml(Path(__file__).resolve().parent.parent / "pyproject.toml")
+    (pin,) = [row for row in project["project"]["optional-dependencies"]["gpu"] if row.startswith("tensorrt")]
+    version = re.fullmatch(r"tensorrt==([\d.]+)\.\*", pin)[1]
+    assert version in {target.tensorrt_version for target in ALL if target.built == "gpu-host"}

@@ -78,7 +78,7 @@ def machine_rows(facts: MachineFacts) -> list[tuple[str, str]]:
         ("system", f"{facts.distribution or facts.system}, {facts.processor}"),
         ("board", facts.model or "none stated"),
         ("JetPack", f"{facts.jetpack or '?'}, Jetson Linux {facts.l4t}" if facts.l4t else "none: no Jetson"),
-        ("power mode", facts.power_mode or "not known"),
+        ("power mode", facts.power.described),
         (
             "GPU",
             f"{gpu.name}, {gpu.compute_capability}, {size_text(gpu.memory)}{shared}" if gpu else "none, or no driver",

@@ -13,11 +13,13 @@ from sttm_export import __version__
 from sttm_export.bundle import MANIFEST, Bundle
 from sttm_export.device.choice import TARGETS, pick_target, read_targets
 from sttm_export.device.jobs import JobError, run_job
-from sttm_export.device.machine import ROOT, MachineFacts, free_disk, read_machine
+from sttm_export.device.machine import MachineFacts, free_disk, read_machine
+from sttm_export.device.power import PowerFacts
 from sttm_export.device.report import READABLE, check_lines, write_reports
 from sttm_export.device.requirements import Check, check_machine, check_room, failed
 from sttm_export.device.timings import keep_timings
 from sttm_export.device.whole import KIT, bundle_needs, check_bundle, graph_names, is_writable, verify_manifest
+from sttm_export.engines.meminfo import ROOT
 from sttm_export.engines.records import EngineRecord, sha256_of
 from sttm_export.engines.store import ENGINES, engines_staging, publish_engines, read_records
 from sttm_export.engines.timing_cache import CACHE_NAME
@@ -88,6 +90,8 @@ def run_kit(bundle: Bundle, request: Request, say: Say) -> Path | None:
     faults = failed(work.checks)
     for line in check_lines(work.checks):
         say(line)
+    if work.facts.power != PowerFacts():
+        say(f"  Power mode: {work.facts.power.described}")
     if faults:
         names = ", ".join(fault.name for fault in faults)
         raise UserError(

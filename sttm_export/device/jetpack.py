@@ -20,6 +20,8 @@ _JETPACK_OF = {
     "36.4": "6.1",
     "36.4.3": "6.2",
     "36.4.4": "6.2.1",
+    "36.5": "6.2.2",
+    "36.5.2": "6.2.3",
     "38.2": "7.0",
     "38.4": "7.1",
     "39.2": "7.2",
@@ -69,19 +71,6 @@ def read_jetpack(l4t: str, packages: dict[str, str]) -> str:
     nearest = max(older, key=release_numbers)
     exact = release_numbers(nearest) == release
     return _JETPACK_OF[nearest] if exact else f"{_JETPACK_OF[nearest]} or later"
-
-
-def read_power_mode(root: Path) -> str:
-    """Return the name of the power mode such as `MAXN`, or its number; empty where it is not known.
-
-    Read from the files of `nvpmodel`, because the tool itself may ask for root.
-    """
-    status = re.search(r"pmode:(\d+)", read_text(root / "var/lib/nvpmodel/status"))
-    if status is None:
-        return ""
-    number = int(status.group(1))
-    names = re.findall(r"<\s*POWER_MODEL\s+ID=(\d+)\s+NAME=(\S+)\s*>", read_text(root / "etc/nvpmodel.conf"))
-    return next((name for identifier, name in names if int(identifier) == number), f"mode {number}")
 
 
 def read_text(path: Path) -> str:

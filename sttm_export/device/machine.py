@@ -12,12 +12,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sttm_export.device.jetpack import read_jetpack, read_l4t, read_packages, read_power_mode, read_text
+from sttm_export.device.jetpack import read_jetpack, read_l4t, read_packages, read_text
 from sttm_export.device.memory import MemoryFacts, read_memory
-from sttm_export.device.modules import ModuleFacts, ask_module, ask_onnxruntime, ask_tensorrt, find_trtexec
+from sttm_export.device.modules import ModuleFacts, ask_module, ask_onnxruntime, ask_tensorrt
+from sttm_export.device.power import PowerFacts, read_power
 from sttm_export.engines.gpu import Gpu, find_gpu
-
-ROOT = Path("/")
+from sttm_export.engines.meminfo import ROOT
+from sttm_export.engines.trtexec import locate_trtexec
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class MachineFacts:
         model: of the board, by its device tree; Jetsons have one.
         l4t: release of Jetson Linux such as `36.4.3`.
         jetpack: such as `6.2`.
-        power_mode: of a Jetson; latency hangs on it.
+        power: modes of a Jetson; latency depends on the one it is in.
         packages: versions of NVIDIA's Debian packages.
         python: version that runs this.
         interpreter: its path.
@@ -50,7 +51,7 @@ class MachineFacts:
     model: str = ""
     l4t: str = ""
     jetpack: str = ""
-    power_mode: str = ""
+    power: PowerFacts = field(default_factory=PowerFacts)
     packages: Mapping[str, str] = field(default_factory=dict)
     python: str = ""
     interpreter: str = ""
@@ -88,7 +89,7 @@ def read_machine(root: Path = ROOT, *, onnxruntime: bool = False) -> MachineFact
         model=read_text(root / "proc/device-tree/model"),
         l4t=l4t,
         jetpack=read_jetpack(l4t, packages) if l4t else "",
-        power_mode=read_power_mode(root),
+        power=read_power(root),
         packages=packages,
         python=platform.python_version(),
         interpreter=sys.executable,
@@ -97,7 +98,7 @@ def read_machine(root: Path = ROOT, *, onnxruntime: bool = False) -> MachineFact
         memory=read_memory(root),
         gpu=find_gpu(),
         tensorrt=ask_tensorrt(),
-        trtexec=find_trtexec(root),
+        trtexec=locate_trtexec(root),
         onnxruntime=ask_onnxruntime() if onnxruntime else None,
     )
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sttm_export.device.jetpack import read_text
+from sttm_export.engines.meminfo import read_meminfo
 
 _CGROUP = "sys/fs/cgroup"
 # (limit, use, statistics, key of page cache that can be dropped); version 2 of control groups, then version 1
@@ -49,11 +50,10 @@ def read_memory(root: Path) -> MemoryFacts:
     Args:
         root: `/`, or a directory that stands in for it.
     """
-    rows = dict(re.findall(r"^(\w+):\s+(\d+) kB", read_text(root / "proc/meminfo"), re.MULTILINE))
-    kib = {name: int(value) * 1024 for name, value in rows.items()}
-    limit, left = _container(root / _CGROUP, kib.get("MemTotal"))
+    rows = read_meminfo(root)
+    limit, left = _container(root / _CGROUP, rows.get("MemTotal"))
     return MemoryFacts(
-        kib.get("MemTotal"), kib.get("MemAvailable"), limit, left, kib.get("SwapTotal"), kib.get("SwapFree")
+        rows.get("MemTotal"), rows.get("MemAvailable"), limit, left, rows.get("SwapTotal"), rows.get("SwapFree")
     )
 
 

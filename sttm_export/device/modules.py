@@ -8,14 +8,11 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
-from pathlib import Path
 
 from sttm_export.engines.api import MODULES
-from sttm_export.engines.trtexec import INSTALLED
 
 _SECONDS = 120.0
 _PROVIDERS = "import onnxruntime as m; print(m.__version__); print(*m.get_available_providers(), sep='\\n')"
@@ -75,12 +72,6 @@ def ask_tensorrt() -> dict[str, ModuleFacts]:
 def ask_onnxruntime() -> ModuleFacts:
     """Return ONNX Runtime with its execution providers."""
     return ask_module("onnxruntime", _PROVIDERS)
-
-
-def find_trtexec(root: Path) -> str:
-    """Return the path of trtexec; empty where there is none. JetPack installs it beside its samples, off the PATH."""
-    beside = root / INSTALLED.relative_to("/")
-    return shutil.which("trtexec") or (str(beside) if os.access(beside, os.X_OK) else "")
 
 
 def _is_installed(name: str) -> bool:

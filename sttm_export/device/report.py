@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sttm_export.device.machine import size_text
+from sttm_export.device.power import PowerFacts
 from sttm_export.device.requirements import Check
 
 REPORT, READABLE = "report.json", "report.md"
@@ -70,7 +71,7 @@ def _machine(facts: dict[str, Any]) -> list[tuple[str, str]]:
             "; ".join(f"{name} {row['version']}" for name, row in facts["tensorrt"].items() if row["version"]),
         ),
         ("Python, NumPy", f"{facts['python']}, {facts['numpy']['version']}"),
-        ("power mode", facts["power_mode"] or "not known"),
+        ("power mode", PowerFacts(**facts["power"]).described),
     ]
     return [(name, value) for name, value in rows if value]
 
@@ -115,7 +116,7 @@ def _latency(report: dict[str, Any]) -> list[str]:
         (name, f"{found['median_ms']:.2f} ms", f"{found['min_ms']:.2f} ms", str(found["runs"]))
         for name, found in report["latency"].items()
     ]
-    mode = report["machine"]["power_mode"] or "not known"
+    mode = PowerFacts(**report["machine"]["power"]).described
     note = (
         f"By the GPU's clock, copies of inputs and outputs included. Power mode: {mode}; clocks were left as they are."
     )

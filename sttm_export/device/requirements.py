@@ -91,7 +91,7 @@ def _processor(facts: MachineFacts, target: TargetSpec) -> Check:
 
 
 def _jetpack(facts: MachineFacts, target: TargetSpec) -> Check:
-    needed = f"JetPack {' or '.join(target.jetpack)} (Jetson Linux {', '.join(target.l4t)})"
+    needed = f"JetPack {_listed(target.jetpack)} (Jetson Linux {', '.join(target.l4t)})"
     if not facts.l4t:
         # A container on a Jetson need not carry the release file; TensorRT's version decides there.
         found = "not stated by this system"
@@ -127,12 +127,10 @@ def _tensorrt(facts: MachineFacts, target: TargetSpec) -> Check:
     if module is None or not module.loads:
         reason = module.reason if module else "not installed"
         return Check("TensorRT", "failed", f"Python package: {reason}", needed, _install(facts, target, reason))
-    here = module.version.split(".")
-    good = here[: len(target.tensorrt)] == [str(part) for part in target.tensorrt]
     mend = (
         "install that version, or take the --target that has yours: an engine runs only with the version that built it"
     )
-    return _judge("TensorRT", good, module.version, needed, mend)
+    return _judge("TensorRT", target.has_tensorrt(module.version), module.version, needed, mend)
 
 
 def _install(facts: MachineFacts, target: TargetSpec, reason: str) -> str:
@@ -200,6 +198,10 @@ def _writable(writable: bool, place: str) -> Check:
     found = "writable" if writable else "read-only"
     mend = f"copy the bundle to a disk that can be written, or mend the rights of {place}"
     return _judge("bundle", writable, found, "a place to write engines to", mend)
+
+
+def _listed(names: Sequence[str]) -> str:
+    return " or ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
 
 
 def _parts(version: str, count: int) -> tuple[int, ...]:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 from sttm_export.device.machine import MachineFacts
 from sttm_export.engines.store import ENGINES
-from sttm_export.engines.timing_cache import CACHE_NAME, origin_path, pin_path, read_cache
+from sttm_export.engines.timing_cache import CACHE_NAME, copy_cache, read_cache
 from sttm_export.errors import UserError
 from sttm_export.spec.target import TargetSpec
 
@@ -25,6 +24,5 @@ def keep_timings(bundle: Path, target: TargetSpec, partial: Path, facts: Machine
         read_cache(old, facts.tensorrt[target.flavour].version, facts.gpu.compute_capability, frozen=False)
     except UserError as error:
         return [f"  The timing cache is made anew: {error}"]
-    for path in (old, pin_path(old), origin_path(old)):
-        shutil.copyfile(path, partial / path.name)
+    copy_cache(old, partial / CACHE_NAME)
     return ["  Kernel timings of the last build are used again."]

@@ -14,7 +14,7 @@ from sttm_export.engines.isolated import serialize_isolated
 from sttm_export.engines.logs import portable_lines, scratch_bytes
 from sttm_export.engines.options import BuildOptions, check_options
 from sttm_export.engines.progress import OnProgress, PhaseTree
-from sttm_export.engines.records import BuildResult, Tool
+from sttm_export.engines.records import BuildResult, Tool, sha256_of
 from sttm_export.engines.serialize import Job, serialize_engine
 from sttm_export.engines.sidecar import write_sidecar
 from sttm_export.engines.trtexec import find_trtexec, trtexec_command, trtexec_version
@@ -135,8 +135,7 @@ def check_version(target: TargetSpec, version: str) -> None:
     Raises:
         UnavailableError: names both versions.
     """
-    found = tuple(int(part) for part in version.split(".")[: len(target.tensorrt)])
-    if found != target.tensorrt:
+    if not target.has_tensorrt(version):
         raise UnavailableError(
             f"{target.name} has TensorRT {target.tensorrt_version}, here is {version}, and an engine runs only with "
             "the version that built it; build on a machine with that version, or choose the target that has yours."
@@ -173,6 +172,7 @@ def _build(
         status="built",
         path=out_path,
         size=out_path.stat().st_size,
+        sha256=sha256_of(out_path),
         seconds=round(time.perf_counter() - started, 3),
         tensorrt=job.api.version,
         options=made.options | {"compute_capability": job.here},

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sttm_export.engines.api import Flavour
+from sttm_export.engines.sidecar import sidecar_path
 from sttm_export.errors import UserError
 
 # First bytes of the engines of TensorRT-RTX 1.7; seen in every one that was built here.
@@ -24,7 +25,7 @@ def read_sidecar(engine: Path) -> dict[str, Any]:
     Raises:
         UserError: the sidecar cannot be read.
     """
-    path = engine.with_name(f"{engine.name}.json")
+    path = sidecar_path(engine)
     if not path.is_file():
         return {}
     try:

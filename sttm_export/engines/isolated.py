@@ -20,7 +20,8 @@ from typing import Any, BinaryIO
 
 from sttm_export.engines.api import Message, load_api
 from sttm_export.engines.faults import EngineError
-from sttm_export.engines.logs import exhausted, free_memory
+from sttm_export.engines.logs import exhausted
+from sttm_export.engines.meminfo import free_memory
 from sttm_export.engines.options import BuildOptions
 from sttm_export.engines.progress import PhaseTree
 from sttm_export.engines.serialize import Job, Serialized, serialize_engine

@@ -54,13 +54,3 @@ def exhausted(asked: int, free: int | None) -> str:
         f"memory ran out while building{wanted}{there}; give --workspace MIB (a quarter of the free memory, for one), "
         "close the desktop and other programs, or add swap"
     )
-
-
-def free_memory() -> int | None:
-    """Bytes of memory that programs can have, of CPU and GPU together on a Jetson; None where Linux does not say."""
-    try:
-        text = Path("/proc/meminfo").read_text(encoding="ascii")
-    except OSError:
-        return None
-    found = re.search(r"^MemAvailable:\s+(\d+) kB", text, re.MULTILINE)
-    return int(found.group(1)) * 1024 if found else None

@@ -6,7 +6,7 @@ from sttm_export.engines.api import Flavour
 from sttm_export.engines.cuda import Cuda
 from sttm_export.engines.driver import CudaError
 from sttm_export.engines.gpu import find_gpu
-from sttm_export.engines.logs import free_memory
+from sttm_export.engines.meminfo import free_memory
 
 
 def build_memory(flavour: Flavour) -> int | None:

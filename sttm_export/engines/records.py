@@ -23,6 +23,7 @@ class BuildResult:
         reason: one sentence; empty if built.
         path: the engine; None if skipped.
         size: bytes.
+        sha256: of the engine; empty if skipped.
         seconds: parsing and building.
         tensorrt: version that built it.
         options: every option that was set, for the sidecar.
@@ -38,6 +39,7 @@ class BuildResult:
     reason: str = ""
     path: Path | None = None
     size: int = 0
+    sha256: str = ""
     seconds: float = 0.0
     tensorrt: str = ""
     options: dict[str, Any] = dataclasses.field(default_factory=dict)

@@ -20,7 +20,7 @@ def write_sidecar(result: BuildResult, engine: Path, onnx_path: Path, target: Ta
     """Write `<engine>.json` for an engine that was built."""
     sidecar = {
         "engine": engine.name,
-        "sha256": sha256_of(engine),
+        "sha256": result.sha256,
         "bytes": result.size,
         "graph": onnx_path.name,
         "graph_sha256": sha256_of(onnx_path),

@@ -9,7 +9,7 @@ from sttm_export.engines.build import DEFAULTS, build_engine
 from sttm_export.engines.faults import EngineError
 from sttm_export.engines.options import BuildOptions, check_options
 from sttm_export.engines.progress import OnProgress
-from sttm_export.engines.records import BuildResult, EngineRecord, Tool, sha256_of
+from sttm_export.engines.records import BuildResult, EngineRecord, Tool
 from sttm_export.engines.timing_cache import CACHE_NAME
 from sttm_export.errors import UserError
 from sttm_export.spec.target import TargetSpec
@@ -116,7 +116,7 @@ def _built(result: BuildResult, record: EngineRecord, engine: Path, out_dir: Pat
         graph=record.graph,
         status="built",
         file=_below(engine, out_dir),
-        sha256=sha256_of(engine),
+        sha256=result.sha256,
         bytes=result.size,
         seconds=result.seconds,
         log=_below(log, out_dir),

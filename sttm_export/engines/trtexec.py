@@ -7,6 +7,7 @@ sources of its sample options.
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -14,12 +15,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from sttm_export.engines.faults import EngineError, UnavailableError
+from sttm_export.engines.meminfo import ROOT
 from sttm_export.engines.options import BuildOptions
 from sttm_export.errors import UserError
 from sttm_export.spec.target import TargetSpec
 
-# Where JetPack and the Debian packages put it; it is not on PATH there.
-INSTALLED = Path("/usr/src/tensorrt/bin/trtexec")
+# Where JetPack and the Debian packages put it, below `/`; it is not on PATH there.
+INSTALLED = "usr/src/tensorrt/bin/trtexec"
 _VERSION = re.compile(r"\[TensorRT v(\d+)\](?: \[b(\d+)\])?")
 
 
@@ -62,16 +64,26 @@ def trtexec_command(
     return [*command, "--skipInference"]
 
 
-def find_trtexec() -> str:
-    """Return the path of trtexec: from PATH, or where JetPack puts it.
+def locate_trtexec(root: Path = ROOT) -> str:
+    """Return the path of trtexec, from PATH or where JetPack puts it; empty where there is none.
+
+    Args:
+        root: `/`, or a directory that stands in for it.
+    """
+    beside = root / INSTALLED
+    return shutil.which("trtexec") or (str(beside) if os.access(beside, os.X_OK) else "")
+
+
+def find_trtexec(root: Path = ROOT) -> str:
+    """The same, for those who need it.
 
     Raises:
         UnavailableError: there is none.
     """
-    found = shutil.which("trtexec") or (str(INSTALLED) if INSTALLED.is_file() else None)
-    if found is None:
+    found = locate_trtexec(root)
+    if not found:
         raise UnavailableError(
-            f"trtexec is neither on PATH nor at {INSTALLED}; install it (on a Jetson: sudo apt install "
+            f"trtexec is neither on PATH nor at /{INSTALLED}; install it (on a Jetson: sudo apt install "
             "libnvinfer-bin), or use TensorRT's Python API with --with api."
         )
     return found

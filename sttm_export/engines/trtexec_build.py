@@ -9,11 +9,12 @@ from pathlib import Path
 
 from sttm_export.engines import timing_cache
 from sttm_export.engines.faults import EngineError
-from sttm_export.engines.logs import exhausted, free_memory, memory_reason, portable_lines, scratch_bytes
+from sttm_export.engines.logs import exhausted, memory_reason, portable_lines, scratch_bytes
+from sttm_export.engines.meminfo import free_memory
 from sttm_export.engines.memory import build_memory
 from sttm_export.engines.options import BuildOptions
 from sttm_export.engines.progress import OnProgress
-from sttm_export.engines.records import BuildResult
+from sttm_export.engines.records import BuildResult, sha256_of
 from sttm_export.engines.sidecar import write_sidecar
 from sttm_export.engines.trtexec import run_trtexec, trtexec_command
 from sttm_export.spec.target import TargetSpec
@@ -74,6 +75,7 @@ def build_with_trtexec(
         status="built",
         path=out_path,
         size=out_path.stat().st_size,
+        sha256=sha256_of(out_path),
         seconds=round(time.perf_counter() - started, 3),
         tensorrt=version,
         options=_recorded(options, compute_capability),

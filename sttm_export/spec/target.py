@@ -46,6 +46,10 @@ class TargetSpec:
         """The version as NVIDIA writes it."""
         return ".".join(map(str, self.tensorrt))
 
+    def has_tensorrt(self, version: str) -> bool:
+        """Whether a TensorRT is the target's, by its full version: an engine runs only with the one that built it."""
+        return version.split(".")[: len(self.tensorrt)] == self.tensorrt_version.split(".")
+
     def check_precision(self, precision: str) -> None:
         """Refuse a precision that the hardware or its TensorRT does not have, with the reason.
 
