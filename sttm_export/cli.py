@@ -10,11 +10,13 @@ import errno
 import signal
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from types import FrameType
 
 from sttm_export import __version__
 from sttm_export.commands import build, doctor, export, inspect, models, run, targets, validate
 from sttm_export.errors import UserError, ValidationMiss, did_you_mean
+from sttm_export.streams import CLOSED_PIPE, end_streams, output_closed, prepare_streams, say_error
 
 VERBS = {
     "export": export,
@@ -50,28 +52,47 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line.
 
     Returns:
-        0 if all is well, 1 where a numeric check missed, 2 for bad input, 130 when interrupted.
+        0 if all is well, 1 where a numeric check missed, 2 for bad input, 130 when interrupted, 141 where nobody reads
+        the output any more.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     signal.signal(signal.SIGTERM, _interrupt)
+    prepare_streams()
     try:
         options = build_parser().parse_args(_with_verb(arguments))
+        check_surroundings()
         options.execute(options)
+        print(end="", flush=True)
     except (UserError, ValidationMiss) as error:
-        print(f"sttm-export: {error}", file=sys.stderr)
+        say_error(f"sttm-export: {error}")
         return error.exit_code
     except KeyboardInterrupt:
-        print("sttm-export: interrupted; nothing was left behind.", file=sys.stderr)
+        say_error("sttm-export: interrupted; nothing was left behind.")
         return INTERRUPTED
+    except BrokenPipeError:
+        if not output_closed():
+            raise
+        return CLOSED_PIPE
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        print(
-            "sttm-export: the disk is full; free some space or choose another --output; nothing was left behind.",
-            file=sys.stderr,
-        )
+        say_error("sttm-export: the disk is full; free some space or choose another --output; nothing was left behind.")
         return UserError.exit_code
+    finally:
+        end_streams()
     return 0
+
+
+def check_surroundings() -> None:
+    """Refuse a working directory that is gone: every path that is given starts from it.
+
+    Raises:
+        UserError: it was removed.
+    """
+    try:
+        Path.cwd()
+    except OSError as error:
+        raise UserError("The working directory is gone; change to one that exists and run again.") from error
 
 
 def _with_verb(arguments: list[str]) -> list[str]:

@@ -13,17 +13,28 @@ Advance = Callable[[str, float], None]
 """Called with (what is being done, fraction in [0, 1])."""
 
 
+class _Console(Console):
+    """Prints texts as they are: a path or a reason may hold what rich would take for markup or an emoji."""
+
+    def __init__(self, *, stderr: bool = False, width: int | None = None) -> None:
+        super().__init__(stderr=stderr, width=width, highlight=False, markup=False, emoji=False)
+
+    def on_broken_pipe(self) -> None:
+        """Leave it to `cli.main`: rich would end the process with 1, the exit code of a numeric miss."""
+        raise  # noqa: PLE0704
+
+
 def table_console() -> Console:
     """Console for tables on standard output; wide where that is a file, so that nothing is cut in a CI log."""
-    console = Console(highlight=False)
-    return console if console.is_terminal else Console(highlight=False, width=160)
+    console = _Console()
+    return console if console.is_terminal else _Console(width=160)
 
 
 class Steps:
     """Numbered steps of one command; seconds of each are kept for `times.json`."""
 
     def __init__(self, total: int, console: Console | None = None) -> None:
-        self.console = console or Console(stderr=True, highlight=False)
+        self.console = console or _Console(stderr=True)
         self.total = total
         self.seconds: dict[str, float] = {}
 

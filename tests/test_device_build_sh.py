@@ -105,3 +105,15 @@ def test_the_kits_own_sources_run_whatever_lies_around(kit, programs, tmp_path):
         done = build(kit, programs, cwd=other.parent, PYTHONPATH=str(other.parent), **safe)
         assert done.returncode == 7, done.stderr
     assert not list(kit.rglob("__pycache__")), "the bundle stays as it was copied"
+
+
+def test_a_cdpath_leads_nowhere_else(kit, programs, tmp_path):
+    """With CDPATH `cd device` goes to another directory of that name, and prints it."""
+    (programs / "python3").symlink_to(sys.executable)
+    elsewhere = tmp_path / "elsewhere" / "device"
+    elsewhere.mkdir(parents=True)
+    environment = {**os.environ, "PATH": str(programs), "CDPATH": str(elsewhere.parent)}
+    command = [BASH, "device/build.sh"]
+    done = subprocess.run(command, env=environment, cwd=kit.parent, capture_output=True, text=True, check=False)
+    assert done.returncode == 7, done.stderr
+    assert str(kit) in done.stdout

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from rich.console import Console
+    from rich.text import Text
 
     from sttm_export.device.doctor import Ability, TargetVerdict
     from sttm_export.device.machine import MachineFacts
@@ -97,8 +98,10 @@ def machine_rows(facts: MachineFacts) -> list[tuple[str, str]]:
     return rows
 
 
-def _colored(ability: Ability) -> str:
-    return f"[{_COLOR[ability.answer]}]{ability.answer}[/]"
+def _colored(ability: Ability) -> Text:
+    from rich.text import Text
+
+    return Text(ability.answer, _COLOR[ability.answer])
 
 
 def _reasons(verdict: TargetVerdict, kind: str) -> list[str]:

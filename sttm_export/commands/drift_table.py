@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from sttm_export.validation.drift import Check, DriftReport
 
@@ -31,9 +31,9 @@ def _table(checks: Sequence[Check], title: str) -> Table:
     for check in checks:
         place = check.place
         module = f"{place.module}\n{place.source}" if place.source else place.module
-        mark = "[green]in[/]" if check.passed else "[red]OUT[/]"
+        mark = Text("in", "green") if check.passed else Text("OUT", "red")
         figures = (f"{check.measured:.2g}", f"{check.allowed:.2g}", str(check.nan), str(check.inf))
-        table.add_row(escape(place.tensor), place.op, escape(module), *figures, _expected(check), mark)
+        table.add_row(place.tensor, place.op, module, *figures, _expected(check), mark)
     return table
 
 

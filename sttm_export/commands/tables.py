@@ -7,6 +7,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from sttm_export.bundle import Bundle
 from sttm_export.engines.records import EngineRecord
@@ -29,7 +30,8 @@ def print_bundle(bundle: Bundle, console: Console | None = None) -> None:
         for finding in manifest["validation"]["findings"]:
             console.print(f"finding: {finding}", markup=False)
     outcome = verdict(manifest)
-    console.print(f"[bold {_COLOR[outcome]}]Verdict: {outcome}[/]   report: {bundle.path / 'report.html'}")
+    said = (f"Verdict: {outcome}", f"bold {_COLOR[outcome]}")
+    console.print(Text.assemble(said, f"   report: {bundle.path / 'report.html'}"))
 
 
 def _facts(bundle: Bundle) -> Table:
@@ -98,6 +100,6 @@ def stage_table(validation: dict[str, Any]) -> Table:
             if decisions
             else ""
         )
-        mark = "[green]pass[/]" if row["passed"] else "[red]MISS[/]"
+        mark = Text("pass", "green") if row["passed"] else Text("MISS", "red")
         table.add_row(row["stage"], row["graph"], row["tensor"], *floats, agreed, mark)
     return table

@@ -53,7 +53,7 @@ def execute(options: argparse.Namespace) -> None:
     for finding in report.findings:
         console.print(f"finding: {finding}", markup=False)
     report.raise_on_miss()
-    console.print("[bold green]Verdict: passed[/]")
+    console.print("Verdict: passed", style="bold green")
 
 
 def _check_engine_options(options: argparse.Namespace) -> None:

@@ -14,6 +14,7 @@ from sttm_export.bundle import MANIFEST, open_bundle
 from sttm_export.device.flow import Request, run_kit
 from sttm_export.device.report import READABLE
 from sttm_export.errors import UserError, ValidationMiss
+from sttm_export.streams import CLOSED_PIPE, end_streams, output_closed, prepare_streams, say_error
 
 INTERRUPTED = 130
 _EPILOG = (
@@ -55,20 +56,27 @@ def main(argv: Sequence[str] | None = None, bundle: Path | None = None) -> int:
         # A lost SSH connection is an interruption too: nothing half-built may stay. Under nohup it is none.
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _interrupt)
-    options = build_parser().parse_args(argv)
+    prepare_streams()
     try:
+        options = build_parser().parse_args(argv)
         _run(options, bundle or _own_bundle())
     except (UserError, ValidationMiss) as error:
-        print(f"build.sh: {error}", file=sys.stderr)
+        say_error(f"build.sh: {error}")
         return error.exit_code
     except KeyboardInterrupt:
-        print("build.sh: interrupted; nothing was left behind.", file=sys.stderr)
+        say_error("build.sh: interrupted; nothing was left behind.")
         return INTERRUPTED
+    except BrokenPipeError:
+        if not output_closed():
+            raise
+        return CLOSED_PIPE
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        print("build.sh: the disk is full; free some space; nothing was left behind.", file=sys.stderr)
+        say_error("build.sh: the disk is full; free some space; nothing was left behind.")
         return UserError.exit_code
+    finally:
+        end_streams()
     return 0
 
 

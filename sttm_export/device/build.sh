@@ -2,6 +2,8 @@
 # Builds the engines of this bundle on this machine, runs them on the packed fixtures, and keeps them if they agree with
 # the reference. `bash build.sh --help` lists the options. PYTHON=/path/to/python3 chooses the interpreter.
 set -euo pipefail
+# With it, `cd` may go elsewhere than told, and prints where.
+unset CDPATH
 
 refuse() {
     printf 'build.sh: %s\n' "$1" >&2

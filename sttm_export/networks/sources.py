@@ -20,7 +20,7 @@ def resolve_checkpoint(source: str) -> CheckpointFiles:
     """
     if not source.strip():
         raise UserError("The checkpoint named with --weights is empty text; give a directory or a hub id.")
-    path = Path(source).expanduser()
+    path = _expanded(source)
     if path.is_dir():
         return LocalFiles(path, path.resolve().name)
     if path.is_file():
@@ -32,3 +32,10 @@ def resolve_checkpoint(source: str) -> CheckpointFiles:
             "check the path given with --weights."
         )
     return open_repository(match["repo"], match["revision"])
+
+
+def _expanded(source: str) -> Path:
+    try:
+        return Path(source).expanduser()
+    except RuntimeError as error:  # ~name of nobody here, or a user without a home
+        raise UserError(f"'{source}' names a home directory that cannot be found; give the path in full.") from error
