@@ -7,10 +7,9 @@ directory for each target (`engines/store.py`).
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
-import shutil
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,9 +17,11 @@ from typing import Any
 
 from sttm_export.engines.records import EngineRecord, sha256_of
 from sttm_export.engines.selection import Selection, select_engines
-from sttm_export.engines.store import ENGINES, engine_targets, read_records
+from sttm_export.engines.store import ENGINES, INDEX, engine_targets, read_records
 from sttm_export.engines.sums import SUMS, differing_files, read_sums, write_sums
 from sttm_export.errors import UserError
+from sttm_export.files.names import check_component, check_links, check_name
+from sttm_export.files.staging import is_temporary
 from sttm_export.networks.weight_source import WeightSource
 from sttm_export.spec.graph import GraphSpec
 from sttm_export.spec.merge import MergeSpec
@@ -29,6 +30,8 @@ from sttm_export.spec.model import ModelSpec, model_from_json
 FORMAT = 2
 MANIFEST, TIMES, REPORT = "manifest.json", "times.json", "report.html"
 _AGAIN = "export it again"
+# What the device kit keeps of engines that it has rejected.
+_KIT_EVIDENCE = re.compile(r"rejected/[^/]+/[^/]+\.(json|md|log)")
 
 
 @dataclass(frozen=True)
@@ -95,11 +98,17 @@ class Bundle:
         return times
 
 
-def open_bundle(path: str | Path, *, verify: bool = True) -> Bundle:
+def open_bundle(path: str | Path, *, verify: bool = True, engines: bool = True) -> Bundle:
     """Open a bundle and check that it is whole.
 
+    Args:
+        path: its directory.
+        verify: hash every file; without, only names are checked.
+        engines: with `verify`, the files of the engines too.
+
     Raises:
-        UserError: no bundle, another format, or a file that is missing, added to or changed.
+        UserError: no bundle, another format, a name that leads out of it, or a file that is missing, changed, or not
+            of it.
     """
     directory = Path(path)
     try:
@@ -111,27 +120,44 @@ def open_bundle(path: str | Path, *, verify: bool = True) -> Bundle:
         ) from error
     if known != FORMAT:
         raise UserError(f"{directory} has bundle format {known}, this program reads format {FORMAT}; {_AGAIN}.")
+    _check_names(directory, manifest)
     if verify:
-        verify_files(directory, manifest)
+        verify_files(directory, manifest, engines=engines)
     return Bundle(directory, manifest)
 
 
-def verify_files(directory: Path, manifest: dict[str, Any]) -> None:
+def _check_names(directory: Path, manifest: dict[str, Any]) -> None:
+    """Refuse names that lead out of the bundle before anything is opened by them."""
+    for row in manifest["graphs"]:
+        name = check_component(row["name"], MANIFEST)
+        for file in (f"{name}.onnx", f"{name}.onnx.data", f"fixtures/{name}.npz"):
+            check_links(directory, file, MANIFEST)
+    for row in manifest["files"]:
+        check_links(directory, check_name(row["path"], MANIFEST), MANIFEST)
+
+
+def verify_files(directory: Path, manifest: dict[str, Any], *, engines: bool = True) -> None:
     """Compare every file with its recorded sha256, the manifest and every target's engines included.
 
     Raises:
-        UserError: names the first file that differs, and how many do.
+        UserError: names the first file that differs or is of no sum, and how many do.
     """
     recorded = read_sums(directory)
     unknown = [row["path"] for row in manifest["files"] if recorded.get(row["path"]) != row["sha256"]]
     faults = [f"{name} has another sha256 in {MANIFEST} than in {SUMS}" for name in unknown]
     faults += [] if MANIFEST in recorded else [f"{MANIFEST} is not in {SUMS}"]
     faults += differing_files(directory)
-    for target in engine_targets(directory):
+    for target in engine_targets(directory) if engines else []:
         faults += [f"{ENGINES}/{target}/{fault}" for fault in differing_files(directory / ENGINES / target)]
     if faults:
         more = f", and {len(faults) - 1} more file(s) differ" if len(faults) > 1 else ""
         raise UserError(f"{directory} is damaged or was tampered with: {faults[0]}{more}; {_AGAIN} or copy it anew.")
+    extra = [name for name in uncovered_files(directory) if engines or not name.startswith(f"{ENGINES}/")]
+    if extra:
+        more = f", nor are {len(extra) - 1} more" if len(extra) > 1 else ""
+        raise UserError(
+            f"{directory} holds {extra[0]!r}, which is in no {SUMS} and not of the bundle{more}; move it elsewhere."
+        )
 
 
 def list_files(directory: Path) -> list[dict[str, Any]]:
@@ -157,37 +183,50 @@ def write_times(directory: Path, created: str, seconds: dict[str, float]) -> Non
     _write_json(directory / TIMES, {"created": created, "seconds": seconds})
 
 
-def check_output(output: Path, force: bool) -> None:
-    """Refuse, before any work, an output directory that is in the way or cannot be made."""
-    if output.exists() and not force:
-        raise UserError(f"{output} exists already; choose another --output, or replace it with --force.")
-    if output.exists() and not (output / MANIFEST).is_file() and (not output.is_dir() or any(output.iterdir())):
-        raise UserError(f"{output} exists and is no bundle, so --force does not replace it; choose another --output.")
-    parent = next(folder for folder in (output.parent, *output.parent.parents) if folder.exists())
-    if not parent.is_dir() or not os.access(parent, os.W_OK):
-        raise UserError(f"Cannot write to {parent}; choose an --output below a directory that is writable.")
-
-
-@contextlib.contextmanager
-def staging(output: Path) -> Iterator[Path]:
-    """Yield a temporary directory beside `output`; whatever ends the block early removes it."""
-    output.parent.mkdir(parents=True, exist_ok=True)
-    partial = output.with_name(f".{output.name}.partial-{os.getpid()}")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir()
+def is_bundle(directory: Path) -> bool:
+    """Whether a directory is recognisably a bundle of this program, whatever its format; damaged ones count."""
     try:
-        yield partial
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        manifest = json.loads((directory / MANIFEST).read_text(encoding="utf-8"))
+        program, form = manifest["program"], manifest["format"]
+        return isinstance(form, int) and str(program).startswith("sttm-export ") and MANIFEST in read_sums(directory)
+    except (OSError, ValueError, KeyError, TypeError, RecursionError, UserError):
+        return False
 
 
-def publish(partial: Path, output: Path) -> None:
-    """Give a whole bundle its name; one that was there before goes only after the new one stands."""
-    old = output.with_name(f".{output.name}.old-{os.getpid()}")
-    if output.exists():
-        output.rename(old)
-    partial.rename(output)
-    shutil.rmtree(old, ignore_errors=True)
+def bundle_around(path: Path) -> Path | None:
+    """Return the bundle that a file or directory would lie in; None if in none."""
+    return next((folder for folder in path.resolve().parents if is_bundle(folder)), None)
+
+
+def uncovered_files(directory: Path) -> list[str]:
+    """Names of what lies in a bundle and is not of it: in no sum, and none of the names that are known to stand apart.
+
+    Directories that are empty end with a slash. Engines that are being built at the moment are not counted.
+    """
+    covered = {SUMS, MANIFEST, TIMES, REPORT, *_summed(directory)}
+    for target in engine_targets(directory):
+        below = {INDEX, SUMS, *_summed(directory / ENGINES / target)}
+        covered |= {f"{ENGINES}/{target}/{name}" for name in below}
+    return sorted(name for name in _contents(directory) if name not in covered and not _KIT_EVIDENCE.fullmatch(name))
+
+
+def _summed(directory: Path) -> set[str]:
+    try:
+        return set(read_sums(directory))
+    except UserError:
+        return set()
+
+
+def _contents(directory: Path) -> Iterator[str]:
+    for folder, inner, files in os.walk(directory):
+        place = Path(folder)
+        below = place.relative_to(directory)
+        if below == Path(ENGINES):
+            inner[:] = [name for name in inner if not is_temporary(name)]
+        links = [name for name in inner if (place / name).is_symlink()]
+        yield from ((below / name).as_posix() for name in [*files, *links])
+        if not inner and not files and below.as_posix() not in {".", ENGINES}:
+            yield f"{below.as_posix()}/"
 
 
 def _write_json(path: Path, value: dict[str, Any]) -> None:

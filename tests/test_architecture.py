@@ -20,15 +20,16 @@ TREES = {path: ast.parse(path.read_text(encoding="utf-8")) for path in FILES}
 ROOMS = {
     "errors": set(),
     "streams": set(),
+    "files": {"errors"},
     "spec": {"errors"},
     "merging": {"errors", "spec"},
     "networks": {"errors", "spec"},
     "graphs": {"errors", "spec"},
-    "engines": {"errors", "spec"},
-    "runtime": {"errors", "spec", "engines"},
+    "engines": {"errors", "files", "spec"},
+    "runtime": {"errors", "files", "spec", "engines"},
     "validation": {"errors", "spec", "runtime"},
-    "bundle": {"errors", "spec", "networks", "engines"},
-    "device": {"errors", "streams", "spec", "graphs", "engines", "runtime", "validation", "bundle"},
+    "bundle": {"errors", "files", "spec", "networks", "engines"},
+    "device": {"errors", "files", "streams", "spec", "graphs", "engines", "runtime", "validation", "bundle"},
     "terminal": set(),
 }
 ROOMS["exporting"] = set(ROOMS)
@@ -46,6 +47,7 @@ HEAVY = {
 ALLOWED = {
     "errors": set(),
     "streams": set(),
+    "files": set(),
     "spec": set(),
     "merging": {"torch", "numpy"},
     "networks": {"torch", "numpy", "transformers", "safetensors", "huggingface_hub"},

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from sttm_export.engines.records import sha256_of
 from sttm_export.errors import UserError
+from sttm_export.files.names import check_links, check_name
 
 SUMS = "SHA256SUMS"
 
@@ -20,17 +21,20 @@ def write_sums(directory: Path, names: Iterable[str]) -> Path:
 
 
 def read_sums(directory: Path) -> dict[str, str]:
-    """Return {name: sha256}.
+    """Return {name: sha256}; no name leads out of the directory.
 
     Raises:
-        UserError: the file is missing, or a line of it is not in the form of sha256sum.
+        UserError: the file is missing, a line of it is not in the form of sha256sum, or a name leads out.
     """
     path = directory / SUMS
     try:
         pairs = [line.split("  ", 1) for line in path.read_text(encoding="utf-8").splitlines()]
-        return {name: digest for digest, name in pairs}
+        sums = {name: digest for digest, name in pairs}
     except (OSError, ValueError) as error:
         raise UserError(f"{directory} lacks a readable {SUMS}; export or build it again, or copy it anew.") from error
+    for name in sums:
+        check_links(directory, check_name(name, str(path)), str(path))
+    return sums
 
 
 def differing_files(directory: Path) -> list[str]:

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from sttm_export.bundle import check_output
 from sttm_export.engines.targets import capabilities_for, check_capabilities
 from sttm_export.errors import UserError, did_you_mean
+from sttm_export.exporting.output import check_output
 from sttm_export.spec.graph import (
     PRECISIONS,
     GraphSpec,

@@ -18,8 +18,6 @@ from sttm_export.bundle import (
     Bundle,
     list_files,
     open_bundle,
-    publish,
-    staging,
     write_manifest,
     write_times,
 )
@@ -27,6 +25,7 @@ from sttm_export.device.kit import pack_kit
 from sttm_export.engines.records import EngineRecord
 from sttm_export.engines.store import ENGINES, seal_target
 from sttm_export.errors import UserError, ValidationMiss
+from sttm_export.exporting.output import keep_rejected, publish, staging
 from sttm_export.exporting.plan import ExportPlan
 from sttm_export.spec.target import targets
 from sttm_export.terminal import Steps
@@ -55,9 +54,9 @@ def run_export(plan: ExportPlan, steps: Steps) -> Bundle:
 
     Raises:
         UserError: weights, graph rules or clip are not as they must be; nothing is left behind.
-        ValidationMiss: a stage or an engine failed; the evidence is kept as `<output>.rejected`, not as the bundle.
+        ValidationMiss: a stage or an engine failed; the evidence is kept as `keep_rejected` says, not as the bundle.
     """
-    with staging(plan.output) as partial:
+    with staging(plan.output, plan.force, steps.say) as partial:
         with steps.step("Read the weights"):
             state, source = _weights(plan)
         steps.say(source.describe())
@@ -213,10 +212,9 @@ def _deliver(
     """Give a good bundle its name; keep a bad one, under a name that nobody takes for a bundle."""
     failed = [record for record in engines if record.status == "failed"]
     if (report is None or report.passed) and not failed:
-        publish(partial, plan.output)
+        publish(partial, plan.output, plan.force)
         return open_bundle(plan.output, verify=False)
-    rejected = plan.output.with_name(f"{plan.output.name}.rejected")
-    publish(partial, rejected)
+    rejected = keep_rejected(partial, plan.output, plan.force)
     kept = f" The evidence is in {rejected}/report.html; no bundle was written."
     if failed:
         first = failed[0]
