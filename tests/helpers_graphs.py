@@ -90,3 +90,11 @@ def run(path: Path, feeds: dict[str, np.ndarray]) -> list[np.ndarray]:
     import onnxruntime as ort
 
     return ort.InferenceSession(str(path), providers=["CPUExecutionProvider"]).run(None, feeds)
+
+
+def same_bits(first: list[np.ndarray], second: list[np.ndarray]) -> None:
+    """Equal to the bit: a negative zero is not zero. Which NaN it is does not count."""
+    for left, right in zip(first, second, strict=True):
+        np.testing.assert_array_equal(left, right, strict=True)
+        if left.dtype.kind == "f":
+            np.testing.assert_array_equal(np.signbit(left[~np.isnan(left)]), np.signbit(right[~np.isnan(right)]))

@@ -4,7 +4,9 @@ Rules, in the order in which they are applied:
 
 1. Functions are inlined; unused functions and opset imports go. TensorRT's parser reads local functions, but node names
    in its messages would then point nowhere.
-2. Casts to the dtype a value already has, and identities between inner values, go.
+2. What is constant is computed (`folding.py`), and detours that change no bit of any value go (`simplify.py`): casts to
+   the dtype a value already has, identities, views of views, expansions before what broadcasts, nodes that do the same.
+   The exporter's own optimizer is not run, because it rounds.
 3. INT64 goes where INT32 will do (`integers.py`).
 4. Nodes and initializers that nothing reads go; constants of one value are stored as one element, equal ones once
    (`constants.py`).
@@ -23,11 +25,33 @@ from typing import Any
 
 from sttm_export import __version__
 from sttm_export.graphs.constants import merge_equal, shrink_uniform
+from sttm_export.graphs.folding import fold_constants
 from sttm_export.graphs.integers import narrow_bool_reductions, narrow_indices
+from sttm_export.graphs.simplify import (
+    drop_expansions,
+    drop_identities,
+    drop_no_op_casts,
+    drop_still_moves,
+    infer_types,
+    join_transpositions,
+    join_views,
+    merge_equal_nodes,
+)
 
 PRODUCER = "sttm-export"
 # The exporter lists the module path of a node here, outermost first; the last entry is the node itself.
 SCOPES = "pkg.torch.onnx.name_scopes"
+
+
+SIMPLIFICATIONS = (
+    drop_no_op_casts,
+    drop_identities,
+    join_transpositions,
+    drop_still_moves,
+    drop_expansions,
+    join_views,
+    merge_equal_nodes,
+)
 
 
 def clean_up(model: Any) -> dict[str, str]:
@@ -38,8 +62,10 @@ def clean_up(model: Any) -> dict[str, str]:
         program, and the drift finder finds its way back by this.
     """
     inline_functions(model)
-    drop_no_op_casts(model)
-    drop_identities(model)
+    fold_constants(model)
+    infer_types(model)
+    for simplify in SIMPLIFICATIONS:
+        simplify(model)
     narrow_indices(model)
     narrow_bool_reductions(model)
     drop_unused(model)
@@ -57,29 +83,6 @@ def inline_functions(model: Any) -> None:
 
     common.InlinePass()(model)
     common.RemoveUnusedFunctionsPass()(model)
-
-
-def drop_no_op_casts(model: Any) -> int:
-    """Rule 2 for casts; returns how many went. A cast that makes a graph output stays, it carries the output's name."""
-    import onnx_ir as ir
-
-    dropped = 0
-    for node in list(model.graph):
-        source = node.inputs[0] if node.op_type == "Cast" else None
-        if source is None or source.dtype is None or node.outputs[0].is_graph_output():
-            continue
-        if source.dtype == ir.DataType(node.attributes["to"].as_int()):
-            ir.convenience.replace_all_uses_with(node.outputs[0], source)
-            model.graph.remove(node, safe=True)
-            dropped += 1
-    return dropped
-
-
-def drop_identities(model: Any) -> None:
-    """Rule 2 for identities; one between an input and an output stays, as both names are declared."""
-    from onnx_ir.passes import common
-
-    common.IdentityEliminationPass()(model)
 
 
 def drop_unused(model: Any) -> None:

@@ -44,7 +44,7 @@ def shrink_uniform(model: Any) -> int:
         tensor = value.const_value
         if tensor is None or tensor.nbytes <= SMALL_BYTES or value.is_graph_output():
             continue
-        if all(_broadcasts_without(use.node, use.idx) for use in value.uses()) and _is_uniform(tensor):
+        if all(broadcasts_without(use.node, use.idx) for use in value.uses()) and _is_uniform(tensor):
             _store_one(value)
             shrunk += 1
     return shrunk
@@ -57,8 +57,11 @@ def merge_equal(model: Any) -> None:
     common.DeduplicateInitializersPass(size_limit=LARGE_BYTES)(model)
 
 
-def _broadcasts_without(node: Any, index: int) -> bool:
-    """Whether a reader's output has the same shape without the input at `index` (rule 2)."""
+def broadcasts_without(node: Any, index: int, instead: tuple[int, ...] = ()) -> bool:
+    """Whether a reader's output has the same shape when the input at `index` has the shape `instead`.
+
+    The default is that of one element, which every shape swallows.
+    """
     import numpy as np
 
     if node.op_type not in BROADCASTING or node.domain:
@@ -67,7 +70,8 @@ def _broadcasts_without(node: Any, index: int) -> bool:
     output = node.outputs[0].shape
     if output is None or any(shape is None or not shape.is_static() for shape in (output, *shapes)):
         return False
-    return bool(np.broadcast_shapes(*(tuple(shape.numpy()) for shape in shapes)) == tuple(output.numpy()))
+    others = (tuple(shape.numpy()) for shape in shapes)
+    return bool(np.broadcast_shapes(instead, *others) == tuple(output.numpy()))
 
 
 def _is_uniform(tensor: Any) -> bool:

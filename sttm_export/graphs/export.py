@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from sttm_export.graphs.check import check_graph
 from sttm_export.graphs.cleanup import clean_up
+from sttm_export.graphs.lowering import lower
 from sttm_export.spec.graph import GraphSpec
 
 if TYPE_CHECKING:
@@ -63,26 +64,45 @@ def data_file(path: Path) -> Path:
     return path.with_name(path.name + ".data")
 
 
-def trace(module: torch.nn.Module, spec: GraphSpec) -> Any:
+def trace(module: torch.nn.Module, spec: GraphSpec, *, stack_traces: bool = False) -> Any:
     """Return the exporter's `ONNXProgram`: the `onnx_ir.Model` and the traced program it was made from.
 
-    Their tensors still share memory with the module.
+    Their tensors still share memory with the module. The model is as the exporter translates the program, without its
+    optimizer, which rounds (`simplify.py`).
+
+    Args:
+        module: see `export_graph`.
+        spec: see `export_graph`.
+        stack_traces: whether nodes of the program know the line that made them; a tenth of the time.
     """
     import torch
 
-    with _silence(), torch.no_grad():
+    with _silence(), torch.no_grad(), _stack_traces(stack_traces):
+        traced = torch.export.export(module.eval(), example_inputs(spec), strict=False)
         program = torch.onnx.export(
-            module.eval(),
-            example_inputs(spec),
+            lower(traced),
             dynamo=True,
             opset_version=OPSET,
             input_names=[tensor.name for tensor in spec.inputs],
             output_names=[tensor.name for tensor in spec.outputs],
             verbose=False,
+            optimize=False,
         )
     if program is None:
         raise RuntimeError("torch.onnx.export returned nothing although dynamo=True.")
     return program
+
+
+@contextlib.contextmanager
+def _stack_traces(kept: bool) -> Iterator[None]:
+    from torch.fx import config
+
+    before = config.do_not_emit_stack_traces
+    config.do_not_emit_stack_traces = not kept
+    try:
+        yield
+    finally:
+        config.do_not_emit_stack_traces = before
 
 
 def _save(model: Any, path: Path) -> None:

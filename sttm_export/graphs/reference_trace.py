@@ -64,7 +64,7 @@ class Reference:
 
     def __init__(self, module: torch.nn.Module, spec: GraphSpec) -> None:
         keep_frames()
-        traced = trace(module, spec)
+        traced = trace(module, spec, stack_traces=True)
         names = clean_up(traced.model)
         self._spec, self._program = spec, traced.exported_program
         self._nodes: dict[str, Node] = {node.name: node for node in self._program.graph.nodes}
