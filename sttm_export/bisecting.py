@@ -24,7 +24,7 @@ from sttm_export.bundle import Bundle
 from sttm_export.engines.build import available_api, build_engine
 from sttm_export.engines.faults import UnavailableError
 from sttm_export.engines.gpu import gpu_capability
-from sttm_export.errors import UserError, did_you_mean
+from sttm_export.errors import UserError, ValidationMiss, did_you_mean, in_lines
 from sttm_export.exporting.bundle_weights import load_bundle_weights
 from sttm_export.graphs.fixtures import read_fixture
 from sttm_export.graphs.marking import Chain, in_groups, share_weights, write_part
@@ -36,6 +36,7 @@ from sttm_export.spec.graph import TOKEN_MERGER, VISION_ENCODER, GraphSpec
 from sttm_export.spec.target import TargetSpec, find_target
 from sttm_export.terminal import Advance, Steps
 from sttm_export.validation.drift import Check, DriftReport, Place, check_tensor, first_out
+from sttm_export.validation.finiteness import nonfinite
 
 if TYPE_CHECKING:
     from sttm_export.graphs.reference_trace import Reference
@@ -109,6 +110,18 @@ def chosen_graphs(name: str) -> tuple[str, ...]:
     return (name,)
 
 
+def searchable(bundle: Bundle, graphs: tuple[str, ...], steps: Steps) -> tuple[str, ...]:
+    """Leave out, aloud, a graph without a fixture: an encoder whose features are not finite leaves the merger none."""
+    found = tuple(name for name in graphs if bundle.fixture_path(name).is_file())
+    if not found or found == graphs:
+        return graphs
+    steps.total -= 2 * (len(graphs) - len(found))
+    for name in graphs:
+        if name not in found:
+            steps.say(f"{name} is not searched: the bundle has no fixture of it")
+    return found
+
+
 def bisect_graph(
     bundle: Bundle,
     name: str,
@@ -132,12 +145,14 @@ def bisect_graph(
 
     Raises:
         UserError: no fixtures, weights missing or others than the bundle's, or a graph that this PyTorch does not make.
+        ValidationMiss: the packed inputs are not finite.
     """
     if not bundle.fixture_path(name).is_file():
         raise UserError(
             f"{bundle.path} has no fixtures, which --bisect runs on; export the bundle again without --no-validation."
         )
     inputs, _ = read_fixture(bundle.fixture_path(name), bundle.graph(name))
+    _refuse_nonfinite(bundle.fixture_path(name), inputs)
     with steps.step(f"Trace {name} in PyTorch"):
         chain = Chain(bundle.onnx_path(name))
         reference = _reference(bundle, name, weights, tower_weights)
@@ -146,6 +161,14 @@ def bisect_graph(
         share_weights(chain, Path(folder))
         search = Search(chain, reference, inputs, factory or ort_factory(), Path(folder), limit, advance)
         return search.run(name)
+
+
+def _refuse_nonfinite(path: Path, inputs: Mapping[str, Array]) -> None:
+    """Every tensor behind such inputs would be out of its band, which says nothing about the graph."""
+    for name, array in inputs.items():
+        if fault := nonfinite(array):
+            again = "Export the bundle again: it packs finite inputs only."
+            raise ValidationMiss(in_lines([f"{name} in {path} is damaged, nothing was searched.", f"{fault}.", again]))
 
 
 class Search:

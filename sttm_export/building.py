@@ -17,7 +17,7 @@ from sttm_export.engines.records import EngineRecord, Tool
 from sttm_export.engines.store import ENGINES, engines_staging, publish_engines, read_records
 from sttm_export.engines.targets import build_targets, capabilities_for, check_capabilities
 from sttm_export.engines.timing_cache import CACHE_NAME, copy_cache, read_cache
-from sttm_export.errors import UserError
+from sttm_export.errors import UserError, in_lines
 from sttm_export.spec.target import TargetSpec
 from sttm_export.terminal import Advance, Steps
 
@@ -92,7 +92,8 @@ def _build_target(
     )
     for record in built:
         if record.status != "built":
-            raise UserError(f"The {record.target} engine of {record.graph} was not built: {record.reason}")
+            stays = f"Nothing was changed: {bundle.path} has the engines for {target.name} that it had."
+            raise UserError(in_lines([*record.failure_lines(), stays]))
     return built
 
 

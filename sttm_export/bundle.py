@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +24,7 @@ from sttm_export.errors import UserError
 from sttm_export.files.names import check_component, check_links, check_name
 from sttm_export.files.staging import is_temporary
 from sttm_export.networks.weight_source import WeightSource
-from sttm_export.spec.graph import GraphSpec
+from sttm_export.spec.graph import VISION_ENCODER, GraphSpec
 from sttm_export.spec.merge import MergeSpec
 from sttm_export.spec.model import ModelSpec, model_from_json
 
@@ -96,6 +97,25 @@ class Bundle:
         path = self.path / TIMES
         times: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
         return times
+
+
+def bisect_command(
+    bundle: Path, graph: str, *, weights: str | None = None, tower_weights: str | None = None, engine: bool = False
+) -> str:
+    """Return the command that finds the first tensor of a graph to leave its band.
+
+    Args:
+        bundle: its directory.
+        graph: name of the graph.
+        weights: the checkpoint it was made of; None where no reference needs it.
+        tower_weights: the tower's own checkpoint.
+        engine: whether an engine departs, not the graph.
+    """
+    command = ["sttm-export", "validate", str(bundle), "--bisect", graph]
+    if graph == VISION_ENCODER:
+        command += ["--weights", weights] if weights else []
+        command += ["--tower-weights", tower_weights] if tower_weights else []
+    return shlex.join([*command, *(["--engine"] if engine else [])])
 
 
 def open_bundle(path: str | Path, *, verify: bool = True, engines: bool = True) -> Bundle:

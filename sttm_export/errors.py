@@ -16,7 +16,10 @@ class UserError(Exception):
 
 
 class ValidationMiss(Exception):
-    """A stage departed from its reference further than its gate allows; names the stage and the tensor."""
+    """A stage departed from its reference further than its gate allows.
+
+    The message has three lines: what departs; measured against allowed; where the evidence is, how to find the cause.
+    """
 
     exit_code = 1
 
@@ -28,3 +31,8 @@ def did_you_mean(given: str, valid: Iterable[str]) -> str:
     near = difflib.get_close_matches(given.lower(), spelled, n=1, cutoff=0.5)
     hint = f" Did you mean '{spelled[near[0]]}'?" if near else ""
     return f"{hint} Valid: {', '.join(names)}."
+
+
+def in_lines(lines: Iterable[str]) -> str:
+    """Join the lines of a message; all but the first are indented, so that they read as one."""
+    return "\n  ".join(line for line in lines if line)

@@ -7,8 +7,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from sttm_export.bundle import Bundle
 from sttm_export.engines.selection import Selection
 from sttm_export.errors import UserError
@@ -23,6 +21,7 @@ from sttm_export.runtime.trt_session import TrtSession
 from sttm_export.runtime.video import published_sampler, read_video
 from sttm_export.spec.graph import TOKEN_MERGER, VISION_ENCODER
 from sttm_export.terminal import Steps
+from sttm_export.validation.finiteness import nonfinite
 
 
 @dataclass(frozen=True)
@@ -78,8 +77,8 @@ def run_bundle(bundle: Bundle, request: Request, steps: Steps) -> MergedTokens:
             backend = session.backend
             features = encode_frames(session, graph, values, lambda done, n: advance(f"{done} of {n}", done / n))
     steps.say(f"with {backend}")
-    if not np.isfinite(features).all():
-        steps.say("the vision encoder gave NaN or Inf; the tokens of those cells mean nothing")
+    if fault := nonfinite(features):
+        steps.say(f"the vision encoder's features: {fault}; tokens of those cells mean nothing")
     with steps.step("Merge the tokens"):
         defaults = bundle.manifest["thresholds"]
         spatial = defaults["spatial"] if request.spatial is None else request.spatial

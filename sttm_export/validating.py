@@ -14,9 +14,9 @@ from sttm_export.graphs.fixtures import read_fixture
 from sttm_export.runtime.ort_session import OrtSession
 from sttm_export.runtime.trt_session import TrtSession
 from sttm_export.spec.graph import TOKEN_MERGER, VISION_ENCODER
-from sttm_export.terminal import Steps
-from sttm_export.validation.fixture_check import check_encoder_fixture, check_merger_fixture
-from sttm_export.validation.results import ValidationReport
+from sttm_export.terminal import Advance, Steps
+from sttm_export.validation.fixture_check import check_encoder_fixture, check_finite, check_merger_fixture
+from sttm_export.validation.results import ValidationReport, skipped
 
 
 def validate_on_fixtures(bundle: Bundle, steps: Steps) -> ValidationReport:
@@ -36,12 +36,27 @@ def validate_on_fixtures(bundle: Bundle, steps: Steps) -> ValidationReport:
         session = OrtSession(bundle.onnx_path(VISION_ENCODER), graph, low_memory=True)
         report = check_encoder_fixture(session, read_fixture(bundle.fixture_path(VISION_ENCODER), graph), bundle.model)
         del session
-        graph = bundle.graph(TOKEN_MERGER)
-        inputs, _ = read_fixture(bundle.fixture_path(TOKEN_MERGER), graph)
-        features = inputs["features"][: int(inputs["num_frames"])]
-        limits = (bundle.manifest["thresholds"]["spatial"], bundle.manifest["thresholds"]["temporal"])
-        merger = examine_merger(bundle.merge, graph, bundle.onnx_path(TOKEN_MERGER), features, limits, advance)
-    return report + merger.report
+        report += _check_merger(bundle, advance)
+    return report.on("the fixtures")
+
+
+def _check_merger(bundle: Bundle, advance: Advance) -> ValidationReport:
+    """Every stage on the packed features; an export whose features were not finite has packed none."""
+    graph, path = bundle.graph(TOKEN_MERGER), bundle.fixture_path(TOKEN_MERGER)
+    if not path.is_file() and not bundle.manifest["validation"]["passed"]:
+        why = "the bundle has no fixture of it, because the features it would be judged on were not finite"
+        return ValidationReport([skipped("every stage", "", TOKEN_MERGER, "tokens", why)])
+    fixture = read_fixture(path, graph)
+    if damaged := check_finite(graph, fixture, "every stage"):
+        return ValidationReport(damaged)
+    inputs, count = fixture[0], int(fixture[0]["num_frames"])
+    if not 1 <= count <= bundle.merge.frames:
+        raise UserError(
+            f"{path} is of {count} frames, the graph takes 1 to {bundle.merge.frames}; export the bundle again."
+        )
+    limits = (bundle.manifest["thresholds"]["spatial"], bundle.manifest["thresholds"]["temporal"])
+    features = inputs["features"][:count]
+    return examine_merger(bundle.merge, graph, bundle.onnx_path(TOKEN_MERGER), features, limits, advance).report
 
 
 def validate_engines(bundle: Bundle, selection: Selection, steps: Steps) -> ValidationReport:
@@ -66,7 +81,7 @@ def validate_engines(bundle: Bundle, selection: Selection, steps: Steps) -> Vali
                     report += check_encoder_fixture(session, fixture, bundle.model)
                 else:
                     report += check_merger_fixture(session, fixture, bundle.merge)
-    return report
+    return report.on("the fixtures")
 
 
 def validate_on_clip(
@@ -88,4 +103,4 @@ def validate_on_clip(
         limits = (thresholds["spatial"], thresholds["temporal"])
         path = bundle.onnx_path(TOKEN_MERGER)
         second = examine_merger(bundle.merge, merger, path, first.features, limits, advance)
-    return first.report + second.report
+    return (first.report + second.report).on(clip.name)

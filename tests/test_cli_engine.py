@@ -91,7 +91,9 @@ def test_validate_runs_the_engines_on_the_fixtures(orin, bundle, capsys):
 def test_validate_names_a_wrong_engine(orin, bundle, capsys):
     orin.knob(scale=1.02)
     assert main(["validate", str(bundle), "--engine", "--target", ORIN]) == 1
-    assert "tensorrt 10.3.0.30: vision_encoder.features against packed reference departs" in sentence(capsys)
+    assert "tensorrt 10.3.0.30: vision_encoder.features departs from packed reference, on the fixtures" in sentence(
+        capsys
+    )
 
 
 def test_engines_that_do_not_run_here(orin, bundle, video, tmp_path, capsys):

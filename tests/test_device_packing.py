@@ -20,7 +20,18 @@ SOURCES = kit_sources()
 NUMPY = {
     *("abs", "arange", "argwhere", "array_equal", "asarray", "bincount", "bool_", "broadcast_to", "copyto", "diff"),
     *("dtype", "einsum", "empty", "errstate", "flatnonzero", "float64", "floating", "frombuffer", "full", "generic"),
-    *("inf", "int64", "isfinite", "isin", "lib.format.write_array", "linalg.norm", "load", "logical_not", "maximum"),
+    *(
+        "inf",
+        "int64",
+        "isfinite",
+        "isin",
+        "lib.format.write_array",
+        "linalg.norm",
+        "load",
+        "logical_not",
+        "maximum",
+        "isnan",
+    ),
     *("minimum.at", "ndarray", "ones", "prod", "searchsorted", "sqrt", "square", "stack", "uint8", "unique", "where"),
     *("zeros", "zeros_like"),
 }

@@ -24,7 +24,7 @@ def encoder(tiny_toml):
     return model, graph, ({"pixel_values": pixels}, {"features": features})
 
 
-@pytest.mark.parametrize(("factor", "passed"), [(1.0, True), (1.0005, True), (1.02, False), (np.nan, False)])
+@pytest.mark.parametrize(("factor", "passed"), [(1.0, True), (1.0005, True), (1.02, False)])
 def test_features_are_held_to_the_tolerance_of_an_export(encoder, factor, passed):
     model, graph, fixture = encoder
     session = FakeSession(graph, lambda inputs: {"features": (fixture[1]["features"] * factor).astype(np.float16)})
@@ -35,11 +35,26 @@ def test_features_are_held_to_the_tolerance_of_an_export(encoder, factor, passed
     assert "2·√4·(u(float16)" in result.gate.tolerance.derivation and session.calls == [fixture[0]]
 
 
-def test_nonfinite_pixels_are_a_finding(encoder):
-    model, graph, (inputs, outputs) = encoder
-    inputs["pixel_values"][1, 0, 0, 0] = np.inf
-    report = check_encoder_fixture(FakeSession(graph, lambda _: outputs), (inputs, outputs), model)
-    assert report.passed and report.findings[0].startswith("pixel values hold 1 NaN/Inf in frames 1")
+def test_features_that_are_not_finite_are_a_miss(encoder):
+    model, graph, fixture = encoder
+    features = fixture[1]["features"].copy()
+    features[1, 2, 5:8] = np.inf, np.nan, -np.inf
+    (result,) = check_encoder_fixture(FakeSession(graph, lambda _: {"features": features}), fixture, model)
+    assert not result.passed
+    assert result.reason == "3 of 864 values are not finite (1 NaN, 2 infinite), first at [1, 2, 5]"
+
+
+@pytest.mark.parametrize(("side", "name", "stage"), [(0, "pixel_values", "inputs"), (1, "features", "reference")])
+def test_packed_numbers_that_are_not_finite_are_a_miss_and_nothing_is_run(encoder, side, name, stage):
+    model, graph, fixture = encoder
+    fixture[side][name].flat[7] = np.inf
+    session = FakeSession(graph, lambda _: fixture[1])
+    report = check_encoder_fixture(session, fixture, model)
+    miss, unjudged = report.results
+    assert (miss.stage, miss.tensor, miss.passed) == (f"packed {stage}", name, False) and report.first_miss is miss
+    assert (unjudged.stage, unjudged.skipped, unjudged.passed) == ("fake", True, False)
+    assert "first at [0, 0, 0, 7]" in miss.reason or "first at [0, 0, 7]" in miss.reason
+    assert session.calls == []
 
 
 @pytest.fixture
@@ -77,6 +92,36 @@ def test_tokens_that_are_off_are_a_miss(merger):
     outputs = merger[0].run()
     outputs["tokens"] = outputs["tokens"] * np.float32(1.01)
     assert [result.tensor for result in check(merger, outputs) if not result.passed] == ["tokens"]
+
+
+@pytest.mark.parametrize(
+    ("side", "name"),
+    [(0, "features"), (0, "spatial_threshold"), (0, "temporal_threshold"), (1, "tokens"), (1, "thresholds_applied")],
+)
+def test_a_packed_merger_that_is_not_finite_is_a_miss(merger, side, name):
+    clip, graph, inputs = merger
+    expected = {key: array.copy() for key, array in clip.run().items()}
+    inputs = {key: array.copy() for key, array in inputs.items()}
+    (inputs, expected)[side][name].flat[0] = np.nan
+    session = FakeSession(graph, lambda _: clip.run())
+    miss = check_merger_fixture(session, (inputs, expected), clip.merge).first_miss
+    assert (miss.tensor, miss.skipped) == (name, False) and "1 NaN" in miss.reason
+
+
+@pytest.mark.parametrize(("name", "words"), [("tokens", "not finite"), ("thresholds_applied", "contradict")])
+def test_a_merger_that_gives_nan_is_a_miss(merger, name, words):
+    outputs = merger[0].run()
+    outputs[name].flat[0] = np.nan
+    assert words in check(merger, outputs).first_miss.reason
+
+
+def test_a_packed_reference_that_contradicts_itself_is_a_miss(merger):
+    """Such as more tokens than K, which the published method may keep."""
+    clip, graph, inputs = merger
+    expected = clip.run()
+    expected["num_tokens"] = np.array(clip.merge.max_tokens + 1, np.int32)
+    miss = check_merger_fixture(FakeSession(graph, lambda _: clip.run()), (inputs, expected), clip.merge).first_miss
+    assert miss.tensor == "assignment" and "the reference's: num_tokens is" in miss.reason
 
 
 def test_merging_that_did_not_end_is_a_miss(merger):

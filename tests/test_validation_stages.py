@@ -9,7 +9,7 @@ from test_validation_decisions import clip_at_a_tie
 from sttm_export.errors import UserError, ValidationMiss
 from sttm_export.spec.graph import GraphSpec, TensorSpec, token_merger_graph
 from sttm_export.validation.results import ValidationReport
-from sttm_export.validation.stages import Stage, merger_results, validate_encoder, validate_merger
+from sttm_export.validation.stages import Stage, budget_results, merger_results, validate_encoder, validate_merger
 
 ENCODER = GraphSpec(
     "vision_encoder",
@@ -67,31 +67,62 @@ def test_an_error_is_named_at_the_stage_that_made_it(stage, options):
     misses = [result for result in report if not result.passed]
     # Later stages repeat the error, and so agree with the stage before them.
     assert [miss.stage for miss in misses] == [stage]
-    with pytest.raises(ValidationMiss, match=rf"^{stage}: vision_encoder.features against .* departs: cosine falls"):
+    with pytest.raises(
+        ValidationMiss, match=rf"^{stage}: vision_encoder.features departs from .*\n  measured .*cosine"
+    ):
         report.raise_on_miss()
 
 
-def test_the_miss_states_the_smallest_tolerance_that_would_pass():
-    report = encoder_chain(onnx=scaled)
-    with pytest.raises(ValidationMiss, match=r"Smallest tolerance that would pass: relative 0.1 by row") as caught:
-        report.raise_on_miss()
-    assert "norm ratio" in str(caught.value) and "atol" in str(caught.value) and "cosine" not in str(caught.value)
+def test_a_miss_reads_in_three_lines():
+    report = encoder_chain(onnx=scaled, engine=encode).on("4 frames of a.mp4")
+    with pytest.raises(ValidationMiss) as caught:
+        report.raise_on_miss("The evidence is there; to find the cause: do this")
+    first, second, third = str(caught.value).splitlines()
+    assert first == (
+        "onnxruntime: vision_encoder.features departs from static eager, on 4 frames of a.mp4 (1 more miss)."
+    )
+    assert second.startswith("  measured 0.1 by row (cosine 1, norm ratio 1.1 to 1.1), allowed ")
+    assert "smallest tolerance that would pass: 0.1 by row, or by element atol" in second
+    assert third == "  The evidence is there; to find the cause: do this"
+    assert all(len(line) < 200 for line in (first, second, third))
     assert report.first_miss.comparison.cosine_min > 1 - 1e-12
 
 
-def test_nan_pixels_are_a_finding_and_nan_features_a_miss():
+def with_value(value):
+    def encoder(given):
+        made = encode(given).copy()
+        made[1, 2, 3] = value
+        return made
+
+    return encoder
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize(
+    ("stage", "options", "unjudged"),
+    [
+        ("reference", ("reference", "eager", "onnx"), 2),
+        ("static eager", ("eager", "onnx"), 1),
+        ("onnxruntime", ("onnx",), 0),
+    ],
+)
+def test_the_first_stage_that_is_not_finite_is_the_miss(stage, options, unjudged, value):
+    report = encoder_chain(**dict.fromkeys(options, with_value(value)))
+    miss = report.first_miss
+    assert (miss.stage, miss.skipped) == (stage, False)
+    assert miss.reason.startswith("1 of 96 values are not finite") and miss.reason.endswith("first at [1, 2, 3]")
+    assert sum(row.skipped for row in report) == unjudged
+    assert sum(not row.passed and not row.skipped for row in report) == 1
+    assert f"{unjudged} could not be judged" in report.miss_lines()[0] or not unjudged
+    json.dumps(report.to_json(), allow_nan=False)
+
+
+def test_nan_pixels_are_a_finding_and_their_features_a_miss():
     pixels = PIXELS.copy()
     pixels[1, 0, 0, 0] = np.nan
     report = encoder_chain(pixels=pixels)
     assert report.findings == ["pixel values hold 1 NaN/Inf in frames 1; similarities are undefined there"]
-    assert report.passed  # the other rows agree, and the same elements are NaN on both sides
-
-    def overflowing(given):
-        made = encode(given).copy()
-        made[0, 0, 0] = np.inf
-        return made
-
-    assert "one side only" in encoder_chain(onnx=overflowing).first_miss.reason
+    assert report.first_miss.stage == "reference"
 
 
 def test_another_shape_is_a_miss():
@@ -149,7 +180,7 @@ def test_a_wrong_flip_is_named_before_the_floats(bunny):
     flip = flip_that_matters(bunny, [d for d in bunny.decisions() if d.margin > 0.01])
     report = merger_chain(bunny, outputs, outputs, bunny.run([flip]))
     assert (report.first_miss.stage, report.first_miss.tensor) == ("onnxruntime", "assignment")
-    with pytest.raises(ValidationMiss, match=r"wrong: cell .* No tolerance excuses a decision"):
+    with pytest.raises(ValidationMiss, match=r"wrong: cell .* no tolerance excuses a decision"):
         report.raise_on_miss()
 
 
@@ -196,6 +227,23 @@ def test_budget_and_convergence(bunny):
     report = merger_chain(bunny, bunny.run(), bunny.run(), bad)
     assert (report.first_miss.tensor, report.first_miss.stage) == ("num_tokens", "onnxruntime")
     assert "did not end" in report.first_miss.reason
+
+
+def test_the_budget_is_judged_where_nothing_else_can_be(bunny):
+    good, bad = bunny.run(), copy(bunny.run())
+    bad["num_tokens"] = np.array(bunny.merge.max_tokens + 1)
+    rows = budget_results([Stage("a", good), Stage("b", bad)], bunny.merge, "features of no use")
+    assert [(row.tensor, row.passed, row.skipped) for row in rows] == [
+        ("assignment", False, True),
+        ("num_tokens", True, False),
+        ("tokens", False, True),
+        ("assignment", False, True),
+        ("num_tokens", False, False),
+        ("tokens", False, True),
+    ]
+    assert ValidationReport(rows).first_miss is rows[4]
+    assert ValidationReport(rows[:3]).first_miss is rows[0] and not ValidationReport(rows[:3]).passed
+    assert rows[0].reason == "not judged: features of no use"
 
 
 def test_nonfinite_features_are_a_finding():

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sttm_export.errors import UserError
+
+if TYPE_CHECKING:
+    from sttm_export.bundle import Bundle
+    from sttm_export.validation.results import ValidationReport
 
 HELP = "Check a bundle again: files, then every stage on its fixtures or on a clip of yours."
 
@@ -52,8 +57,26 @@ def execute(options: argparse.Namespace) -> None:
     console.print(stage_table(report.to_json()))
     for finding in report.findings:
         console.print(f"finding: {finding}", markup=False)
-    report.raise_on_miss()
+    report.raise_on_miss(_evidence(bundle, report, options))
     console.print("Verdict: passed", style="bold green")
+
+
+def _evidence(bundle: Bundle, report: ValidationReport, options: argparse.Namespace) -> str:
+    """The last line of a miss: what stands above, and the command that finds the cause."""
+    from sttm_export.bundle import bisect_command
+
+    miss = report.first_miss
+    if miss is None:
+        return ""
+    given = bundle.weights.identifier if not bundle.weights.is_random else None
+    command = bisect_command(
+        bundle.path,
+        miss.graph,
+        weights=options.weights or given,
+        tower_weights=options.tower_weights,
+        engine=miss.stage.startswith("tensorrt"),
+    )
+    return f"Every stage stands in the table above; to find the cause: {command}"
 
 
 def _check_engine_options(options: argparse.Namespace) -> None:
@@ -69,7 +92,7 @@ def _bisect(options: argparse.Namespace) -> None:
     """Search the graphs, print what was found, write it; a tensor out of its band is an error."""
     import json
 
-    from sttm_export.bisecting import bisect_graph, chosen_graphs, engine_factory, ort_factory
+    from sttm_export.bisecting import bisect_graph, chosen_graphs, engine_factory, ort_factory, searchable
     from sttm_export.bundle import open_bundle
     from sttm_export.commands.drift_table import print_drift
     from sttm_export.terminal import Steps, table_console
@@ -82,6 +105,7 @@ def _bisect(options: argparse.Namespace) -> None:
     steps, console = Steps(1 + 2 * len(graphs)), table_console()
     with steps.step("Check the files"):
         bundle = open_bundle(options.bundle)
+    graphs = searchable(bundle, graphs, steps)
     factory = engine_factory(bundle, options.target) if options.engine else ort_factory(options.provider or "cpu")
     weights = {"weights": options.weights, "tower_weights": options.tower_weights}
     reports = [bisect_graph(bundle, graph, steps, **weights, factory=factory) for graph in graphs]

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from sttm_export import __version__
-from sttm_export.bundle import MANIFEST, Bundle
+from sttm_export.bundle import MANIFEST, Bundle, bisect_command
 from sttm_export.device.choice import TARGETS, pick_target, read_targets
 from sttm_export.device.jobs import JobError, run_job
 from sttm_export.device.machine import MachineFacts, free_disk, read_machine
 from sttm_export.device.power import PowerFacts
-from sttm_export.device.report import READABLE, check_lines, write_reports
+from sttm_export.device.report import READABLE, check_lines, mark, write_reports
 from sttm_export.device.requirements import Check, check_machine, check_room, failed
 from sttm_export.device.timings import keep_timings
 from sttm_export.device.whole import KIT, bundle_needs, check_bundle, graph_names, is_writable, verify_manifest
@@ -23,7 +23,7 @@ from sttm_export.engines.meminfo import ROOT
 from sttm_export.engines.records import EngineRecord, sha256_of
 from sttm_export.engines.store import ENGINES, engines_staging, publish_engines, read_records
 from sttm_export.engines.timing_cache import CACHE_NAME
-from sttm_export.errors import UserError, ValidationMiss
+from sttm_export.errors import UserError, ValidationMiss, in_lines
 from sttm_export.spec.target import TargetSpec
 
 REJECTED = "rejected"
@@ -140,12 +140,13 @@ def _build_and_compare(work: _Work, say: Say) -> Path:
         try:
             _build(work, partial, say)
             _compare(work, partial, say)
-            fault = _first_miss(work)
+            fault, cause = _first_miss(work)
         except JobError as error:
-            fault = str(error)
+            fault, cause = [str(error)], ""
         if fault:
             kept = "The engines that were there stay" if _has_engines(work) else "No engine was kept"
-            raise ValidationMiss(f"{fault} {kept}; see {_reject(work, partial, fault) / READABLE}.")
+            rejected = _reject(work, partial, " ".join(fault))
+            raise ValidationMiss(in_lines([*fault, f"{kept}; see {rejected / READABLE}{cause}."]))
         write_reports(partial, _report(work, ""))
         folder = publish_engines(home, name, partial, [EngineRecord(**build["record"]) for build in work.builds])
     # What an earlier run left of engines that failed is no longer true.
@@ -197,18 +198,22 @@ def _compare(work: _Work, partial: Path, say: Say) -> None:
         work.findings += answer["validation"]["findings"]
         work.latency[name] = answer["latency"]
         for row in answer["validation"]["results"]:
-            say(f"      {'pass' if row['passed'] else 'MISS'}  {row['graph']}.{row['tensor']}: {row['reason']}")
+            say(f"      {mark(row)}  {row['graph']}.{row['tensor']}: {row['reason']}")
         latency = answer["latency"]
         say(f"      {latency['median_ms']:.2f} ms in the median of {latency['runs']} runs")
 
 
-def _first_miss(work: _Work) -> str:
-    if not work.results:
-        return "Nothing was compared."
-    miss = next((row for row in work.results if not row["passed"]), None)
+def _first_miss(work: _Work) -> tuple[list[str], str]:
+    """Lines about the first miss, none where all passed; and how its cause is found."""
+    # Imported here: the kit's own process holds no NumPy while others build.
+    from sttm_export.validation.results import ValidationReport
+
+    report = ValidationReport.from_json({"results": work.results, "findings": work.findings})
+    lines, miss = report.miss_lines(), report.first_miss
     if miss is None:
-        return ""
-    return f"{miss['stage']}: {miss['graph']}.{miss['tensor']} departs from {miss['against']}: {miss['reason']}."
+        return lines, ""
+    command = bisect_command(work.bundle.path, miss.graph, engine=True)
+    return lines, f"; to find the cause, with sttm-export installed: {command}"
 
 
 def _reject(work: _Work, partial: Path, fault: str) -> Path:

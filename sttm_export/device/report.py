@@ -52,6 +52,11 @@ def check_lines(checks: Sequence[Check], *, faults_only: bool = False) -> list[s
     return lines
 
 
+def mark(row: dict[str, Any]) -> str:
+    """One word for a result of a validation report."""
+    return "pass" if row["passed"] else "skip" if row["skipped"] else "MISS"
+
+
 def _verdict(report: dict[str, Any]) -> str:
     if report["passed"]:
         return "**Passed**: every engine was run on this machine and agrees with the reference."
@@ -105,7 +110,7 @@ def _stage(row: dict[str, Any]) -> tuple[str, ...]:
     if decisions:
         measured = f"{decisions['cells_differing']} of {decisions['cells']} cells differ"
         allowed = f"ties within {decisions['band']:.2g} of a threshold"
-    verdict = "pass" if row["passed"] else "**MISS**"
+    verdict = mark(row) if row["passed"] else f"**{mark(row)}**"
     return (row["stage"], row["against"], f"{row['graph']}.{row['tensor']}", measured, allowed, verdict, row["reason"])
 
 

@@ -12,6 +12,7 @@ from sttm_export.engines.timing_cache import CacheUse
 
 Status = Literal["built", "skipped", "failed"]
 Tool = Literal["api", "trtexec"]
+_READABLE = 320  # characters of a reason; TensorRT repeats itself, and the log has everything
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,15 @@ class EngineRecord:
     bytes: int = 0
     seconds: float = 0.0
     log: str = ""
+
+    def failure_lines(self) -> list[str]:
+        """Two lines about an engine that is not there: which, and why, as short as reads well."""
+        words = self.reason.rstrip(".")
+        if len(words) > _READABLE:
+            kept = words[:_READABLE].rpartition(" ")[0].rstrip(";,:")
+            words = f"{kept} ... ({len(words) - len(kept)} more characters in the log)"
+        name = f"{self.target} {self.compute_capability}".rstrip()
+        return [f"The {name} engine of {self.graph} could not be built.", f"{words}."]
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values for a manifest."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,12 +23,13 @@ from sttm_export.runtime.ort_session import OrtSession
 from sttm_export.runtime.pipeline import encode_frames
 from sttm_export.runtime.preprocess import pixel_values
 from sttm_export.runtime.sampling import uniform
-from sttm_export.spec.graph import GraphSpec, Precision
+from sttm_export.spec.graph import VISION_ENCODER, GraphSpec, Precision
 from sttm_export.spec.merge import MergeSpec
 from sttm_export.spec.model import ModelSpec
 from sttm_export.terminal import Advance
-from sttm_export.validation.results import ValidationReport
-from sttm_export.validation.stages import validate_encoder, validate_merger
+from sttm_export.validation.finiteness import nonfinite, undefined_frames
+from sttm_export.validation.results import StageResult, ValidationReport
+from sttm_export.validation.stages import Stage, budget_results, validate_encoder, validate_merger
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -58,12 +59,12 @@ class MergerEvidence:
 
     Attributes:
         report: their comparison.
-        fixture: inputs and the reference's outputs.
+        fixture: inputs and the reference's outputs; None where the features are not finite, which gives no reference.
         merged: the result of ONNX Runtime.
     """
 
     report: ValidationReport
-    fixture: Fixture
+    fixture: Fixture | None
     merged: MergedTokens
 
 
@@ -101,8 +102,18 @@ def examine_encoder(
     encoded = encode_frames(
         session, graph, values, lambda done, n: advance(f"ONNX Runtime, frame {done} of {n}", 0.25 + 0.6 * done / n)
     )
-    fixture = ({pixels.name: batch}, {features.name: kept["features"].astype(features.dtype)})
+    report = report.on(f"{len(set(picks))} frames") + _judge_all(session.backend, features.name, encoded)
+    with np.errstate(over="ignore"):
+        # What float16 cannot hold becomes an infinity, which is found when the fixture is used.
+        fixture = ({pixels.name: batch}, {features.name: kept["features"].astype(features.dtype)})
     return EncoderEvidence(report, fixture, encoded)
+
+
+def _judge_all(stage: str, tensor: str, encoded: NDArray[np.floating]) -> ValidationReport:
+    """The batch that is compared may be finite where another frame of the clip is not."""
+    fault = nonfinite(encoded)
+    miss = [StageResult(stage, "", VISION_ENCODER, tensor, False, fault)] if fault else []
+    return ValidationReport(miss).on(f"{len(encoded)} frames")
 
 
 def examine_merger(
@@ -119,6 +130,8 @@ def examine_merger(
     clip itself would not show it.
     """
     session = OrtSession(onnx_path, graph)
+    if fault := nonfinite(features):
+        return _without_reference(merge, graph, session, features, thresholds, fault)
     merger = TokenMerger(merge)
     report, fixture, merged = ValidationReport(), None, None
     count, across_frames = len(features), (NOTHING_MERGES, thresholds[1])
@@ -134,12 +147,28 @@ def examine_merger(
         )
         found = validate_merger(_always(reference), _always(eager), session, inputs, merge)
         case = f"{used} frames" + (", merged across frames alone" if limits is across_frames else "")
-        report += ValidationReport([replace(r, reason=f"{case}: {r.reason}") for r in found], found.findings)
+        report += found.on(case)
         if fixture is None:
             fixture = (inputs, reference)
             merged = MergedTokens.from_outputs(session.run(inputs), used)
     assert fixture is not None and merged is not None
     return MergerEvidence(report, fixture, merged)
+
+
+def _without_reference(
+    merge: MergeSpec,
+    graph: GraphSpec,
+    session: OrtSession,
+    features: NDArray[np.floating],
+    thresholds: tuple[float, float],
+    fault: str,
+) -> MergerEvidence:
+    """On features that are not finite there is nothing to compare with; the budget must hold all the same."""
+    count = len(features)
+    outputs = session.run(merger_inputs(graph, features, count, thresholds))
+    rows = budget_results([Stage(session.backend, outputs)], merge, f"the features it would be judged on: {fault}")
+    report = ValidationReport(rows, undefined_frames("features", features)).on(f"{count} frames")
+    return MergerEvidence(report, None, MergedTokens.from_outputs(outputs, count))
 
 
 def merger_inputs(

@@ -52,4 +52,4 @@ def synthetic_scene(count: int, side: int = 384) -> Scene:
         for centre, color in (((0.3, 0.1 + 0.8 * phase), (250, 220, 30)), ((0.9 - 0.8 * phase, 0.6), (20, 60, 200))):
             disc = (y / side - centre[0]) ** 2 + (x / side - centre[1]) ** 2 < 0.018
             frame[disc] = color
-    return Scene(frames, np.arange(count, dtype=np.float64), "synthetic scene (give --clip for real video)")
+    return Scene(frames, np.arange(count, dtype=np.float64), "a synthetic scene")

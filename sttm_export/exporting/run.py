@@ -16,6 +16,7 @@ from sttm_export.bundle import (
     FORMAT,
     REPORT,
     Bundle,
+    bisect_command,
     list_files,
     open_bundle,
     write_manifest,
@@ -24,7 +25,7 @@ from sttm_export.bundle import (
 from sttm_export.device.kit import pack_kit
 from sttm_export.engines.records import EngineRecord
 from sttm_export.engines.store import ENGINES, seal_target
-from sttm_export.errors import UserError, ValidationMiss
+from sttm_export.errors import UserError, ValidationMiss, in_lines
 from sttm_export.exporting.output import keep_rejected, publish, staging
 from sttm_export.exporting.plan import ExportPlan
 from sttm_export.spec.target import targets
@@ -152,11 +153,13 @@ def _examine(plan: ExportPlan, state: Mapping[str, Tensor], partial: Path, steps
         first = examine_encoder(plan.model, plan.precision, state, encoder, partial / encoder.onnx_file, scene, advance)
         second = examine_merger(plan.merge, merger, partial / merger.onnx_file, first.features, thresholds, advance)
         for graph, fixture in ((encoder, first.fixture), (merger, second.fixture)):
+            if fixture is None:
+                continue
             write_fixture(partial / "fixtures" / f"{graph.name}.npz", graph, *fixture)
         draw_example(partial / PICTURE, scene, second.merged, plan.model)
     if scene.note:
         steps.say(scene.note)
-    return {"validation": first.report + second.report, "example": example_json(scene, second.merged)}
+    return {"validation": (first.report + second.report).on(scene.name), "example": example_json(scene, second.merged)}
 
 
 def _manifest(
@@ -215,13 +218,12 @@ def _deliver(
         publish(partial, plan.output, plan.force)
         return open_bundle(plan.output, verify=False)
     rejected = keep_rejected(partial, plan.output, plan.force)
-    kept = f" The evidence is in {rejected}/report.html; no bundle was written."
+    evidence = f"No bundle was written; the evidence is in {rejected / REPORT}"
     if failed:
         first = failed[0]
-        raise ValidationMiss(f"The {first.target} engine of {first.graph} could not be built: {first.reason}{kept}")
-    try:
-        report.raise_on_miss()  # type: ignore[union-attr]
-    except ValidationMiss as miss:
-        where = f" `sttm-export validate {rejected} --bisect` finds the tensor it begins with."
-        raise ValidationMiss(f"{miss}{kept}{where}") from None
-    raise AssertionError("a report that did not pass has a miss")
+        log = f", TensorRT's log in {rejected / ENGINES / first.log}" if first.log else ""
+        raise ValidationMiss(in_lines([*first.failure_lines(), f"{evidence}{log}."]))
+    assert report is not None and report.first_miss is not None, "a report that did not pass has a miss"
+    cause = bisect_command(rejected, report.first_miss.graph, weights=plan.weights, tower_weights=plan.tower_weights)
+    report.raise_on_miss(f"{evidence}; to find the cause: {cause}")
+    raise AssertionError("a miss was raised")

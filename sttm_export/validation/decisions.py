@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sttm_export.spec.merge import MergeSpec
+from sttm_export.validation.metrics import encode_float
 from sttm_export.validation.outputs import TokenTable, bookkeeping_faults, read_tokens
 from sttm_export.validation.quadtree import Quadtree, build_quadtree
 from sttm_export.validation.similarities import Similarities, compute_similarities
@@ -71,12 +72,12 @@ class DecisionReport:
         """Plain dict."""
         data = asdict(self)
         del data["excused_cells"]
-        return data
+        return data | {"thresholds": [[encode_float(value) for value in pair] for pair in self.thresholds]}
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> DecisionReport:
         """Read back what `to_json` gave."""
-        thresholds = tuple(tuple(pair) for pair in data["thresholds"])
+        thresholds = tuple(tuple(map(float, pair)) for pair in data["thresholds"])
         return cls(**{**data, "num_tokens": tuple(data["num_tokens"]), "thresholds": thresholds})
 
 
@@ -127,10 +128,11 @@ class _Comparer:
 
     def compare(self, reference: Mapping[str, Array], candidate: Mapping[str, Array]) -> DecisionReport:
         counts = (int(candidate["num_tokens"]), int(reference["num_tokens"]))
-        faults = bookkeeping_faults(candidate, self.frames, self.merge.height, self.merge.width)
+        grid = self.frames, self.merge.height, self.merge.width
+        faults = [f"{_CONTRADICTION}: {fault}" for fault in bookkeeping_faults(candidate, *grid)]
+        faults += [f"{_CONTRADICTION}, the reference's: {fault}" for fault in bookkeeping_faults(reference, *grid)]
         if faults:
-            limits = _applied(candidate), _applied(reference)
-            return self._report(counts, limits, wrong=[f"{_CONTRADICTION}: {fault}" for fault in faults])
+            return self._report(counts, (_applied(candidate), _applied(reference)), wrong=faults)
         mine, theirs = (read_tokens(outputs, self.frames, self.merge.width) for outputs in (candidate, reference))
         limits = mine.thresholds, theirs.thresholds
         undefined = self._undefined()

@@ -9,14 +9,39 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sttm_export.runtime.session import Session
+from sttm_export.spec.graph import GraphSpec
 from sttm_export.spec.merge import MergeSpec
 from sttm_export.spec.model import ModelSpec
-from sttm_export.validation.results import ValidationReport
-from sttm_export.validation.stages import REFERENCE, Stage, encoder_results, merger_results, nonfinite_finding
+from sttm_export.validation.finiteness import nonfinite
+from sttm_export.validation.results import StageResult, ValidationReport, skipped
+from sttm_export.validation.stages import REFERENCE, Stage, encoder_results, merger_results
 
 # Inputs and the reference's outputs, as `graphs.fixtures.read_fixture` gives them.
 Fixture = tuple[Mapping[str, NDArray[Any]], Mapping[str, NDArray[Any]]]
-PACKED = f"packed {REFERENCE}"
+PACKED, PACKED_INPUTS = f"packed {REFERENCE}", "packed inputs"
+
+
+def check_finite(graph: GraphSpec, fixture: Fixture, stage: str) -> list[StageResult]:
+    """Judge the packed numbers themselves: an export packs none that is not finite.
+
+    Args:
+        graph: declaration of the fixture's tensors.
+        fixture: inputs and the reference's outputs.
+        stage: what would run on them.
+
+    Returns:
+        A miss for every tensor with NaN or infinities, and that the stage was not judged; nothing where all are finite.
+    """
+    misses = [
+        StageResult(side, "", graph.name, tensor.name, False, fault)
+        for side, declared, arrays in zip((PACKED_INPUTS, PACKED), (graph.inputs, graph.outputs), fixture, strict=True)
+        for tensor in declared
+        if (fault := nonfinite(np.asarray(arrays[tensor.name])))
+    ]
+    if not misses:
+        return []
+    why = f"{misses[0].tensor} of the {misses[0].stage}: {misses[0].reason}"
+    return [*misses, *(skipped(stage, PACKED, graph.name, tensor.name, why) for tensor in graph.outputs[:1])]
 
 
 def check_encoder_fixture(session: Session, fixture: Fixture, model: ModelSpec) -> ValidationReport:
@@ -30,13 +55,13 @@ def check_encoder_fixture(session: Session, fixture: Fixture, model: ModelSpec) 
     Returns:
         One result for the features, by the gates of an export.
     """
+    if damaged := check_finite(session.graph, fixture, session.backend):
+        return ValidationReport(damaged)
     inputs, expected = fixture
     dtype = session.graph.outputs[0].dtype
     stages = [Stage(PACKED, expected, dtype), Stage(session.backend, session.run(inputs), dtype)]
     longest = max(model.tower.intermediate_size, model.projector.output_size)
-    results = encoder_results(stages, layers=model.tower.layers + 2, longest_sum=longest)
-    findings = nonfinite_finding("pixel values", np.asarray(inputs[session.graph.inputs[0].name]))
-    return ValidationReport(results, findings)
+    return ValidationReport(encoder_results(stages, layers=model.tower.layers + 2, longest_sum=longest))
 
 
 def check_merger_fixture(session: Session, fixture: Fixture, merge: MergeSpec) -> ValidationReport:
@@ -53,6 +78,8 @@ def check_merger_fixture(session: Session, fixture: Fixture, merge: MergeSpec) -
     Returns:
         Results for decisions, budget and tokens, by the gates of an export.
     """
+    if damaged := check_finite(session.graph, fixture, session.backend):
+        return ValidationReport(damaged)
     inputs, expected = fixture
     dtype = session.graph.outputs[0].dtype
     stages = [Stage(PACKED, expected, dtype), Stage(session.backend, session.run(inputs), dtype)]

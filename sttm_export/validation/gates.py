@@ -118,9 +118,9 @@ def judge(comparison: FloatComparison, tolerance: Tolerance) -> Gate:
         faults.append(f"norm ratio falls to {comparison.norm_ratio_min:.6g}, allowed 1 ± {tolerance.relative:.2g}")
     if not abs(comparison.norm_ratio_max - 1.0) <= tolerance.relative:
         faults.append(f"norm ratio rises to {comparison.norm_ratio_max:.6g}, allowed 1 ± {tolerance.relative:.2g}")
-    if faults:
+    if faults and not comparison.nonfinite_differing:
         faults.append(f"a relative tolerance of {comparison.relative_needed:.3g} would pass")
-    elif comparison.rows == 0:
+    elif not faults and comparison.rows == 0:
         faults = ["no finite row to compare"] if comparison.nonfinite_expected else []
         return Gate(tolerance, 0.0, not faults, faults[0] if faults else "no rows to compare")
     reason = "; ".join(faults) or f"needs {comparison.relative_needed:.2g} of {tolerance.relative:.2g}"

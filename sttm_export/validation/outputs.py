@@ -63,6 +63,9 @@ def bookkeeping_faults(outputs: Mapping[str, Array], num_frames: int, height: in
     patches = np.asarray(outputs["token_patches"], np.int64)
     assignment = np.asarray(outputs["assignment"], np.int64)
     faults = _padding_faults(outputs, count, num_frames)
+    applied = np.asarray(outputs["thresholds_applied"], np.float64)
+    if not np.isfinite(applied).all():
+        faults.append(f"thresholds_applied are {applied.tolist()}, no numbers to compare with")
     used = assignment[:num_frames]
     if used.size and not (used.min() >= 0 and used.max() < count):
         return [*faults, f"assignment holds {used.min()}..{used.max()}, outside 0..{count - 1}"]

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from sttm_export.errors import ValidationMiss
+from sttm_export.errors import ValidationMiss, in_lines
 from sttm_export.validation.decisions import DecisionReport
 from sttm_export.validation.gates import Gate
 from sttm_export.validation.metrics import FloatComparison
@@ -18,7 +18,7 @@ class StageResult:
 
     Attributes:
         stage: what was run: `static eager`, `onnxruntime`, `engine`.
-        against: what it was compared with.
+        against: what it was compared with; empty where a tensor is judged by itself.
         graph: name of the graph.
         tensor: name of the output.
         passed: verdict.
@@ -26,6 +26,8 @@ class StageResult:
         comparison: float figures, where the tensor is one of floats.
         gate: the tolerance those were held against.
         decisions: agreement of discrete decisions, where the tensor holds such.
+        skipped: it could not be judged, and the reason says why; then it has not passed either.
+        clip: what it was run on: `4 frames of holiday.mp4`.
     """
 
     stage: str
@@ -37,11 +39,37 @@ class StageResult:
     comparison: FloatComparison | None = None
     gate: Gate | None = None
     decisions: DecisionReport | None = None
+    skipped: bool = False
+    clip: str = ""
 
     @property
-    def label(self) -> str:
-        """`onnxruntime: token_merger.tokens against static eager`."""
-        return f"{self.stage}: {self.graph}.{self.tensor} against {self.against}"
+    def tensor_name(self) -> str:
+        """`token_merger.tokens`."""
+        return f"{self.graph}.{self.tensor}"
+
+    @property
+    def headline(self) -> str:
+        """`onnxruntime: token_merger.tokens departs from static eager, on 4 frames of a.mp4`."""
+        verb = f"departs from {self.against}" if self.against else "is not as it must be"
+        on = f", on {self.clip}" if self.clip else ""
+        return f"{self.stage}: {self.tensor_name} {'was not judged' if self.skipped else verb}{on}"
+
+    @property
+    def measured(self) -> str:
+        """What was measured against what is allowed, and the smallest tolerance that would pass."""
+        if self.decisions is not None:
+            differing = f"{self.decisions.cells_differing} of {self.decisions.cells} cells differ"
+            allowed = f"allowed where a similarity is within {self.decisions.band:.2g} of its threshold"
+            return f"{differing}, {allowed}; {self.reason}; no tolerance excuses a decision"
+        if self.comparison is None or self.gate is None:
+            return self.reason
+        seen, gate = self.comparison, self.gate
+        ratios = f"norm ratio {seen.norm_ratio_min:.6g} to {seen.norm_ratio_max:.6g}"
+        return (
+            f"measured {gate.needed:.3g} by row (cosine {seen.cosine_min:.9g}, {ratios}), allowed "
+            f"{gate.tolerance.relative:.3g}; smallest tolerance that would pass: {gate.needed:.3g} by row, or by "
+            f"element atol {seen.atol_needed:.3g} at rtol {seen.rtol:g}"
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Plain dict."""
@@ -75,8 +103,9 @@ class ValidationReport:
 
     @property
     def first_miss(self) -> StageResult | None:
-        """The first stage and tensor that departs."""
-        return next((result for result in self.results if not result.passed), None)
+        """The first stage and tensor that departs; one that was not judged only where none departs."""
+        bad = [result for result in self.results if not result.passed]
+        return next((result for result in bad if not result.skipped), bad[0] if bad else None)
 
     def __add__(self, other: ValidationReport) -> ValidationReport:
         """Join the reports of two graphs."""
@@ -86,20 +115,35 @@ class ValidationReport:
         """Iterate over the results."""
         return iter(self.results)
 
-    def raise_on_miss(self) -> None:
-        """Do nothing when all stages passed.
+    def on(self, clip: str) -> ValidationReport:
+        """The same report, every result saying what it was run on; `clip` goes behind what a result says already."""
+        rows = [replace(row, clip=f"{row.clip} of {clip}" if row.clip else clip) for row in self.results]
+        return ValidationReport(rows, self.findings)
 
-        Raises:
-            ValidationMiss: names the first stage and tensor that departs, and the smallest tolerance that would pass.
-        """
+    def miss_lines(self) -> list[str]:
+        """Two lines about the first miss: what departs, and what was measured; empty where all passed."""
         miss = self.first_miss
         if miss is None:
-            if not self.results:
-                raise ValidationMiss("Nothing was validated: no stage was run.")
-            return
-        later = sum(not result.passed for result in self.results) - 1
-        more = f" {later} more check(s) after it fail as well." if later else ""
-        raise ValidationMiss(f"{miss.label} departs: {miss.reason}.{_smallest_tolerance(miss)}{more}")
+            return [] if self.results else ["Nothing was validated: no stage was run."]
+        unjudged = sum(row.skipped for row in self.results if row is not miss)
+        later = sum(not row.passed for row in self.results if row is not miss) - unjudged
+        more = [f"{later} more miss"] if later else []
+        more += [f"{unjudged} could not be judged"] if unjudged else []
+        joined = ", ".join(more)
+        return [f"{miss.headline}{f' ({joined})' if more else ''}.", f"{miss.measured}."]
+
+    def raise_on_miss(self, evidence: str = "") -> None:
+        """Do nothing when all stages passed.
+
+        Args:
+            evidence: the last line: where the evidence lies, and how the cause is found.
+
+        Raises:
+            ValidationMiss: three lines: the first stage and tensor that departs; measured against allowed, and the
+                smallest tolerance that would pass; the evidence.
+        """
+        if lines := self.miss_lines():
+            raise ValidationMiss(in_lines([*lines, evidence]))
 
     def to_json(self) -> dict[str, Any]:
         """Plain dict, for `json.dump`."""
@@ -115,12 +159,6 @@ class ValidationReport:
         return cls([StageResult.from_json(row) for row in data["results"]], list(data["findings"]))
 
 
-def _smallest_tolerance(miss: StageResult) -> str:
-    if miss.comparison is None or miss.gate is None:
-        return " No tolerance excuses a decision."
-    seen = miss.comparison
-    return (
-        f" Smallest tolerance that would pass: relative {seen.relative_needed:.3g} by row (the gate is "
-        f"{miss.gate.tolerance.relative:.3g} = {miss.gate.tolerance.derivation.split(' = ')[0]}); by element, "
-        f"atol {seen.atol_needed:.3g} at rtol {seen.rtol:g}."
-    )
+def skipped(stage: str, against: str, graph: str, tensor: str, why: str) -> StageResult:
+    """A tensor that cannot be judged, and why."""
+    return StageResult(stage, against, graph, tensor, False, f"not judged: {why}", skipped=True)

@@ -20,9 +20,10 @@ from sttm_export.spec.graph import TOKEN_MERGER, VISION_ENCODER
 from sttm_export.spec.merge import MergeSpec
 from sttm_export.validation.alignment import aligned_tokens
 from sttm_export.validation.decisions import DecisionReport, compare_decisions, tied_cells
+from sttm_export.validation.finiteness import nonfinite, undefined_frames
 from sttm_export.validation.gates import Tolerance, derive_tolerance, judge
 from sttm_export.validation.metrics import FloatComparison, compare
-from sttm_export.validation.results import StageResult, ValidationReport
+from sttm_export.validation.results import StageResult, ValidationReport, skipped
 
 Array = NDArray[np.generic]
 Outputs = Mapping[str, Array]
@@ -81,13 +82,13 @@ def validate_encoder(
     for session in (onnx_session, *further):
         outputs = session.run({pixels.name: pixel_values.astype(pixels.dtype)})
         stages.append(Stage(session.backend, outputs, features.dtype))
-    findings = nonfinite_finding("pixel values", pixel_values)
+    findings = undefined_frames("pixel values", pixel_values)
     return ValidationReport(encoder_results(stages, layers=layers, longest_sum=longest_sum), findings)
 
 
 def encoder_results(stages: Sequence[Stage], *, layers: int, longest_sum: int) -> list[StageResult]:
-    """Hold each stage's features against the stage before."""
-    results = []
+    """Hold each stage's features against the stage before; the first whose features are not finite is the miss."""
+    results = _nonfinite_first(stages[0], VISION_ENCODER)
     for before, stage in pairwise(stages):
         tolerance = _between(before, stage, layers, longest_sum)
         results += [_float_result(VISION_ENCODER, name, before, stage, tolerance) for name in stage.outputs]
@@ -122,30 +123,38 @@ def validate_merger(
     return merger_results(stages, inputs, merge)
 
 
+def budget_results(stages: Sequence[Stage], merge: MergeSpec, why: str) -> list[StageResult]:
+    """What can be judged of the token merger on features that are not finite: the budget of each stage.
+
+    Args:
+        stages: that have run.
+        merge: constants of the graph.
+        why: what is not finite, for the rows that cannot be judged.
+    """
+    results = []
+    for stage in stages:
+        results.append(skipped(stage.name, "", TOKEN_MERGER, "assignment", why))
+        results.append(_budget_result("", stage, merge))
+        results.append(skipped(stage.name, "", TOKEN_MERGER, "tokens", why))
+    return results
+
+
 def merger_results(stages: Sequence[Stage], inputs: Outputs, merge: MergeSpec) -> ValidationReport:
     """Hold each stage's decisions and tokens against the stage before; decisions first, they explain the floats."""
     features, frames = cast("NDArray[np.floating]", inputs["features"]), int(inputs["num_frames"])
     if not 1 <= frames <= merge.frames:
         raise UserError(f"Cannot validate on {frames} frames; give a clip of 1 to {merge.frames}.")
-    results = []
+    finite = not nonfinite(features[:frames])
+    results = _nonfinite_first(stages[0], TOKEN_MERGER) if finite else []
     tolerance_length = merge.frames * merge.cells
     for before, stage in pairwise(stages):
         report = compare_decisions(features, merge, before.outputs, stage.outputs, frames, dtype=stage.sums)
         results.append(_decision_result(before, stage, report))
-        results.append(_budget_result(before, stage, merge))
+        results.append(_budget_result(before.name, stage, merge))
         tolerance = _between(before, stage, 1, tolerance_length)
-        results.append(_token_result(before, stage, report, features[:frames], merge, tolerance))
-    return ValidationReport(results, nonfinite_finding("features", features[:frames]))
-
-
-def nonfinite_finding(what: str, frames: NDArray[np.generic]) -> list[str]:
-    """One sentence when an input holds NaN or Inf, else nothing. Axis 0 counts frames."""
-    counts = [int((~np.isfinite(frame)).sum()) for frame in frames]
-    where = [str(t) for t, count in enumerate(counts) if count]
-    if not where:
-        return []
-    listed = ", ".join(where[:8]) + (f" and {len(where) - 8} more" if len(where) > 8 else "")
-    return [f"{what} hold {sum(counts)} NaN/Inf in frames {listed}; similarities are undefined there"]
+        token_fault = _not_finite(before, stage, TOKEN_MERGER, "tokens") if finite else None
+        results.append(token_fault or _token_result(before, stage, report, features[:frames], merge, tolerance))
+    return ValidationReport(results, undefined_frames("features", features[:frames]))
 
 
 def _between(before: Stage, stage: Stage, layers: int, length: int) -> Tolerance:
@@ -160,9 +169,29 @@ def _float_result(graph: str, name: str, before: Stage, stage: Stage, tolerance:
     if stage.outputs[name].shape != before.outputs[name].shape:
         shapes = f"shape {list(stage.outputs[name].shape)} instead of {list(before.outputs[name].shape)}"
         return StageResult(stage.name, before.name, graph, name, False, shapes)
+    if fault := _not_finite(before, stage, graph, name):
+        return fault
     comparison = compare(stage.outputs[name], before.outputs[name])
     gate = judge(comparison, tolerance)
     return StageResult(stage.name, before.name, graph, name, gate.passed, gate.reason, comparison, gate)
+
+
+def _nonfinite_first(stage: Stage, graph: str) -> list[StageResult]:
+    """The first stage is held against none; that its numbers are finite is asked all the same."""
+    faults = {name: nonfinite(array) for name, array in stage.outputs.items()}
+    return [StageResult(stage.name, "", graph, name, False, fault) for name, fault in faults.items() if fault]
+
+
+def _not_finite(before: Stage, stage: Stage, graph: str, name: str) -> StageResult | None:
+    """What can be said of a tensor that is not finite in one of two stages; None where both are.
+
+    The stage that comes first is the one to blame: behind it nothing can be judged.
+    """
+    if fault := nonfinite(before.outputs[name]):
+        return skipped(stage.name, before.name, graph, name, f"{name} of {before.name}: {fault}")
+    if fault := nonfinite(stage.outputs[name]):
+        return StageResult(stage.name, before.name, graph, name, False, fault)
+    return None
 
 
 def _decision_result(before: Stage, stage: Stage, report: DecisionReport) -> StageResult:
@@ -171,13 +200,13 @@ def _decision_result(before: Stage, stage: Stage, report: DecisionReport) -> Sta
     )
 
 
-def _budget_result(before: Stage, stage: Stage, merge: MergeSpec) -> StageResult:
+def _budget_result(against: str, stage: Stage, merge: MergeSpec) -> StageResult:
     """The promise to the user, on its own: at most K tokens, and merging that came to its end."""
     count, ended = int(stage.outputs["num_tokens"]), bool(stage.outputs["converged"])
     faults = [] if count <= merge.max_tokens else [f"{count} tokens are more than the budget of {merge.max_tokens}"]
     faults += [] if ended else ["merging across frames did not end within the unrolled rounds"]
     reason = "; ".join(faults) or f"{count} of at most {merge.max_tokens} tokens"
-    return StageResult(stage.name, before.name, TOKEN_MERGER, "num_tokens", not faults, reason)
+    return StageResult(stage.name, against, TOKEN_MERGER, "num_tokens", not faults, reason)
 
 
 def _token_result(
