@@ -67,7 +67,7 @@ def engine_factory(bundle: Bundle, name: str | None) -> Factory:
     capability = gpu_capability()
     if capability is None:
         raise UserError("--bisect --engine builds and runs engines, and there is no GPU here; leave --engine out.")
-    target = _target_here([name] if name else bundle.manifest["targets"], capability)
+    target = _target_here([name] if name else bundle.manifest.targets, capability)
 
     def make(path: Path, graph: GraphSpec) -> Session:
         engine = path.with_suffix(".engine")
@@ -277,7 +277,7 @@ def _module(bundle: Bundle, name: str, weights: str | None, tower_weights: str |
         return TokenMerger(bundle.merge)
     otherwise = "search the other graph with --bisect token_merger, which has no weights"
     state = load_bundle_weights(bundle, weights, tower_weights, otherwise)
-    return build_encoder(bundle.model, state, bundle.manifest["precision"])
+    return build_encoder(bundle.model, state, bundle.manifest.precision)
 
 
 def _check_same_graph(chain: Chain, reference: Reference, bundle: Bundle, name: str) -> None:
@@ -289,7 +289,7 @@ def _check_same_graph(chain: Chain, reference: Reference, bundle: Bundle, name: 
         ((i, pair) for i, pair in enumerate(zip(there, here, strict=False)) if pair[0] != pair[1]),
         (min(len(here), len(there)), ("the end", "the end")),
     )
-    made_with: Any = bundle.manifest.get("versions", {}).get("torch", "another version")
+    made_with = bundle.manifest.versions.get("torch", "another version")
     raise UserError(
         f"{name}.onnx is not what this PyTorch exports: node {place} is {pair[0]}, here it would be {pair[1]}; bisect "
         f"with torch {made_with}, which the bundle was exported with, or export the bundle again."

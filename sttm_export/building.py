@@ -99,11 +99,11 @@ def _build_target(
 
 def graphs_of(bundle: Bundle) -> list[Path]:
     """Paths of the graphs, in the order of the manifest."""
-    return [bundle.onnx_path(row["name"]) for row in bundle.manifest["graphs"]]
+    return [bundle.onnx_path(graph.name) for graph in bundle.manifest.graphs]
 
 
 def _check_target(bundle: Bundle, request: Request, target: TargetSpec) -> None:
-    target.check_precision(bundle.manifest["precision"])
+    target.check_precision(bundle.manifest.precision)
     check_options(request.options_for(target, _given_cache(bundle, request, target)), target)
     there = [record for record in read_records(bundle.path, target.name) if record.status == "built"]
     if there and not request.force:

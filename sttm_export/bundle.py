@@ -21,16 +21,16 @@ from sttm_export.engines.selection import Selection, select_engines
 from sttm_export.engines.store import ENGINES, INDEX, engine_targets, read_records
 from sttm_export.engines.sums import SUMS, differing_files, read_sums, write_sums
 from sttm_export.errors import UserError
-from sttm_export.files.names import check_component, check_links, check_name
+from sttm_export.files.names import check_links, check_name
 from sttm_export.files.staging import is_temporary
+from sttm_export.manifest import AGAIN, MANIFEST, TIMES, Manifest, read_manifest, read_times
 from sttm_export.networks.weight_source import WeightSource
 from sttm_export.spec.graph import VISION_ENCODER, GraphSpec
 from sttm_export.spec.merge import MergeSpec
-from sttm_export.spec.model import ModelSpec, model_from_json
+from sttm_export.spec.model import ModelSpec
+from sttm_export.spec.records import read_json
 
-FORMAT = 2
-MANIFEST, TIMES, REPORT = "manifest.json", "times.json", "report.html"
-_AGAIN = "export it again"
+REPORT = "report.html"
 # What the device kit keeps of engines that it has rejected.
 _KIT_EVIDENCE = re.compile(r"rejected/[^/]+/[^/]+\.(json|md|log)")
 
@@ -45,27 +45,26 @@ class Bundle:
     """
 
     path: Path
-    manifest: dict[str, Any]
+    manifest: Manifest
 
     @property
     def model(self) -> ModelSpec:
         """The model it was made for."""
-        return model_from_json(self.manifest["model"])
+        return self.manifest.model
 
     @property
     def merge(self) -> MergeSpec:
         """Sizes, budget and constants of the token merger."""
-        fields = MergeSpec.__dataclass_fields__
-        return MergeSpec(**{key: value for key, value in self.manifest["merge"].items() if key in fields})
+        return self.manifest.merge
 
     @property
     def weights(self) -> WeightSource:
         """Where the weights came from."""
-        return WeightSource(**self.manifest["weights"])
+        return self.manifest.weights
 
     def graph(self, name: str) -> GraphSpec:
         """Declaration of one graph."""
-        return next(GraphSpec.from_json(row) for row in self.manifest["graphs"] if row["name"] == name)
+        return self.manifest.graph(name)
 
     def onnx_path(self, name: str) -> Path:
         """Where a graph lies."""
@@ -89,14 +88,19 @@ class Bundle:
 
     def engines_here(self, target: str | None = None) -> Selection:
         """Return an engine of every graph that runs on this machine; see `select_engines`."""
-        names = [row["name"] for row in self.manifest["graphs"]]
+        names = [graph.name for graph in self.manifest.graphs]
         return select_engines(self.path / ENGINES, self.engine_records(), names, target)
+
+    def rejected(self) -> str:
+        """Why the export rejected it, as a phrase; empty for a bundle in which nothing missed."""
+        if self.manifest.missed:
+            return "a check of its validation missed"
+        failed = next((record for record in self.engine_records() if record.status == "failed"), None)
+        return f"the {failed.target} engine of {failed.graph} could not be built" if failed else ""
 
     def times(self) -> dict[str, Any]:
         """When it was exported and how long each step took; empty if the file is gone."""
-        path = self.path / TIMES
-        times: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-        return times
+        return read_times(self.path)
 
 
 def bisect_command(
@@ -131,39 +135,30 @@ def open_bundle(path: str | Path, *, verify: bool = True, engines: bool = True) 
             of it.
     """
     directory = Path(path)
-    try:
-        manifest = json.loads((directory / MANIFEST).read_text(encoding="utf-8"))
-        known = manifest["format"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            f"{directory} is not a bundle: it has no readable {MANIFEST}; give the directory that sttm-export wrote."
-        ) from error
-    if known != FORMAT:
-        raise UserError(f"{directory} has bundle format {known}, this program reads format {FORMAT}; {_AGAIN}.")
+    manifest = read_manifest(directory)
     _check_names(directory, manifest)
     if verify:
         verify_files(directory, manifest, engines=engines)
     return Bundle(directory, manifest)
 
 
-def _check_names(directory: Path, manifest: dict[str, Any]) -> None:
+def _check_names(directory: Path, manifest: Manifest) -> None:
     """Refuse names that lead out of the bundle before anything is opened by them."""
-    for row in manifest["graphs"]:
-        name = check_component(row["name"], MANIFEST)
-        for file in (f"{name}.onnx", f"{name}.onnx.data", f"fixtures/{name}.npz"):
+    for graph in manifest.graphs:
+        for file in (graph.onnx_file, f"{graph.onnx_file}.data", f"fixtures/{graph.name}.npz"):
             check_links(directory, file, MANIFEST)
-    for row in manifest["files"]:
-        check_links(directory, check_name(row["path"], MANIFEST), MANIFEST)
+    for row in manifest.files:
+        check_links(directory, check_name(row.path, MANIFEST), MANIFEST)
 
 
-def verify_files(directory: Path, manifest: dict[str, Any], *, engines: bool = True) -> None:
+def verify_files(directory: Path, manifest: Manifest, *, engines: bool = True) -> None:
     """Compare every file with its recorded sha256, the manifest and every target's engines included.
 
     Raises:
         UserError: names the first file that differs or is of no sum, and how many do.
     """
     recorded = read_sums(directory)
-    unknown = [row["path"] for row in manifest["files"] if recorded.get(row["path"]) != row["sha256"]]
+    unknown = [row.path for row in manifest.files if recorded.get(row.path) != row.sha256]
     faults = [f"{name} has another sha256 in {MANIFEST} than in {SUMS}" for name in unknown]
     faults += [] if MANIFEST in recorded else [f"{MANIFEST} is not in {SUMS}"]
     faults += differing_files(directory)
@@ -171,7 +166,7 @@ def verify_files(directory: Path, manifest: dict[str, Any], *, engines: bool = T
         faults += [f"{ENGINES}/{target}/{fault}" for fault in differing_files(directory / ENGINES / target)]
     if faults:
         more = f", and {len(faults) - 1} more file(s) differ" if len(faults) > 1 else ""
-        raise UserError(f"{directory} is damaged or was tampered with: {faults[0]}{more}; {_AGAIN} or copy it anew.")
+        raise UserError(f"{directory} is damaged or was tampered with: {faults[0]}{more}; {AGAIN} or copy it anew.")
     extra = [name for name in uncovered_files(directory) if engines or not name.startswith(f"{ENGINES}/")]
     if extra:
         more = f", nor are {len(extra) - 1} more" if len(extra) > 1 else ""
@@ -206,10 +201,10 @@ def write_times(directory: Path, created: str, seconds: dict[str, float]) -> Non
 def is_bundle(directory: Path) -> bool:
     """Whether a directory is recognisably a bundle of this program, whatever its format; damaged ones count."""
     try:
-        manifest = json.loads((directory / MANIFEST).read_text(encoding="utf-8"))
+        manifest = read_json(directory / MANIFEST)
         program, form = manifest["program"], manifest["format"]
         return isinstance(form, int) and str(program).startswith("sttm-export ") and MANIFEST in read_sums(directory)
-    except (OSError, ValueError, KeyError, TypeError, RecursionError, UserError):
+    except (ValueError, KeyError, TypeError, UserError):
         return False
 
 

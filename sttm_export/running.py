@@ -80,9 +80,9 @@ def run_bundle(bundle: Bundle, request: Request, steps: Steps) -> MergedTokens:
     if fault := nonfinite(features):
         steps.say(f"the vision encoder's features: {fault}; tokens of those cells mean nothing")
     with steps.step("Merge the tokens"):
-        defaults = bundle.manifest["thresholds"]
-        spatial = defaults["spatial"] if request.spatial is None else request.spatial
-        temporal = defaults["temporal"] if request.temporal is None else request.temporal
+        defaults = bundle.manifest.thresholds
+        spatial = defaults.spatial if request.spatial is None else request.spatial
+        temporal = defaults.temporal if request.temporal is None else request.temporal
         with open_session(bundle, TOKEN_MERGER, request, selection) as session:
             merged = merge_features(session, session.graph, features, len(features), spatial, temporal)
     if merge.policy == "budget" and merged.assignment.size <= merged.max_tokens:

@@ -43,7 +43,7 @@ def validate_on_fixtures(bundle: Bundle, steps: Steps) -> ValidationReport:
 def _check_merger(bundle: Bundle, advance: Advance) -> ValidationReport:
     """Every stage on the packed features; an export whose features were not finite has packed none."""
     graph, path = bundle.graph(TOKEN_MERGER), bundle.fixture_path(TOKEN_MERGER)
-    if not path.is_file() and not bundle.manifest["validation"]["passed"]:
+    if not path.is_file() and bundle.manifest.missed:
         why = "the bundle has no fixture of it, because the features it would be judged on were not finite"
         return ValidationReport([skipped("every stage", "", TOKEN_MERGER, "tokens", why)])
     fixture = read_fixture(path, graph)
@@ -54,7 +54,7 @@ def _check_merger(bundle: Bundle, advance: Advance) -> ValidationReport:
         raise UserError(
             f"{path} is of {count} frames, the graph takes 1 to {bundle.merge.frames}; export the bundle again."
         )
-    limits = (bundle.manifest["thresholds"]["spatial"], bundle.manifest["thresholds"]["temporal"])
+    limits = (bundle.manifest.thresholds.spatial, bundle.manifest.thresholds.temporal)
     features = inputs["features"][:count]
     return examine_merger(bundle.merge, graph, bundle.onnx_path(TOKEN_MERGER), features, limits, advance).report
 
@@ -92,15 +92,15 @@ def validate_on_clip(
     Raises:
         UserError: weights are missing or others than the bundle's, or the clip cannot be read.
     """
-    model, thresholds = bundle.model, bundle.manifest["thresholds"]
+    model, thresholds = bundle.model, bundle.manifest.thresholds
     scene = take_scene(clip, min(bundle.merge.frames, 32))
     with steps.step("Read the weights"):
         state = load_bundle_weights(bundle, weights, tower_weights, "leave --clip out to validate on the fixtures")
     with steps.step("Validate on the clip") as advance:
         graph, merger = bundle.graph(VISION_ENCODER), bundle.graph(TOKEN_MERGER)
-        path, precision = bundle.onnx_path(VISION_ENCODER), bundle.manifest["precision"]
+        path, precision = bundle.onnx_path(VISION_ENCODER), bundle.manifest.precision
         first = examine_encoder(model, precision, state, graph, path, scene, advance)
-        limits = (thresholds["spatial"], thresholds["temporal"])
+        limits = (thresholds.spatial, thresholds.temporal)
         path = bundle.onnx_path(TOKEN_MERGER)
         second = examine_merger(bundle.merge, merger, path, first.features, limits, advance)
     return (first.report + second.report).on(clip.name)

@@ -1,11 +1,39 @@
 """Bundles without graphs: what a directory must have to be taken for one, made in a millisecond."""
 
+import dataclasses
 import json
 import subprocess
 
 from sttm_export.engines.sums import write_sums
+from sttm_export.manifest import FORMAT
+from sttm_export.spec.graph import token_merger_graph, vision_encoder_graph
+from sttm_export.spec.merge import MergeSpec
+from sttm_export.spec.model import load_model
 
-FIELDS = {"format": 2, "program": "sttm-export 0.1.0", "graphs": [], "files": [], "validation": {"passed": True}}
+_MODEL = load_model("llava-video-7b")
+_MERGE = MergeSpec(4, _MODEL.grid.height, _MODEL.grid.width, _MODEL.projector.output_size, 0.5)
+FIELDS = {
+    "format": FORMAT,
+    "program": "sttm-export 0.1.0",
+    "model": dataclasses.asdict(_MODEL),
+    "precision": "fp16",
+    "merge": dataclasses.asdict(_MERGE),
+    "thresholds": {"spatial": 0.85, "temporal": 0.65, "source": "given"},
+    "weights": {"kind": "random", "identifier": "random", "sha256": "0" * 64, "revision": None, "seed": 0},
+    "graphs": [
+        dataclasses.asdict(vision_encoder_graph(_MODEL, 1, "fp16")),
+        dataclasses.asdict(token_merger_graph(_MERGE, "fp16")),
+    ],
+    "targets": ["rtx"],
+    "rule_findings": {},
+    "versions": {},
+    "files": [],
+    "validation": None,
+    "example": None,
+}
+_STAGE = {"stage": "engine", "against": "eager", "graph": "token_merger", "tensor": "tokens", "reason": "departs"}
+MISSED = {"passed": False, "results": [{**_STAGE, "passed": False, "comparison": None, "decisions": None}]}
+MISSED["findings"] = []
 
 
 def make_bundle(directory, *, files=("a.onnx",), **fields):

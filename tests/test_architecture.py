@@ -28,8 +28,11 @@ ROOMS = {
     "engines": {"errors", "files", "spec"},
     "runtime": {"errors", "files", "spec", "engines"},
     "validation": {"errors", "spec", "runtime"},
-    "bundle": {"errors", "files", "spec", "networks", "engines"},
-    "device": {"errors", "files", "streams", "spec", "graphs", "engines", "runtime", "validation", "bundle"},
+    "manifest": {"errors", "spec", "networks"},
+    "bundle": {"errors", "files", "spec", "networks", "engines", "manifest"},
+    "device": {
+        *("errors", "files", "streams", "spec", "graphs", "engines", "runtime", "validation", "manifest", "bundle")
+    },
     "terminal": set(),
 }
 ROOMS["exporting"] = set(ROOMS)
@@ -55,6 +58,7 @@ ALLOWED = {
     "engines": set(),
     "runtime": {"numpy", "av", "PIL", "onnxruntime"},
     "validation": {"numpy", "jinja2"},
+    "manifest": set(),
     "bundle": set(),
     "device": {"numpy"},
     "terminal": {"rich"},

@@ -34,9 +34,10 @@ def test_a_manifest_names_files_of_its_own(bundle, name):
 
 
 @pytest.mark.parametrize("name", [*OUT, "fixtures/a", ".a"])
-def test_graphs_have_plain_names(bundle, name):
-    with pytest.raises(UserError, match=r"manifest\.json names .*copy the bundle anew"):
-        reopen(bundle, graphs=[{"name": name}])
+def test_graphs_have_names_of_their_own(bundle, name):
+    encoder, merger = json.loads((bundle / "manifest.json").read_text())["graphs"]
+    with pytest.raises(UserError, match="'graphs' must be vision_encoder and token_merger, got "):
+        reopen(bundle, graphs=[encoder | {"name": name}, merger])
 
 
 @pytest.mark.parametrize("name", [name for name in OUT if "\n" not in name])

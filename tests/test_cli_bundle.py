@@ -16,13 +16,13 @@ from sttm_export.runtime.sample_clips import find_sample_clip
 
 def test_the_bundle_is_whole(tiny_bundle):
     bundle = open_bundle(tiny_bundle)
-    names = {row["path"] for row in bundle.manifest["files"]}
+    names = {row.path for row in bundle.manifest.files}
     assert {"vision_encoder.onnx", "token_merger.onnx", "tokens.png"} <= names
     assert (tiny_bundle / "report.html").is_file()
     assert {"fixtures/vision_encoder.npz", "fixtures/token_merger.npz"} <= names
     assert bundle.merge.max_tokens == 18
-    assert bundle.manifest["weights"]["kind"] == "random"
-    assert bundle.manifest["validation"]["passed"] is True
+    assert bundle.weights.kind == "random"
+    assert bundle.manifest.data["validation"]["passed"] is True
     assert not list(tiny_bundle.parent.glob(".*")), "a temporary directory was left"
 
 
@@ -234,7 +234,7 @@ def test_checkpoint_fp32_threshold_policy(tiny_toml, tmp_path):
     command += ["--weights", str(tmp_path / "checkpoint"), "--weighted-avg", "--head-dim", "16", "--no-engines"]
     assert main([*command, "--root-level", "0", "--output", str(output)]) == 0
     bundle = open_bundle(output)
-    assert bundle.manifest["weights"]["kind"] == "checkpoint"
+    assert bundle.weights.kind == "checkpoint"
     assert bundle.graph("token_merger").inputs[0].dtype == "float32"
     assert bundle.merge.weighted_avg
     assert main(["validate", str(output), "--clip", str(find_sample_clip("carphone"))]) == 2

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from helpers_device import GIB, ORIN, absent, orin
 
-from sttm_export.bundle import Bundle
+from sttm_export.bundle import Bundle, open_bundle
 from sttm_export.device import __main__ as kit
 from sttm_export.device import flow, jetpack
 from sttm_export.device.choice import pick_target, read_targets
@@ -25,6 +25,7 @@ from sttm_export.device.whole import check_bundle
 from sttm_export.engines.sums import read_sums
 from sttm_export.engines.timing_cache import CACHE_NAME, write_cache
 from sttm_export.errors import UserError
+from sttm_export.manifest import RuleFinding, read_manifest
 from sttm_export.spec.target import find_target, targets
 
 JP62 = find_target("jetson-orin-jp62")
@@ -141,9 +142,9 @@ def test_a_changed_manifest_and_no_manifest(machine, bundle, capsys):
 
 def without(bundle, **changes):
     """The opened bundle with another manifest, as an export with other options would have made it."""
-    manifest = json.loads((bundle / "manifest.json").read_text())
-    manifest.update({key: change(manifest[key]) for key, change in changes.items()})
-    return Bundle(bundle, manifest)
+    manifest = read_manifest(bundle)
+    changed = {key: change(getattr(manifest, key)) for key, change in changes.items()}
+    return Bundle(bundle, dataclasses.replace(manifest, **changed))
 
 
 def check(bundle, name, target=JP62):
@@ -151,7 +152,7 @@ def check(bundle, name, target=JP62):
 
 
 def test_a_bundle_without_fixtures(exported):
-    bundle = without(exported, files=lambda rows: [row for row in rows if not row["path"].startswith("fixtures/")])
+    bundle = without(exported, files=lambda rows: [row for row in rows if not row.path.startswith("fixtures/")])
     found = check(bundle, "fixtures")
     assert (found.status, found.found) == ("failed", "none for vision_encoder and token_merger")
     assert "without --no-validation" in found.mend
@@ -177,8 +178,7 @@ def test_rules_of_a_target_that_the_export_did_not_know(exported):
 
 def test_broken_rules_are_refused_and_warnings_are_not(exported):
     warning, error = (
-        {"graph": "token_merger", "severity": severity, "finding": f"{severity} topk-limit: node"}
-        for severity in ("warning", "error")
+        RuleFinding("token_merger", severity, f"{severity} topk-limit: node") for severity in ("warning", "error")
     )
     bundle = without(exported, rule_findings=lambda rows: rows | {JP62.name: [warning, error]})
     found = check(bundle, "rules")
@@ -285,7 +285,7 @@ def test_the_document_names_every_option():
 
 
 def test_the_document_names_every_check(machine, bundle):
-    work = flow._look(Bundle(bundle, json.loads((bundle / "manifest.json").read_text())), flow.Request(tool="trtexec"))
+    work = flow._look(open_bundle(bundle, verify=False), flow.Request(tool="trtexec"))
     table = first_cells("What is checked before any work")
     assert table[1 : table.index("graph")] == [found.name for found in work.checks]
 

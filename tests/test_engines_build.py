@@ -211,7 +211,7 @@ def test_all_targets_in_one_call(rtx, graph, tmp_path):
     assert "Engine generation completed" in (tmp_path / "engines" / built.log).read_text()
     assert (skipped.status, skipped.file, skipped.compute_capability) == ("skipped", "", "sm87") and skipped.reason
     assert seen[-1] == (f"tiny, rtx sm86: {seen[-1][0].split(': ')[1]}", 1.0)
-    assert [EngineRecord.from_json(json.loads(json.dumps(record.to_json()))) for record in records] == records
+    assert [EngineRecord(**json.loads(json.dumps(record.to_json()))) for record in records] == records
 
 
 def test_one_failure_does_not_stop_the_others(rtx, graph, tmp_path):

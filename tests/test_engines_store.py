@@ -67,7 +67,7 @@ def test_a_bundle_that_cannot_be_written_to(tmp_path):
 def test_a_damaged_index_is_said(tmp_path):
     folder = publish(tmp_path)
     (folder / "engines.json").write_text('[{"odd": 1}]')
-    with pytest.raises(UserError, match=r"engines\.json is damaged; build the engines again"):
+    with pytest.raises(UserError, match=r"engines\.json is damaged: .*; build the engines again"):
         read_records(tmp_path, TARGET)
     assert read_records(tmp_path, "rtx") == []
 

@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 import pytest
-from helpers_bundles import contents, make_bundle
+from helpers_bundles import MISSED, contents, make_bundle
 
 from sttm_export.bundle import bundle_around, is_bundle, uncovered_files
 from sttm_export.engines.records import EngineRecord
@@ -171,7 +171,7 @@ def test_the_next_export_clears_up_after_one_that_was_killed(output, when):
 
 def reject(output, force):
     with staging(output, force, print) as partial:
-        make_bundle(partial, text="rejected", validation={"passed": False})
+        make_bundle(partial, text="rejected", validation=MISSED)
         return keep_rejected(partial, output, force)
 
 

@@ -43,7 +43,7 @@ def test_every_file_is_the_same_bytes(twins):
 
 
 def test_the_time_is_kept_apart(twins):
-    manifest = open_bundle(twins[0]).manifest
+    manifest = open_bundle(twins[0]).manifest.data
     text = json.dumps(manifest)
     assert "seconds" not in text and "created" not in text
     assert OF_ITS_TIME.isdisjoint(row["path"] for row in manifest["files"])
@@ -65,6 +65,6 @@ def test_another_seed_is_another_bundle(twins, tmp_path, tiny_toml):
 
 def test_engines_leave_the_manifest_alone(twins, tiny_bundle):
     """An export that builds engines writes the same kind of manifest; what hangs on the machine stands beside them."""
-    manifest = open_bundle(tiny_bundle).manifest
-    assert manifest.keys() == open_bundle(twins[0]).manifest.keys()
+    manifest = open_bundle(tiny_bundle).manifest.data
+    assert manifest.keys() == open_bundle(twins[0]).manifest.data.keys()
     assert not [row for row in manifest["files"] if row["path"].startswith("engines/")]

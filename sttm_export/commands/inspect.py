@@ -22,7 +22,7 @@ def execute(options: argparse.Namespace) -> None:
     bundle = open_bundle(options.bundle)
     if options.json:
         apart = {"engines": [record.to_json() for record in bundle.engine_records()], "times": bundle.times()}
-        print(json.dumps(bundle.manifest | apart, indent=1, sort_keys=True, ensure_ascii=False))
+        print(json.dumps(bundle.manifest.data | apart, indent=1, sort_keys=True, ensure_ascii=False))
         return
     from sttm_export.commands.tables import print_bundle
 

@@ -20,7 +20,7 @@ _COLOR = {"passed": "green", "missed": "red", "unchecked": "yellow"}
 def print_bundle(bundle: Bundle, console: Console | None = None) -> None:
     """Print files, sizes, K, decisions and the verdict."""
     console = console or table_console()
-    manifest = bundle.manifest
+    manifest = bundle.manifest.data
     console.print(_facts(bundle))
     console.print(_files(manifest))
     if records := bundle.engine_records():
@@ -36,24 +36,22 @@ def print_bundle(bundle: Bundle, console: Console | None = None) -> None:
 
 def _facts(bundle: Bundle) -> Table:
     merge, manifest = bundle.merge, bundle.manifest
+    thresholds, example = manifest.thresholds, manifest.example
     table = Table(title=f"Bundle {bundle.path}", show_header=False)
     rows = [
-        ("model", f"{bundle.model.title}, {manifest['precision']}"),
+        ("model", f"{bundle.model.title}, {manifest.precision}"),
         ("weights", _loud(bundle)),
         ("frames × cells", f"{merge.frames} × {merge.cells} ({merge.height}×{merge.width}), C = {merge.channels}"),
         (
             "budget",
             f"{merge.budget:g}: K = {merge.max_tokens} tokens of {merge.frames * merge.cells}, policy {merge.policy}",
         ),
-        ("thresholds", "spatial {spatial:g}, temporal {temporal:g} ({source})".format(**manifest["thresholds"])),
+        ("thresholds", f"spatial {thresholds.spatial:g}, temporal {thresholds.temporal:g} ({thresholds.source})"),
     ]
-    example = manifest["example"]
     if example:
-        used = example["num_tokens"] / example["max_tokens"]
-        solved = "spatial {:.4f}, temporal {:.4f}".format(*example["thresholds"])
-        rows.append(
-            ("validation clip", f"{example['clip']}: {example['num_tokens']} tokens, {used:.1%} of K; {solved}")
-        )
+        used = example.num_tokens / max(example.max_tokens, 1)
+        solved = "spatial {:.4f}, temporal {:.4f}".format(*map(float, example.thresholds))
+        rows.append(("validation clip", f"{example.clip}: {example.num_tokens} tokens, {used:.1%} of K; {solved}"))
     for name, value in rows:
         table.add_row(name, value)
     return table

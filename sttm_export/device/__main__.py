@@ -10,13 +10,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 
-from sttm_export.bundle import MANIFEST, open_bundle
+from sttm_export.bundle import open_bundle
 from sttm_export.device.flow import Request, run_kit
 from sttm_export.device.report import READABLE
+from sttm_export.device.whole import verify_manifest
+from sttm_export.engines.options import LARGEST_WORKSPACE
 from sttm_export.errors import UserError, ValidationMiss
+from sttm_export.manifest import MANIFEST
 from sttm_export.streams import CLOSED_PIPE, end_streams, output_closed, prepare_streams, say_error
 
 INTERRUPTED = 130
+_MOST_RUNS = 1_000_000
 _EPILOG = (
     "Exit codes: 0 the engines are in engines/<target>/ and agree with the reference (with --check: machine and bundle "
     "will do); 1 a build failed or an engine departs, see rejected/<target>/report.md; 2 machine, bundle or options "
@@ -81,10 +85,11 @@ def main(argv: Sequence[str] | None = None, bundle: Path | None = None) -> int:
 
 
 def _run(options: argparse.Namespace, directory: Path) -> None:
-    if options.runs < 1:
-        raise UserError(f"--runs {options.runs} is not possible; give 1 or more.")
-    if options.workspace is not None and options.workspace < 1:
-        raise UserError(f"--workspace {options.workspace} is not possible; give MiB, 1 or more.")
+    if not 1 <= options.runs <= _MOST_RUNS:
+        raise UserError(f"--runs {options.runs} is not possible; give 1 to {_MOST_RUNS}.")
+    if options.workspace is not None and not 1 <= options.workspace <= LARGEST_WORKSPACE:
+        raise UserError(f"--workspace {options.workspace} is not possible; give MiB, 1 to {LARGEST_WORKSPACE}.")
+    verify_manifest(directory)
     request = Request(
         target=options.target,
         check_only=options.check,

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
 from sttm_export.device.machine import MachineFacts
 from sttm_export.device.requirements import check_machine, failed
 from sttm_export.errors import UserError, did_you_mean
+from sttm_export.spec.records import read_json
 from sttm_export.spec.target import TargetSpec
 
 TARGETS = "targets.json"
@@ -21,8 +21,8 @@ def read_targets(path: Path) -> list[TargetSpec]:
         UserError: the file is missing or damaged.
     """
     try:
-        return [TargetSpec.from_json(row) for row in json.loads(path.read_text(encoding="utf-8"))]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        return [TargetSpec.from_json(row) for row in read_json(path)]
+    except (ValueError, TypeError) as error:
         raise UserError(f"{path} is missing or damaged; copy the bundle anew, with its directory device/.") from error
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from sttm_export import __version__
-from sttm_export.bundle import MANIFEST, Bundle, bisect_command
+from sttm_export.bundle import Bundle, bisect_command
 from sttm_export.device.choice import TARGETS, pick_target, read_targets
 from sttm_export.device.jobs import JobError, run_job
 from sttm_export.device.machine import MachineFacts, free_disk, read_machine
@@ -18,12 +18,13 @@ from sttm_export.device.power import PowerFacts
 from sttm_export.device.report import READABLE, check_lines, mark, write_reports
 from sttm_export.device.requirements import Check, check_machine, check_room, failed
 from sttm_export.device.timings import keep_timings
-from sttm_export.device.whole import KIT, bundle_needs, check_bundle, graph_names, is_writable, verify_manifest
+from sttm_export.device.whole import KIT, bundle_needs, check_bundle, graph_names, is_writable
 from sttm_export.engines.meminfo import ROOT
 from sttm_export.engines.records import EngineRecord, sha256_of
 from sttm_export.engines.store import ENGINES, engines_staging, publish_engines, read_records
 from sttm_export.engines.timing_cache import CACHE_NAME
 from sttm_export.errors import UserError, ValidationMiss, in_lines
+from sttm_export.manifest import MANIFEST
 from sttm_export.spec.target import TargetSpec
 
 REJECTED = "rejected"
@@ -105,10 +106,9 @@ def run_kit(bundle: Bundle, request: Request, say: Say) -> Path | None:
 
 
 def _look(bundle: Bundle, request: Request) -> _Work:
-    verify_manifest(bundle)
     facts = read_machine(request.root)
     targets = read_targets(bundle.path / KIT / TARGETS)
-    target = pick_target(facts, targets, request.target, bundle.manifest["targets"])
+    target = pick_target(facts, targets, request.target, bundle.manifest.targets)
     checks = [*check_bundle(bundle, target), *check_machine(facts, target, trtexec=request.tool == "trtexec")]
     checks += check_room(
         facts,

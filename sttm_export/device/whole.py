@@ -6,12 +6,13 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from sttm_export.bundle import MANIFEST, Bundle
+from sttm_export.bundle import Bundle
 from sttm_export.device.needs import Needs, derive_needs
 from sttm_export.device.requirements import Check
 from sttm_export.engines.records import sha256_of
 from sttm_export.engines.sums import read_sums
 from sttm_export.errors import UserError
+from sttm_export.manifest import MANIFEST
 from sttm_export.spec.target import TargetSpec
 
 KIT = "device"
@@ -22,21 +23,20 @@ def check_bundle(bundle: Bundle, target: TargetSpec) -> list[Check]:
     return [_files(bundle), _fixtures(bundle), _precision(bundle, target), _rules(bundle, target)]
 
 
-def verify_manifest(bundle: Bundle) -> None:
-    """Refuse a manifest that is not the exported one: everything else is read from it.
+def verify_manifest(directory: Path) -> None:
+    """Refuse a manifest that is not the exported one, before anything is read from it.
 
     Raises:
         UserError: changed, or without its sum.
     """
-    if not _same(bundle.path / MANIFEST, read_sums(bundle.path).get(MANIFEST)):
-        raise UserError(
-            f"{bundle.path / MANIFEST} was changed after the export; copy the bundle anew, or export it again."
-        )
+    path = directory / MANIFEST
+    if path.is_file() and not _same(path, read_sums(directory).get(MANIFEST)):
+        raise UserError(f"{path} was changed after the export; copy the bundle anew, or export it again.")
 
 
 def bundle_needs(bundle: Bundle) -> Needs:
     """Return memory and disk that the bundle's engines take."""
-    sizes = {row["path"]: int(row["bytes"]) for row in bundle.manifest["files"]}
+    sizes = {row.path: row.bytes for row in bundle.manifest.files}
     files = {name: f"{name}.onnx" for name in graph_names(bundle)}
     graphs = {name: sizes.get(file, 0) + sizes.get(f"{file}.data", 0) for name, file in files.items()}
     return derive_needs(graphs, {name: sizes.get(f"fixtures/{name}.npz", 0) for name in graphs})
@@ -44,7 +44,7 @@ def bundle_needs(bundle: Bundle) -> Needs:
 
 def graph_names(bundle: Bundle) -> list[str]:
     """Graphs of the bundle, in order."""
-    return [str(row["name"]) for row in bundle.manifest["graphs"]]
+    return [graph.name for graph in bundle.manifest.graphs]
 
 
 def is_writable(bundle: Path) -> bool:
@@ -57,10 +57,9 @@ def _used(bundle: Bundle) -> Iterator[str]:
     """What the kit reads; report and picture may be left behind to save room on a device."""
     graphs = graph_names(bundle)
     wanted = {f"{name}.onnx" for name in graphs} | {f"{name}.onnx.data" for name in graphs}
-    for row in bundle.manifest["files"]:
-        path = str(row["path"])
-        if path in wanted or path.startswith(("fixtures/", f"{KIT}/")):
-            yield path
+    for row in bundle.manifest.files:
+        if row.path in wanted or row.path.startswith(("fixtures/", f"{KIT}/")):
+            yield row.path
 
 
 def _files(bundle: Bundle) -> Check:
@@ -78,7 +77,7 @@ def _same(path: Path, digest: str | None) -> bool:
 
 
 def _fixtures(bundle: Bundle) -> Check:
-    listed = {row["path"] for row in bundle.manifest["files"]}
+    listed = {row.path for row in bundle.manifest.files}
     missing = [name for name in graph_names(bundle) if f"fixtures/{name}.npz" not in listed]
     needed = "reference inputs and outputs of every graph"
     if not missing:
@@ -88,7 +87,7 @@ def _fixtures(bundle: Bundle) -> Check:
 
 
 def _precision(bundle: Bundle, target: TargetSpec) -> Check:
-    found, needed = str(bundle.manifest["precision"]), f"one of {', '.join(target.precisions)}"
+    found, needed = bundle.manifest.precision, f"one of {', '.join(target.precisions)}"
     if found in target.precisions:
         return Check("precision", "ok", found, needed)
     return Check("precision", "failed", found, needed, "export again with a --precision that the target has")
@@ -97,13 +96,13 @@ def _precision(bundle: Bundle, target: TargetSpec) -> Check:
 def _rules(bundle: Bundle, target: TargetSpec) -> Check:
     """Rules need the onnx package, so they were checked at export, for every target that there was then."""
     needed = f"graphs that break no rule of {target.name}"
-    findings = bundle.manifest["rule_findings"].get(target.name)
+    findings = bundle.manifest.rule_findings.get(target.name)
     if findings is None:
-        known = ", ".join(bundle.manifest["rule_findings"])
+        known = ", ".join(bundle.manifest.rule_findings)
         return Check("rules", "unknown", f"checked for {known}", needed, "export again, with a program that knows it")
-    broken = [row for row in findings if row["severity"] == "error"]
+    broken = [row for row in findings if row.severity == "error"]
     if not broken:
         return Check("rules", "ok", "checked at export, none broken", needed)
     mend = "export with another --precision or for another target; no build would succeed, or it would be wrong"
-    found = f"{broken[0]['graph']}: {broken[0]['finding']} ({len(broken)} in all)"
+    found = f"{broken[0].graph}: {broken[0].finding} ({len(broken)} in all)"
     return Check("rules", "failed", found, needed, mend)

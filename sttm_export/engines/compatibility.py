@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import platform
 from pathlib import Path
 from typing import Any
 
 from sttm_export.engines.api import Flavour
-from sttm_export.engines.sidecar import sidecar_path
+from sttm_export.engines.sidecar import Sidecar, sidecar_path
 from sttm_export.errors import UserError
+from sttm_export.spec.records import read_json, read_record
 
 # First bytes of the engines of TensorRT-RTX 1.7; seen in every one that was built here.
 _RTX_MAGIC = b"vtrt"
@@ -26,12 +26,14 @@ def read_sidecar(engine: Path) -> dict[str, Any]:
         UserError: the sidecar cannot be read.
     """
     path = sidecar_path(engine)
-    if not path.is_file():
+    if not path.exists():
         return {}
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data, faults = read_json(path), list[str]()
+        if read_record(Sidecar, data, faults) is None:
+            raise ValueError("; ".join(faults[:3]))
         flavour, _ = built_by(data)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except ValueError as error:
         raise UserError(f"{path} is damaged ({error}); {BUILD_HERE}.") from error
     if flavour not in {"tensorrt", "tensorrt-rtx"}:
         raise UserError(f"{path} names '{flavour}', expected tensorrt or tensorrt-rtx; {BUILD_HERE}.")
@@ -121,7 +123,7 @@ def _numbers(version: str) -> tuple[int, ...]:
     """Numbers of a version; what follows them (`10.3.0.30.post1`) decides nothing."""
     numbers = []
     for part in version.split("."):
-        if not part.isdigit():
+        if not part.isdecimal():
             break
         numbers.append(int(part))
     return tuple(numbers)

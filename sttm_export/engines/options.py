@@ -8,6 +8,8 @@ from pathlib import Path
 from sttm_export.errors import UserError
 from sttm_export.spec.target import TargetSpec
 
+LARGEST_WORKSPACE = 2**24
+"""MiB: 16 TiB, more than any GPU has."""
 OPTIMIZATION_LEVELS = range(6)
 # Options that TensorRT-RTX 1.7 does not have, and why; each was tried (docs/tensorrt.md, section 1).
 _NOT_IN_RTX = {
@@ -62,9 +64,10 @@ def check_options(options: BuildOptions, target: TargetSpec) -> None:
 
 def _check_values(options: BuildOptions) -> None:
     workspace, level = options.workspace_mib, options.optimization_level
-    if workspace is not None and workspace < 1:
+    if workspace is not None and not 1 <= workspace <= LARGEST_WORKSPACE:
         raise UserError(
-            f"--workspace {workspace} is not possible; give the builder's scratch memory in MiB, 1 or more."
+            f"--workspace {workspace} is not possible; give the builder's scratch memory in MiB, 1 to "
+            f"{LARGEST_WORKSPACE}."
         )
     if level is not None and level not in OPTIMIZATION_LEVELS:
         raise UserError(f"Optimization level {level} is not possible; give one from 0 (fast to build) to 5.")

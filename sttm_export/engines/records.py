@@ -6,9 +6,10 @@ import dataclasses
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from sttm_export.engines.timing_cache import CacheUse
+from sttm_export.spec.records import Count, Range
 
 Status = Literal["built", "skipped", "failed"]
 Tool = Literal["api", "trtexec"]
@@ -77,8 +78,8 @@ class EngineRecord:
     reason: str = ""
     file: str = ""
     sha256: str = ""
-    bytes: int = 0
-    seconds: float = 0.0
+    bytes: Count = 0
+    seconds: Annotated[float, Range(0.0, 1e9)] = 0.0
     log: str = ""
 
     def failure_lines(self) -> list[str]:
@@ -94,10 +95,12 @@ class EngineRecord:
         """Return plain values for a manifest."""
         return dataclasses.asdict(self)
 
-    @classmethod
-    def from_json(cls, data: dict[str, Any]) -> EngineRecord:
-        """Read back what `to_json` wrote."""
-        return cls(**data)
+
+@dataclass(frozen=True)
+class EngineIndex:
+    """`engines.json`, a list, as a table for the reader."""
+
+    engines: tuple[EngineRecord, ...]
 
 
 def sha256_of(path: Path) -> str:

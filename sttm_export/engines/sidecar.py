@@ -5,10 +5,24 @@ from __future__ import annotations
 import dataclasses
 import json
 import platform
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from sttm_export.engines.records import BuildResult, sha256_of
 from sttm_export.spec.target import TargetSpec
+
+
+@dataclass(frozen=True)
+class Sidecar:
+    """What is read back of a sidecar, and so must be as it is written; the rest is for people."""
+
+    tensorrt: str
+    compute_capability: str | None = None
+    platform: str | None = None
+    graph: str | None = None
+    graph_sha256: str | None = None
+    options: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
 def sidecar_path(engine: Path) -> Path:

@@ -13,9 +13,10 @@ import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from sttm_export.engines.records import EngineRecord
+from sttm_export.engines.records import EngineIndex, EngineRecord
 from sttm_export.engines.sums import SUMS, write_sums
 from sttm_export.errors import UserError
+from sttm_export.spec.records import read_json, read_record
 
 ENGINES = "engines"
 INDEX = "engines.json"
@@ -33,13 +34,18 @@ def read_records(bundle: Path, target: str) -> list[EngineRecord]:
     Raises:
         UserError: the index is damaged.
     """
-    path = bundle / ENGINES / target / INDEX
-    if not path.is_file():
+    path, again = bundle / ENGINES / target / INDEX, f"build the engines again with sttm-export build {bundle} --force"
+    if not path.exists():
         return []
     try:
-        return [EngineRecord.from_json(row) for row in json.loads(path.read_text(encoding="utf-8"))]
-    except (OSError, ValueError, TypeError) as error:
-        raise UserError(f"{path} is damaged; build the engines again with sttm-export build {bundle}.") from error
+        rows = read_json(path)
+    except ValueError as error:
+        raise UserError(f"{path} cannot be read: {error}; {again}.") from error
+    faults: list[str] = []
+    index: EngineIndex | None = read_record(EngineIndex, {"engines": rows}, faults)
+    if index is None:
+        raise UserError(f"{path} is damaged: {'; '.join(faults[:3])}; {again}.")
+    return list(index.engines)
 
 
 def seal_target(folder: Path, records: Sequence[EngineRecord]) -> None:

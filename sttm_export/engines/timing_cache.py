@@ -14,6 +14,7 @@ from typing import Any
 
 from sttm_export.engines.faults import EngineError
 from sttm_export.errors import UserError
+from sttm_export.spec.records import read_json
 
 CACHE_NAME = "timing.cache"
 _AGAIN = "leave it out to time anew"
@@ -140,8 +141,8 @@ def _check_origin(cache: Path, tensorrt: str, compute_capability: str) -> None:
     if not origin.is_file():
         return
     try:
-        made = dict(json.loads(origin.read_text(encoding="utf-8")))
-    except ValueError as error:
+        made = dict(read_json(origin))
+    except (ValueError, TypeError) as error:
         raise UserError(f"{origin} cannot be read, it is no JSON object; bring back its own, or remove it.") from error
     if made != {"compute_capability": compute_capability, "tensorrt": tensorrt}:
         raise UserError(

@@ -113,9 +113,6 @@ def _is_rejected(place: Path) -> bool:
     if not is_bundle(place) or uncovered_files(place):
         return False
     try:
-        bundle = open_bundle(place, verify=False)
-        validation = bundle.manifest.get("validation")
-        missed = validation is not None and not validation["passed"]
-        return missed or any(record.status == "failed" for record in bundle.engine_records())
+        return bool(open_bundle(place, verify=False).rejected())
     except UserError:
         return False

@@ -18,20 +18,11 @@ from sttm_export.spec.graph import (
     token_merger_graph,
     vision_encoder_graph,
 )
-from sttm_export.spec.merge import MergeSpec
+from sttm_export.spec.merge import MergeSpec, Thresholds
 from sttm_export.spec.model import ModelSpec
 from sttm_export.spec.target import TargetSpec, find_target
 
 _WIDTH = {"float32": 4, "float16": 2, "int32": 4, "bool": 1}
-
-
-@dataclass(frozen=True)
-class Thresholds:
-    """Thresholds a bundle suggests to its users; inputs of the graph, so that tuning needs no new export."""
-
-    spatial: float
-    temporal: float
-    source: str
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 from sttm_export import __version__
 from sttm_export.bundle import (
-    FORMAT,
     REPORT,
     Bundle,
     bisect_command,
@@ -28,6 +27,7 @@ from sttm_export.engines.store import ENGINES, seal_target
 from sttm_export.errors import UserError, ValidationMiss, in_lines
 from sttm_export.exporting.output import keep_rejected, publish, staging
 from sttm_export.exporting.plan import ExportPlan
+from sttm_export.manifest import FORMAT
 from sttm_export.spec.target import targets
 from sttm_export.terminal import Steps
 from sttm_export.validation.results import ValidationReport

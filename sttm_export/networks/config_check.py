@@ -6,13 +6,13 @@ them as they are. A key that is absent or null is not checked.
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 from typing import Any
 
 from sttm_export.errors import UserError
 from sttm_export.spec.model import ModelSpec, TowerSpec
+from sttm_export.spec.records import read_json
 
 
 def check_model_config(path: Path, model: ModelSpec) -> None:
@@ -39,8 +39,8 @@ def check_tower_config(path: Path, model: ModelSpec) -> None:
 def read_json_object(path: Path) -> dict[str, Any]:
     """Return the JSON object of a file; anything else is a `UserError` that names it."""
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        data = read_json(path)
+    except ValueError as error:
         raise UserError(f"Cannot read {path} as JSON ({error}); download that file again.") from error
     if not isinstance(data, dict):
         raise UserError(f"{path} holds no JSON object; download that file again.")

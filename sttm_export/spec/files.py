@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from sttm_export.errors import UserError
+from sttm_export.spec.records import read_regular
 
+_LARGEST_TOML = 2**20
 PACKAGE = Path(__file__).resolve().parent.parent
 
 
@@ -25,9 +27,14 @@ def read_toml(path: Path) -> dict[str, Any]:
     else:
         import tomli as tomllib
     try:
-        with path.open("rb") as file:
-            return tomllib.load(file)
-    except OSError as error:
-        raise UserError(f"Cannot read {path}: {error.strerror}; give the path of a TOML file.") from error
-    except tomllib.TOMLDecodeError as error:
-        raise UserError(f"{path} is not valid TOML ({error}); mend that line.") from error
+        text = read_regular(path, _LARGEST_TOML).decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8 text; give the path of a TOML file.") from error
+    except ValueError as error:
+        raise UserError(f"Cannot read {path}: {error}; give the path of a TOML file.") from error
+    try:
+        return tomllib.loads(text)
+    except RecursionError as error:
+        raise UserError(f"{path} is nested without end; give a TOML file like those of models/.") from error
+    except ValueError as error:  # also an integer of more digits than Python reads
+        raise UserError(f"{path} is not valid TOML ({error}); correct that line.") from error

@@ -6,10 +6,11 @@ The exporter names tensors after it, the validator compares by it, sessions allo
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from sttm_export.spec.merge import MergeSpec
 from sttm_export.spec.model import ModelSpec
+from sttm_export.spec.records import Dimension
 
 DType = Literal["float32", "float16", "int32", "bool"]
 Precision = Literal["fp32", "fp16"]
@@ -24,7 +25,7 @@ class TensorSpec:
     """One input or output; every dimension is a number."""
 
     name: str
-    shape: tuple[int, ...]
+    shape: tuple[Dimension, ...]
     dtype: DType
     meaning: str
 
@@ -41,15 +42,6 @@ class GraphSpec:
     def onnx_file(self) -> str:
         """File name of the graph in a bundle; its weights lie beside it as `<name>.onnx.data`."""
         return f"{self.name}.onnx"
-
-    @classmethod
-    def from_json(cls, data: dict[str, Any]) -> GraphSpec:
-        """Read back what `dataclasses.asdict` wrote into a manifest."""
-
-        def tensors(rows: list[dict[str, Any]]) -> tuple[TensorSpec, ...]:
-            return tuple(TensorSpec(row["name"], tuple(row["shape"]), row["dtype"], row["meaning"]) for row in rows)
-
-        return cls(data["name"], tensors(data["inputs"]), tensors(data["outputs"]))
 
 
 def vision_encoder_graph(model: ModelSpec, batch: int, precision: Precision) -> GraphSpec:

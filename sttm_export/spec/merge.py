@@ -4,12 +4,24 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 from sttm_export.errors import UserError
+from sttm_export.spec.records import Cosine, Range
 
 Policy = Literal["budget", "threshold"]
 POLICIES: tuple[Policy, ...] = ("budget", "threshold")
+MAX_FRAMES = 65536
+"""Most frames of a clip; memory ends far below."""
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """Thresholds a bundle suggests to its users; inputs of the graph, so that tuning needs no new export."""
+
+    spatial: Cosine
+    temporal: Cosine
+    source: str
 
 
 @dataclass(frozen=True)
@@ -29,7 +41,7 @@ class MergeSpec:
         head_dim: channels a head for per-head similarity, 0 for whole vectors (section 2).
     """
 
-    frames: int
+    frames: Annotated[int, Range(1, MAX_FRAMES)]
     height: int
     width: int
     channels: int
@@ -61,8 +73,10 @@ class MergeSpec:
             faults.append(
                 f"a budget of {self.budget:g} is outside (0, 1]; give the share of tokens to keep, such as --budget 0.5"
             )
-        if min(self.frames, self.height, self.width, self.channels) < 1:
-            faults.append("frames, grid and channels must be at least 1")
+        if not 1 <= self.frames <= MAX_FRAMES:
+            faults.append(f"{self.frames} frames are outside 1..{MAX_FRAMES}; give another number with --frames")
+        elif min(self.height, self.width, self.channels) < 1:
+            faults.append("grid and channels must be at least 1")
         elif not faults and self.max_tokens < self.cells:
             need = math.ceil(1.0 / self.budget - 1e-9)
             faults.append(
@@ -72,6 +86,8 @@ class MergeSpec:
             )
         if self.policy not in POLICIES:
             faults.append(f"unknown policy '{self.policy}', expected one of {', '.join(POLICIES)}")
-        if self.head_dim and self.channels % self.head_dim:
+        if not 0 <= self.head_dim <= self.channels:
+            faults.append(f"head_dim {self.head_dim} is outside 0..{self.channels}, where 0 means whole vectors")
+        elif self.head_dim and self.channels % self.head_dim:
             faults.append(f"head_dim {self.head_dim} does not divide {self.channels} channels")
         return faults

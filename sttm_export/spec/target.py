@@ -11,6 +11,7 @@ from typing import Any, Literal
 from sttm_export.errors import UserError, did_you_mean
 from sttm_export.spec.files import PACKAGE, read_toml
 from sttm_export.spec.graph import PRECISIONS
+from sttm_export.spec.records import read_record
 
 Machine = Literal["x86_64", "aarch64"]
 Built = Literal["anywhere", "device", "gpu-host"]
@@ -68,8 +69,16 @@ class TargetSpec:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> TargetSpec:
-        """Read back what `to_json` gave."""
-        return _target(data["name"], {key: value for key, value in data.items() if key != "name"})
+        """Read back what `to_json` gave.
+
+        Raises:
+            ValueError: it is not what `to_json` gives; every fault in one message.
+        """
+        faults: list[str] = []
+        target: TargetSpec | None = read_record(cls, data, faults)
+        if target is None:
+            raise ValueError("; ".join(faults))
+        return target
 
 
 @cache
