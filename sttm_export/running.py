@@ -20,6 +20,7 @@ from sttm_export.runtime.session import Session
 from sttm_export.runtime.trt_session import TrtSession
 from sttm_export.runtime.video import published_sampler, read_video
 from sttm_export.spec.graph import TOKEN_MERGER, VISION_ENCODER
+from sttm_export.spec.model import MAX_FPS
 from sttm_export.terminal import Steps
 from sttm_export.validation.finiteness import nonfinite
 
@@ -107,8 +108,10 @@ def check_request(request: Request) -> None:
         )
     if not request.engine and (request.target is not None or request.cuda_graph):
         raise UserError("--target and --cuda-graph are about engines; give --engine with them.")
-    if request.fps is not None and not request.fps > 0:
-        raise UserError(f"--fps {request.fps:g} is not possible; give frames a second above 0.")
+    if request.fps is not None and not 0 < request.fps <= MAX_FPS:
+        raise UserError(
+            f"--fps {request.fps:g} is not possible; give frames a second, above 0 and at most {MAX_FPS:g}."
+        )
     for name, value in (("spatial", request.spatial), ("temporal", request.temporal)):
         if value is not None and not -1.0 <= value <= 1.0:
             raise UserError(f"--{name}-threshold {value:g} is no cosine; give a number from -1 to 1.")

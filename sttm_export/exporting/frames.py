@@ -14,13 +14,13 @@ class Scene:
     """n frames and where they come from.
 
     Attributes:
-        frames: [n, h, w, 3] uint8 RGB.
+        frames: [n, h, w, 3] uint8 RGB; a list where the clip changes its size.
         timestamps: [n] seconds.
         name: file name of the clip, or what the synthetic scene is.
         note: one sentence when the clip was damaged, else empty.
     """
 
-    frames: NDArray[np.uint8]
+    frames: NDArray[np.uint8] | list[NDArray[np.uint8]]
     timestamps: NDArray[np.float64]
     name: str
     note: str = ""

@@ -47,7 +47,7 @@ class _Layout:
 
 
 def draw_tokens(
-    frames: NDArray[np.uint8],
+    frames: Sequence[NDArray[np.uint8]] | NDArray[np.uint8],
     merged: MergedTokens,
     grid: GridSpec,
     path: str | Path,
@@ -61,7 +61,7 @@ def draw_tokens(
     earlier frame. Clips of more than 64 frames are shown thinned evenly, and the header says so.
 
     Args:
-        frames: [n, h, w, 3] uint8 RGB, n at least the frames that were merged.
+        frames: n of [h, w, 3] uint8 RGB, n at least the frames that were merged; tiles have the form of the first.
         merged: result of the merger.
         grid: H×W of the tokens of one frame.
         path: PNG file to write.
@@ -80,7 +80,7 @@ def draw_tokens(
             f"{grid.height}x{grid.width} were given; draw the frames that were merged."
         )
     shown = sorted({round(i) for i in np.linspace(0, count - 1, min(count, _MOST_SHOWN))})
-    layout = _arrange(len(shown), frames.shape[1], frames.shape[2])
+    layout = _arrange(len(shown), *frames[0].shape[:2])
     sheet = Image.new("RGB", layout.size, _PAPER)
     pen = ImageDraw.Draw(sheet)
     _header(pen, layout, merged, title, len(shown))

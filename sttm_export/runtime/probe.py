@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,14 @@ from sttm_export.errors import UserError
 FALLBACK_FPS = Fraction(25)
 # FFmpeg opens any text file as an animation of a terminal.
 _TEXT_FORMATS = {"tty"}
+# Formats that name other files or hosts, run a script or are a device: a video here is one file.
+_ELSEWHERE = {
+    *("concat", "dash", "ffmetadata", "hls", "image2", "image2pipe", "imf", "ivr", "lavfi", "mpjpeg", "realtext"),
+    *("rtp", "rtsp", "sap", "sdp", "avisynth", "vapoursynth", "webm_dash_manifest", "vobsub"),
+    *("alsa", "fbdev", "kmsgrab", "oss", "x11grab", "video4linux2", "v4l2"),
+}
+# First bytes of lists of other files, which get a sentence of their own.
+_LISTS = (b"#EXTM3U", b"ffconcat", b"<?xml", b"<MPD", b"<Smooth", b"v=0", b"[playlist]", b"[Reference]")
 
 
 @dataclass(frozen=True)
@@ -89,10 +99,12 @@ def open_video(path: str | Path) -> Iterator[tuple[Any, Any]]:
 
     file = Path(path)
     _check_file(file)
+    # `file:` keeps FFmpeg from reading `12:30.mp4` as a protocol, and the white lists from following what a file names.
+    options = {"protocol_whitelist": "file", "format_whitelist": _formats()}
     try:
-        container = av.open(str(file))
-    except av.error.FFmpegError as error:
-        reason = error.strerror or type(error).__name__
+        container = av.open(f"file:{file.absolute()}", options=options)
+    except (av.error.FFmpegError, UnicodeError) as error:
+        reason = getattr(error, "strerror", "") or type(error).__name__
         raise UserError(
             f"{path} cannot be read as a video ({reason}): it is another kind of file, damaged or cut off; "
             "give a video that plays, such as an MP4."
@@ -102,17 +114,32 @@ def open_video(path: str | Path) -> Iterator[tuple[Any, Any]]:
 
 
 def _check_file(file: Path) -> None:
-    if file.is_dir():
-        raise UserError(f"{file} is a directory; give one video file.")
-    if not file.exists():
-        raise UserError(f"There is no video at {file}; check the path.")
+    """Refuse what is no regular file before it is opened: a FIFO or a device can wait for ever."""
     try:
+        mode = file.stat().st_mode
+        if stat.S_ISDIR(mode):
+            raise UserError(f"{file} is a directory; give one video file.")
+        if not stat.S_ISREG(mode):
+            raise UserError(f"{file} is no regular file; save the video to a file and give that.")
         with file.open("rb") as handle:
-            empty = not handle.read(1)
-    except OSError as error:
-        raise UserError(f"Cannot read {file}: {error.strerror}; give a video file that you may read.") from error
-    if empty:
+            head = handle.read(64).lstrip(b"\xef\xbb\xbf \r\n\t")
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise UserError(f"There is no video at {file}; check the path.") from error
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise UserError(f"Cannot read {file}: {reason}; give a video file that you may read.") from error
+    if not head:
         raise UserError(f"{file} is empty (0 bytes); copy or download the video again.")
+    if head.startswith(_LISTS):
+        raise UserError(f"{file} is a list that refers to other files, not a video; give the video file itself.")
+
+
+@cache
+def _formats() -> str:
+    """FFmpeg's names of the formats that may be read, joined as its option wants them."""
+    import av
+
+    return ",".join(sorted({part for name in av.formats_available for part in name.split(",")} - _ELSEWHERE))
 
 
 def _video_stream(container: Any, path: str | Path) -> Any:

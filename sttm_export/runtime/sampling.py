@@ -35,6 +35,9 @@ def published(total: int, video_fps: float | Fraction, fps: float, max_frames: i
             f"Cannot sample at {float(fps):g} fps from a video of {float(video_fps):g} fps; give rates above zero."
         )
     step = _exact(video_fps) / _exact(fps)
+    if step <= 1:
+        # Every index is met; steps far below one frame would be counted for hours.
+        return uniform(total, max_frames)
     # A step below one frame (a slow video) repeats indices; each frame is taken once.
     wanted = {index for k in range(math.floor((total - 1) / step) + 1) if (index := math.ceil(k * step)) < total}
     indices = sorted(wanted | {total - 1})
@@ -60,7 +63,8 @@ def uniform(total: int, count: int) -> list[int]:
 
 
 def _exact(rate: float | Fraction) -> Fraction:
-    return Fraction(rate).limit_denominator(_LARGEST_DENOMINATOR)
+    # A rate too small for that denominator would become 0.
+    return Fraction(rate).limit_denominator(_LARGEST_DENOMINATOR) or Fraction(rate)
 
 
 def _check(total: int, count: int) -> None:

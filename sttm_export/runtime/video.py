@@ -18,11 +18,14 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from sttm_export.engines.meminfo import free_memory
 from sttm_export.errors import UserError
 from sttm_export.runtime import sampling
 from sttm_export.runtime.probe import VideoInfo, open_video, probe
 
 Sampler = Callable[[VideoInfo], list[int]]
+Pictures = NDArray[np.uint8] | list[NDArray[np.uint8]]
+"""[n, h, w, 3], or n of [h, w, 3] where the video changes its size."""
 
 
 class Frame(NamedTuple):
@@ -41,14 +44,15 @@ class Video:
     """The sampled frames of a clip.
 
     Attributes:
-        frames: [n, h, w, 3] uint8 RGB, upright.
+        frames: [n, h, w, 3] uint8 RGB, upright; a list where sizes differ. The model sees each frame resized to its own
+            square, whatever size it has.
         timestamps: [n] float64, seconds after the first frame of the video.
         indices: [n] int64, index of each frame in the video.
         info: facts of the file.
-        note: one sentence when the file was damaged, else empty.
+        note: one sentence when the file was damaged or changes its size, else empty.
     """
 
-    frames: NDArray[np.uint8]
+    frames: Pictures
     timestamps: NDArray[np.float64]
     indices: NDArray[np.int64]
     info: VideoInfo
@@ -73,6 +77,7 @@ def read_video(path: str | Path, sampler: Sampler) -> Video:
     """
     info = probe(path)
     wanted = sampler(info)
+    _check_memory(info, len(wanted))
     frames, decoded = _collect(path, wanted)
     # The sample reaches to the last frame, so a decoder that got there has shown that the file is whole.
     usable = info.frames if decoded > max(wanted) else decoded
@@ -81,8 +86,12 @@ def read_video(path: str | Path, sampler: Sampler) -> Video:
         # Draw again from what can be decoded, so that the frames still spread over the usable clip.
         info = replace(info, frames=usable, declared_frames=max(info.frames, info.declared_frames))
         frames, _ = _collect(path, sampler(info))
+    pictures, sizes = [frame.rgb for frame in frames], {frame.rgb.shape for frame in frames}
+    if len(sizes) > 1:
+        shown = ", ".join(f"{width}×{height}" for height, width, _ in sorted(sizes))
+        note = f"{note} {path} changes its size ({shown}); each frame was resized from its own.".lstrip()
     return Video(
-        frames=np.stack([frame.rgb for frame in frames]),
+        frames=np.stack(pictures) if len(sizes) == 1 else pictures,
         timestamps=np.array([frame.time for frame in frames]),
         indices=np.array([frame.number for frame in frames]),
         info=info,
@@ -138,6 +147,16 @@ def _upright(frame: Any) -> NDArray[np.uint8]:
     rgb: NDArray[np.uint8] = frame.to_ndarray(format="rgb24")
     turns = round(frame.rotation / 90) % 4  # counter-clockwise degrees, as rot90 counts
     return np.ascontiguousarray(np.rot90(rgb, turns)) if turns else rgb
+
+
+def _check_memory(info: VideoInfo, count: int) -> None:
+    """Refuse frames that memory cannot hold; twice, as they are collected one by one and then put together."""
+    need, free = 2 * 3 * info.width * info.height * count, free_memory()
+    if free is not None and need > free:
+        raise UserError(
+            f"{count} frames of {info.width}×{info.height} need about {need / 2**30:.1f} GiB of memory and "
+            f"{free / 2**30:.1f} GiB are free; give a smaller video, or fewer frames with a lower --fps."
+        )
 
 
 def _note(info: VideoInfo, decoded: int) -> str:
