@@ -265,7 +265,7 @@ class Search:
 def _reference(bundle: Bundle, name: str, weights: str | None, tower_weights: str | None) -> Reference:
     from sttm_export.graphs.reference_trace import Reference
 
-    return Reference(_module(bundle, name, weights, tower_weights), bundle.graph(name))
+    return Reference(_module(bundle, name, weights, tower_weights), bundle.graph(name), bundle.accumulate)
 
 
 def _module(bundle: Bundle, name: str, weights: str | None, tower_weights: str | None) -> Any:

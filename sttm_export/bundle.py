@@ -25,7 +25,7 @@ from sttm_export.files.names import check_links, check_name
 from sttm_export.files.staging import is_temporary
 from sttm_export.manifest import AGAIN, MANIFEST, TIMES, Manifest, read_manifest, read_times
 from sttm_export.networks.weight_source import WeightSource
-from sttm_export.spec.graph import VISION_ENCODER, GraphSpec
+from sttm_export.spec.graph import VISION_ENCODER, Accumulate, GraphSpec
 from sttm_export.spec.merge import MergeSpec
 from sttm_export.spec.model import ModelSpec
 from sttm_export.spec.records import read_json
@@ -56,6 +56,11 @@ class Bundle:
     def merge(self) -> MergeSpec:
         """Sizes, budget and constants of the token merger."""
         return self.manifest.merge
+
+    @property
+    def accumulate(self) -> Accumulate:
+        """What float16 products are summed in."""
+        return self.manifest.accumulate
 
     @property
     def weights(self) -> WeightSource:

@@ -12,6 +12,7 @@ from sttm_export.networks.weight_source import WeightSource
 from sttm_export.spec.graph import (
     TOKEN_MERGER,
     VISION_ENCODER,
+    Accumulate,
     GraphSpec,
     Precision,
     token_merger_graph,
@@ -104,6 +105,7 @@ class Manifest:
         program: name and version of the program that wrote it.
         model: what was exported.
         precision: of both graphs.
+        accumulate: what float16 products are summed in; bundles of before this was an option leave it open.
         merge: sizes, budget and constants of the token merger.
         thresholds: defaults of the bundle.
         weights: where they came from.
@@ -128,6 +130,7 @@ class Manifest:
     rule_findings: dict[str, tuple[RuleFinding, ...]]
     files: tuple[FileRow, ...]
     versions: dict[str, str]
+    accumulate: Accumulate = "default"
     validation: _Validation | None = None
     example: Example | None = None
     data: dict[str, Any] = dataclasses.field(default_factory=dict, init=False, repr=False)

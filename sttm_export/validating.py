@@ -34,7 +34,8 @@ def validate_on_fixtures(bundle: Bundle, steps: Steps) -> ValidationReport:
         advance("vision encoder", 0.1)
         graph = bundle.graph(VISION_ENCODER)
         session = OrtSession(bundle.onnx_path(VISION_ENCODER), graph, low_memory=True)
-        report = check_encoder_fixture(session, read_fixture(bundle.fixture_path(VISION_ENCODER), graph), bundle.model)
+        fixture = read_fixture(bundle.fixture_path(VISION_ENCODER), graph)
+        report = check_encoder_fixture(session, fixture, bundle.model, bundle.accumulate)
         del session
         report += _check_merger(bundle, advance)
     return report.on("the fixtures")
@@ -78,7 +79,7 @@ def validate_engines(bundle: Bundle, selection: Selection, steps: Steps) -> Vali
             fixture = read_fixture(bundle.fixture_path(name), graph)
             with TrtSession(selection.engines[name], graph, onnx_path=bundle.onnx_path(name)) as session:
                 if name == VISION_ENCODER:
-                    report += check_encoder_fixture(session, fixture, bundle.model)
+                    report += check_encoder_fixture(session, fixture, bundle.model, bundle.accumulate)
                 else:
                     report += check_merger_fixture(session, fixture, bundle.merge)
     return report.on("the fixtures")
@@ -99,7 +100,7 @@ def validate_on_clip(
     with steps.step("Validate on the clip") as advance:
         graph, merger = bundle.graph(VISION_ENCODER), bundle.graph(TOKEN_MERGER)
         path, precision = bundle.onnx_path(VISION_ENCODER), bundle.manifest.precision
-        first = examine_encoder(model, precision, state, graph, path, scene, advance)
+        first = examine_encoder(model, precision, bundle.accumulate, state, graph, path, scene, advance)
         limits = (thresholds.spatial, thresholds.temporal)
         path = bundle.onnx_path(TOKEN_MERGER)
         second = examine_merger(bundle.merge, merger, path, first.features, limits, advance)

@@ -39,10 +39,11 @@ def node_of(model, prefix):
 
 
 def scale_weight(bundle, node_prefix, factor, graph="vision_encoder"):
-    """Scale the external weight that a node reads, in place in the .onnx.data; returns the node's output."""
+    """Scale the external weight of a product, in place in the .onnx.data; returns the product as it is stored."""
     model = load(bundle, graph)
     node = node_of(model, node_prefix)
-    tensor = next(row for row in model.graph.initializer if row.name in node.input and row.data_location)
+    factors = {row.input[0] for row in model.graph.node if row.output[0] in node.input} | set(node.input)
+    tensor = next(row for row in model.graph.initializer if row.name in factors and row.data_location)
     entry = {row.key: row.value for row in tensor.external_data}
     dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
     path, offset = bundle / entry["location"], int(entry.get("offset", 0))
@@ -50,7 +51,8 @@ def scale_weight(bundle, node_prefix, factor, graph="vision_encoder"):
     weight *= dtype.type(factor)
     weight.flush()
     resign(bundle)
-    return node.output[0]
+    reader = next(row for row in model.graph.node if node.output[0] in row.input)
+    return reader.output[0] if reader.op_type == "Cast" else node.output[0]
 
 
 def edit(bundle, change, graph="vision_encoder"):

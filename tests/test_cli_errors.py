@@ -90,6 +90,7 @@ def test_a_precision_that_the_hardware_lacks_is_refused_with_the_reason(export):
 
 def test_unknown_precision_policy_and_impossible_values(export):
     assert "Graphs cannot be exported in 'int4'. Valid: fp16, fp32." in export("--precision", "int4")
+    assert "--accumulate has no 'fp16'. Did you mean 'fp32'?" in export("--accumulate", "fp16")
     assert "unknown policy 'magic'" in export("--policy", "magic")
     assert "--batch 0 is not possible" in export("--batch", "0")
     assert "--spatial-threshold 3 is no cosine" in export("--spatial-threshold", "3")

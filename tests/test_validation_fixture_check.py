@@ -28,7 +28,7 @@ def encoder(tiny_toml):
 def test_features_are_held_to_the_tolerance_of_an_export(encoder, factor, passed):
     model, graph, fixture = encoder
     session = FakeSession(graph, lambda inputs: {"features": (fixture[1]["features"] * factor).astype(np.float16)})
-    report = check_encoder_fixture(session, fixture, model)
+    report = check_encoder_fixture(session, fixture, model, "fp32")
     (result,) = report.results
     assert report.passed == result.passed == passed
     assert (result.stage, result.against, result.tensor) == ("fake", "packed reference", "features")
@@ -39,7 +39,7 @@ def test_features_that_are_not_finite_are_a_miss(encoder):
     model, graph, fixture = encoder
     features = fixture[1]["features"].copy()
     features[1, 2, 5:8] = np.inf, np.nan, -np.inf
-    (result,) = check_encoder_fixture(FakeSession(graph, lambda _: {"features": features}), fixture, model)
+    (result,) = check_encoder_fixture(FakeSession(graph, lambda _: {"features": features}), fixture, model, "fp32")
     assert not result.passed
     assert result.reason == "3 of 864 values are not finite (1 NaN, 2 infinite), first at [1, 2, 5]"
 
@@ -49,12 +49,21 @@ def test_packed_numbers_that_are_not_finite_are_a_miss_and_nothing_is_run(encode
     model, graph, fixture = encoder
     fixture[side][name].flat[7] = np.inf
     session = FakeSession(graph, lambda _: fixture[1])
-    report = check_encoder_fixture(session, fixture, model)
+    report = check_encoder_fixture(session, fixture, model, "fp32")
     miss, unjudged = report.results
     assert (miss.stage, miss.tensor, miss.passed) == (f"packed {stage}", name, False) and report.first_miss is miss
     assert (unjudged.stage, unjudged.skipped, unjudged.passed) == ("fake", True, False)
     assert "first at [0, 0, 0, 7]" in miss.reason or "first at [0, 0, 7]" in miss.reason
     assert session.calls == []
+
+
+def test_a_graph_that_leaves_its_sums_open_is_held_to_float16_sums(encoder):
+    """2 % off is wrong for sums in float32, and within what sums in float16 may give."""
+    model, graph, fixture = encoder
+    session = FakeSession(graph, lambda inputs: {"features": (fixture[1]["features"] * 1.02).astype(np.float16)})
+    strict, open_ = (check_encoder_fixture(session, fixture, model, name) for name in ("fp32", "default"))
+    assert not strict.passed and open_.results[0].gate.tolerance.relative > strict.results[0].gate.tolerance.relative
+    assert "u(float16)·√(" in open_.results[0].gate.tolerance.derivation
 
 
 @pytest.fixture

@@ -20,6 +20,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     what.add_argument("--frames", type=int, default=32, metavar="T", help="most frames of a clip (default: 32)")
     what.add_argument("--batch", type=int, default=4, metavar="B", help="frames per call of the encoder (default: 4)")
     what.add_argument("--precision", default="fp16", metavar="P", help="fp16 or fp32 (default: fp16)")
+    what.add_argument(
+        "--accumulate",
+        default="fp32",
+        metavar="A",
+        help="sums of fp16 products: fp32, as the graph then asks for; default: as the engine chooses (default: fp32)",
+    )
     merging = parser.add_argument_group("merging")
     merging.add_argument(
         "--policy",
@@ -107,6 +113,7 @@ def make_plan(options: argparse.Namespace):  # type: ignore[no-untyped-def]  # n
         model=model,
         merge=merge,
         precision=options.precision,
+        accumulate=options.accumulate,
         batch=options.batch,
         thresholds=pick_thresholds(model, options.budget, options.spatial_threshold, options.temporal_threshold),
         weights=options.weights,

@@ -25,7 +25,7 @@ def check(request: dict[str, Any]) -> dict[str, Any]:
     fixture = read_fixture(bundle.fixture_path(name), graph)
     with TrtSession(Path(request["engine"]), graph, onnx_path=bundle.onnx_path(name)) as session:
         if name == VISION_ENCODER:
-            report = check_encoder_fixture(session, fixture, bundle.model)
+            report = check_encoder_fixture(session, fixture, bundle.model, bundle.accumulate)
         else:
             report = check_merger_fixture(session, fixture, bundle.merge)
         taken = _time(session, fixture[0], request["runs"])

@@ -23,7 +23,7 @@ from sttm_export.runtime.ort_session import OrtSession
 from sttm_export.runtime.pipeline import encode_frames
 from sttm_export.runtime.preprocess import pixel_values
 from sttm_export.runtime.sampling import uniform
-from sttm_export.spec.graph import VISION_ENCODER, GraphSpec, Precision
+from sttm_export.spec.graph import VISION_ENCODER, Accumulate, GraphSpec, Precision
 from sttm_export.spec.merge import MergeSpec
 from sttm_export.spec.model import ModelSpec
 from sttm_export.terminal import Advance
@@ -71,6 +71,7 @@ class MergerEvidence:
 def examine_encoder(
     model: ModelSpec,
     precision: Precision,
+    accumulate: Accumulate,
     state: Mapping[str, Tensor],
     graph: GraphSpec,
     onnx_path: Path,
@@ -97,7 +98,14 @@ def examine_encoder(
     session = OrtSession(onnx_path, graph, low_memory=True)
     longest = max(model.tower.intermediate_size, model.projector.output_size)
     report = validate_encoder(
-        reference, eager, session, batch, layers=model.tower.layers + 2, longest_sum=longest, eager_dtype=pixels.dtype
+        reference,
+        eager,
+        session,
+        batch,
+        layers=model.tower.layers + 2,
+        longest_sum=longest,
+        eager_dtype=pixels.dtype,
+        accumulate=accumulate,
     )
     encoded = encode_frames(
         session, graph, values, lambda done, n: advance(f"ONNX Runtime, frame {done} of {n}", 0.25 + 0.6 * done / n)

@@ -11,7 +11,9 @@ from sttm_export.engines.targets import capabilities_for, check_capabilities
 from sttm_export.errors import UserError, did_you_mean
 from sttm_export.exporting.output import check_output
 from sttm_export.spec.graph import (
+    ACCUMULATES,
     PRECISIONS,
+    Accumulate,
     GraphSpec,
     Precision,
     TensorSpec,
@@ -33,6 +35,7 @@ class ExportPlan:
         model: what is exported.
         merge: constants of the token merger.
         precision: of both graphs.
+        accumulate: what products of float16 graphs are summed in.
         batch: B, frames a call of the vision encoder.
         thresholds: defaults of the bundle.
         weights: directory or hub id; None with a seed.
@@ -50,6 +53,7 @@ class ExportPlan:
     model: ModelSpec
     merge: MergeSpec
     precision: Precision
+    accumulate: Accumulate
     batch: int
     thresholds: Thresholds
     weights: str | None
@@ -112,6 +116,8 @@ def check_plan(plan: ExportPlan) -> None:
     """
     if plan.precision not in PRECISIONS:
         raise UserError(f"Graphs cannot be exported in '{plan.precision}'.{did_you_mean(plan.precision, PRECISIONS)}")
+    if plan.accumulate not in ACCUMULATES:
+        raise UserError(f"--accumulate has no '{plan.accumulate}'.{did_you_mean(plan.accumulate, ACCUMULATES)}")
     if plan.batch < 1:
         raise UserError(f"--batch {plan.batch} is not possible; give the frames per encoder call, 1 or more.")
     if plan.validation_frames > plan.merge.frames or plan.validation_frames < 0:

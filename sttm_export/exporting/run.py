@@ -114,10 +114,12 @@ def _export_graphs(plan: ExportPlan, state: Mapping[str, Tensor], partial: Path,
     # The merger is traced first: a grid or level that cannot be merged shows before the long export.
     merger = TokenMerger(plan.merge)
     with steps.step("Export the vision encoder"):
-        encoder = export_graph(build_encoder(plan.model, state, plan.precision), plan.encoder_graph, partial)
+        encoder = export_graph(
+            build_encoder(plan.model, state, plan.precision), plan.encoder_graph, partial, accumulate=plan.accumulate
+        )
         gc.collect()
     with steps.step("Export the token merger"):
-        return [encoder, export_graph(merger, plan.merger_graph, partial)]
+        return [encoder, export_graph(merger, plan.merger_graph, partial, accumulate=plan.accumulate)]
 
 
 def _build_engines(plan: ExportPlan, graphs: Sequence[Path], partial: Path, steps: Steps) -> list[EngineRecord]:
@@ -150,7 +152,8 @@ def _examine(plan: ExportPlan, state: Mapping[str, Tensor], partial: Path, steps
     with steps.step("Validate every stage") as advance:
         scene = take_scene(plan.clip, plan.validation_frames)
         encoder, merger = plan.encoder_graph, plan.merger_graph
-        first = examine_encoder(plan.model, plan.precision, state, encoder, partial / encoder.onnx_file, scene, advance)
+        path = partial / encoder.onnx_file
+        first = examine_encoder(plan.model, plan.precision, plan.accumulate, state, encoder, path, scene, advance)
         second = examine_merger(plan.merge, merger, partial / merger.onnx_file, first.features, thresholds, advance)
         for graph, fixture in ((encoder, first.fixture), (merger, second.fixture)):
             if fixture is None:
@@ -175,6 +178,7 @@ def _manifest(
         "program": f"sttm-export {__version__}",
         "model": dataclasses.asdict(plan.model),
         "precision": plan.precision,
+        "accumulate": plan.accumulate,
         "merge": dataclasses.asdict(plan.merge) | {"max_tokens": plan.merge.max_tokens},
         "merged_at": "projected tokens, before decoder layer 0 (docs/semantics.md, section 10)",
         "thresholds": dataclasses.asdict(plan.thresholds),

@@ -8,14 +8,15 @@ Rules, in the order in which they are applied:
    the dtype a value already has, identities, views of views, expansions before what broadcasts, nodes that do the same.
    The exporter's own optimizer is not run, because it rounds.
 3. INT64 goes where INT32 will do (`integers.py`).
-4. Nodes and initializers that nothing reads go; constants of one value are stored as one element, equal ones once
+4. Float16 products are summed in float32, if that is asked for (`accumulate.py`).
+5. Nodes and initializers that nothing reads go; constants of one value are stored as one element, equal ones once
    (`constants.py`).
-5. Nodes are named after the module they come from, their op and their position (`layers.3.mlp/MatMul_41`), inner
+6. Nodes are named after the module they come from, their op and their position (`layers.3.mlp/MatMul_41`), inner
    values after their node: a layer that drifts can be found, and names do not hang on the exporter's counters. Inputs,
    outputs and initializers keep their names.
-6. Doc strings and metadata go from model, graph, nodes, values and initializers: the exporter stores stack traces in
+7. Doc strings and metadata go from model, graph, nodes, values and initializers: the exporter stores stack traces in
    them, and with these the paths of the machine that exported.
-7. The producer is this package and its version.
+8. The producer is this package and its version.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ import ast
 from typing import Any
 
 from sttm_export import __version__
+from sttm_export.graphs.accumulate import sum_in_float32
 from sttm_export.graphs.constants import merge_equal, shrink_uniform
 from sttm_export.graphs.folding import fold_constants
 from sttm_export.graphs.integers import narrow_bool_reductions, narrow_indices
@@ -37,6 +39,7 @@ from sttm_export.graphs.simplify import (
     join_views,
     merge_equal_nodes,
 )
+from sttm_export.spec.graph import Accumulate
 
 PRODUCER = "sttm-export"
 # The exporter lists the module path of a node here, outermost first; the last entry is the node itself.
@@ -54,8 +57,12 @@ SIMPLIFICATIONS = (
 )
 
 
-def clean_up(model: Any) -> dict[str, str]:
+def clean_up(model: Any, accumulate: Accumulate = "fp32") -> dict[str, str]:
     """Apply every rule to an `onnx_ir.Model` in place.
+
+    Args:
+        model: what the exporter made.
+        accumulate: what float16 products are summed in.
 
     Returns:
         For every value that a node makes, the name it had before: the exporter names values after nodes of the traced
@@ -68,6 +75,8 @@ def clean_up(model: Any) -> dict[str, str]:
         simplify(model)
     narrow_indices(model)
     narrow_bool_reductions(model)
+    if accumulate == "fp32":
+        sum_in_float32(model)
     drop_unused(model)
     shrink_uniform(model)
     merge_equal(model)
@@ -86,7 +95,7 @@ def inline_functions(model: Any) -> None:
 
 
 def drop_unused(model: Any) -> None:
-    """Rule 4, and rule 1's second half: opset imports that no node needs."""
+    """Rule 5, and rule 1's second half: opset imports that no node needs."""
     from onnx_ir.passes import common
 
     common.RemoveUnusedNodesPass()(model)
@@ -94,7 +103,7 @@ def drop_unused(model: Any) -> None:
 
 
 def name_values(model: Any) -> dict[str, str]:
-    """Rule 5; returns new name → old name. Reads the metadata that rule 6 removes."""
+    """Rule 6; returns new name → old name. Reads the metadata that rule 7 removes."""
     kept = {*model.graph.inputs, *model.graph.outputs, *model.graph.initializers.values()}
     taken = {value.name for value in kept}
     names: dict[str, str] = {}
@@ -115,7 +124,7 @@ def name_values(model: Any) -> dict[str, str]:
 
 
 def strip_traces(model: Any) -> None:
-    """Rule 6."""
+    """Rule 7."""
     from onnx_ir.passes import common
 
     common.ClearMetadataAndDocStringPass()(model)
@@ -140,7 +149,7 @@ def _strip_tensor(value: Any) -> None:
 
 
 def sign(model: Any) -> None:
-    """Rule 7."""
+    """Rule 8."""
     model.producer_name, model.producer_version = PRODUCER, __version__
     model.domain, model.model_version = None, None
 

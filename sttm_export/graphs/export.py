@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from sttm_export.graphs.check import check_graph
 from sttm_export.graphs.cleanup import clean_up
 from sttm_export.graphs.lowering import lower
-from sttm_export.spec.graph import GraphSpec
+from sttm_export.spec.graph import Accumulate, GraphSpec
 
 if TYPE_CHECKING:
     import torch
@@ -26,7 +26,7 @@ OPSET = 20
 INLINE_BYTES = 1024
 
 
-def export_graph(module: torch.nn.Module, spec: GraphSpec, directory: Path) -> Path:
+def export_graph(module: torch.nn.Module, spec: GraphSpec, directory: Path, *, accumulate: Accumulate = "fp32") -> Path:
     """Export a module as `<directory>/<spec.name>.onnx`, clean it up and check it against its declaration.
 
     Names, shapes and dtypes come from `spec` alone: example inputs are made from it, the result is compared with it.
@@ -36,6 +36,7 @@ def export_graph(module: torch.nn.Module, spec: GraphSpec, directory: Path) -> P
         module: called with one tensor per input, in order; returns one tensor or a tuple in the order of the outputs.
         spec: the declaration.
         directory: where the graph and its weights go; made if missing.
+        accumulate: what float16 products are summed in.
 
     Returns:
         Path of the ONNX file.
@@ -44,7 +45,7 @@ def export_graph(module: torch.nn.Module, spec: GraphSpec, directory: Path) -> P
         GraphError: the produced graph departs from the declaration, is not static or is not sound.
     """
     model = trace(module, spec).model
-    clean_up(model)
+    clean_up(model, accumulate)
     directory.mkdir(parents=True, exist_ok=True)
     path = directory / spec.onnx_file
     _save(model, path)

@@ -15,11 +15,12 @@ import math
 import os
 import shutil
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
 
+from sttm_export.graphs.accumulate import find_wide_products
 from sttm_export.graphs.faults import GraphError
 from sttm_export.graphs.structure import Structure, is_external, load_structure
 from sttm_export.spec.graph import DType, GraphSpec, TensorSpec
@@ -70,6 +71,8 @@ class GraphTensor:
 class Chain:
     """The nodes of a static graph in their order, and which tensors are alive between them.
 
+    A product with the casts that ask for float32 sums counts as one step: its inner values are no tensors here.
+
     Args:
         path: an ONNX file whose shapes are all static, as `export_graph` writes it.
 
@@ -85,7 +88,12 @@ class Chain:
             raise GraphError(f"{path.name} has nodes that hold graphs; those cannot be taken apart.")
         self.inputs = tuple(value.name for value in self.structure.model.graph.input)
         self.outputs = tuple(value.name for value in self.structure.model.graph.output)
-        self.tensors = {tensor.name: tensor for tensor in _tensors(self.structure, self.nodes)}
+        self._inner, products = find_wide_products(self.nodes, lambda name: self.structure.type_of(name).dtype)
+        made = {tensor.name: tensor for tensor in _tensors(self.structure, self.nodes)}
+        for name, index in products.items():
+            product = made[self.nodes[index].output[0]]
+            made[name] = replace(made[name], op=product.op, summed=product.summed)
+        self.tensors = {name: tensor for name, tensor in made.items() if name not in self._inner}
 
     @property
     def node_names(self) -> list[str]:
@@ -94,9 +102,16 @@ class Chain:
 
     @cached_property
     def last_use(self) -> dict[str, int]:
-        """Index of the last node that reads a value; outputs of the graph are used after the last node."""
+        """Index of the last node that reads a value; outputs of the graph are used after the last node.
+
+        What goes into a product that is summed in float32 is in use until its result is there.
+        """
         last = {name: index for index, node in enumerate(self.nodes) for name in node.input if name}
-        return last | dict.fromkeys(self.outputs, len(self.nodes))
+        last |= dict.fromkeys(self.outputs, len(self.nodes))
+        for node in reversed(self.nodes):
+            for name in filter(None, node.input) if node.output[0] in self._inner else ():
+                last[name] = max(last[name], last[node.output[0]])
+        return last
 
     def alive(self, stop: int) -> list[str]:
         """Tensors made before node `stop` that it or a later node reads, or that the graph returns."""
@@ -109,8 +124,8 @@ class Chain:
         """
         ranges, start, size = [], 0, 0
         for index, node in enumerate(self.nodes):
-            more = sum(self.tensors[name].nbytes for name in filter(None, node.output))
-            if index > start and size + more > limit:
+            more = sum(self.tensors[name].nbytes for name in node.output if name in self.tensors)
+            if size and size + more > limit:
                 ranges.append(range(start, index))
                 start, size = index, 0
             size += more
@@ -118,14 +133,16 @@ class Chain:
 
     def feeds(self, part: range) -> list[str]:
         """Values a range of nodes reads that are made before it: inputs of the graph, and tensors."""
-        read = dict.fromkeys(name for index in part for name in self.nodes[index].input if name)
+        read = dict.fromkeys(
+            source for index in part for name in self.nodes[index].input if name for source in self._sources(name)
+        )
         made = {name for index in part for name in self.nodes[index].output}
         return [name for name in read if name not in made and (name in self.inputs or name in self.tensors)]
 
     def marks(self, part: range) -> list[str]:
         """Every tensor of a range that something reads or the graph returns, in order."""
         names = (name for index in part for name in self.nodes[index].output if name)
-        return [name for name in names if name in self.last_use]
+        return [name for name in names if name in self.last_use and name in self.tensors]
 
     def boundaries(self) -> list[str]:
         """Tensors through which everything flows, the last of each module: where blocks of a network end.
@@ -145,6 +162,18 @@ class Chain:
             if tensor not in found:
                 found.append(tensor)
         return [tensor.name for tensor in found]
+
+    def _sources(self, name: str) -> Iterator[str]:
+        """The value itself, or what one inside of a product is made from: a part makes those again."""
+        if name not in self._inner:
+            yield name
+            return
+        for read in filter(None, self._maker[name].input):
+            yield from self._sources(read)
+
+    @cached_property
+    def _maker(self) -> dict[str, Any]:
+        return {name: node for node in self.nodes for name in node.output}
 
 
 def write_part(

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from sttm_export.graphs.cleanup import clean_up
 from sttm_export.graphs.export import trace
 from sttm_export.graphs.origins import Origin, keep_frames, origin_of
-from sttm_export.spec.graph import GraphSpec
+from sttm_export.spec.graph import Accumulate, GraphSpec
 
 if TYPE_CHECKING:
     import torch
@@ -56,16 +56,17 @@ class Reference:
     Args:
         module: as it is given to `export_graph`, with the same weights.
         spec: the graph's declaration.
+        accumulate: as the graph was exported.
 
     Attributes:
         node_names: what the nodes of the exported graph are called.
         counterparts: by the name of the tensor in the exported graph.
     """
 
-    def __init__(self, module: torch.nn.Module, spec: GraphSpec) -> None:
+    def __init__(self, module: torch.nn.Module, spec: GraphSpec, accumulate: Accumulate = "fp32") -> None:
         keep_frames()
         traced = trace(module, spec, stack_traces=True)
-        names = clean_up(traced.model)
+        names = clean_up(traced.model, accumulate)
         self._spec, self._program = spec, traced.exported_program
         self._nodes: dict[str, Node] = {node.name: node for node in self._program.graph.nodes}
         self.node_names = [node.name for node in traced.model.graph]
@@ -201,8 +202,13 @@ def _counterparts(
             if node is not None and _same_shape(value, node):
                 found[value.name] = Counterpart(node, False)
     for onnx_node in model.graph:
+        if onnx_node.op_type != "MatMul":
+            continue
+        # Where it is summed in float32, the cast after it gives the product in the module's own format.
         value = onnx_node.outputs[0]
-        if onnx_node.op_type != "MatMul" or value.name in found or len(value.uses()) != 1:
+        after = value.uses()[0].node if len(value.uses()) == 1 else None
+        value = after.outputs[0] if after is not None and after.op_type == "Cast" else value
+        if value.name in found or len(value.uses()) != 1:
             continue
         add = found.get(value.uses()[0].node.outputs[0].name)
         if add and str(add.node.target) == "aten.linear.default" and _same_shape(value, add.node):

@@ -16,6 +16,9 @@ DType = Literal["float32", "float16", "int32", "bool"]
 Precision = Literal["fp32", "fp16"]
 FLOAT_OF: dict[str, DType] = {"fp32": "float32", "fp16": "float16"}
 PRECISIONS: tuple[Precision, ...] = ("fp16", "fp32")
+# What float16 products are summed in: float32, as the graph then asks for, or what whoever runs it takes.
+Accumulate = Literal["fp32", "default"]
+ACCUMULATES: tuple[Accumulate, ...] = ("fp32", "default")
 VISION_ENCODER = "vision_encoder"
 TOKEN_MERGER = "token_merger"
 

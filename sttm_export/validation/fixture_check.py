@@ -9,10 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sttm_export.runtime.session import Session
-from sttm_export.spec.graph import GraphSpec
+from sttm_export.spec.graph import Accumulate, GraphSpec
 from sttm_export.spec.merge import MergeSpec
 from sttm_export.spec.model import ModelSpec
 from sttm_export.validation.finiteness import nonfinite
+from sttm_export.validation.gates import format_of_sums
 from sttm_export.validation.results import StageResult, ValidationReport, skipped
 from sttm_export.validation.stages import REFERENCE, Stage, encoder_results, merger_results
 
@@ -44,13 +45,16 @@ def check_finite(graph: GraphSpec, fixture: Fixture, stage: str) -> list[StageRe
     return [*misses, *(skipped(stage, PACKED, graph.name, tensor.name, why) for tensor in graph.outputs[:1])]
 
 
-def check_encoder_fixture(session: Session, fixture: Fixture, model: ModelSpec) -> ValidationReport:
+def check_encoder_fixture(
+    session: Session, fixture: Fixture, model: ModelSpec, accumulate: Accumulate
+) -> ValidationReport:
     """Run the vision encoder on the fixture and hold its features against the reference's.
 
     Args:
         session: of the vision encoder.
         fixture: pixel values [B, 3, S, S], and features [B, N, C].
         model: gives depth and widths, and with them the tolerance.
+        accumulate: what the graph asks its float16 products to be summed in.
 
     Returns:
         One result for the features, by the gates of an export.
@@ -59,7 +63,8 @@ def check_encoder_fixture(session: Session, fixture: Fixture, model: ModelSpec) 
         return ValidationReport(damaged)
     inputs, expected = fixture
     dtype = session.graph.outputs[0].dtype
-    stages = [Stage(PACKED, expected, dtype), Stage(session.backend, session.run(inputs), dtype)]
+    sums = format_of_sums(dtype, accumulate, session.backend)
+    stages = [Stage(PACKED, expected, dtype), Stage(session.backend, session.run(inputs), dtype, sums)]
     longest = max(model.tower.intermediate_size, model.projector.output_size)
     return ValidationReport(encoder_results(stages, layers=model.tower.layers + 2, longest_sum=longest))
 

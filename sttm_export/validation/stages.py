@@ -16,12 +16,12 @@ from numpy.typing import NDArray
 
 from sttm_export.errors import UserError
 from sttm_export.runtime.session import Session
-from sttm_export.spec.graph import TOKEN_MERGER, VISION_ENCODER
+from sttm_export.spec.graph import TOKEN_MERGER, VISION_ENCODER, Accumulate
 from sttm_export.spec.merge import MergeSpec
 from sttm_export.validation.alignment import aligned_tokens
 from sttm_export.validation.decisions import DecisionReport, compare_decisions, tied_cells
 from sttm_export.validation.finiteness import nonfinite, undefined_frames
-from sttm_export.validation.gates import Tolerance, derive_tolerance, judge
+from sttm_export.validation.gates import Tolerance, derive_tolerance, format_of_sums, judge
 from sttm_export.validation.metrics import FloatComparison, compare
 from sttm_export.validation.results import StageResult, ValidationReport, skipped
 
@@ -59,6 +59,7 @@ def validate_encoder(
     layers: int,
     longest_sum: int,
     eager_dtype: str = "float32",
+    accumulate: Accumulate = "fp32",
     further: Sequence[Session] = (),
 ) -> ValidationReport:
     """Run the vision encoder's chain on one batch.
@@ -71,6 +72,7 @@ def validate_encoder(
         layers: layers of the tower and projector, for the tolerance.
         longest_sum: longest sum in them (the MLP width), for the tolerance.
         eager_dtype: format the eager module computes in.
+        accumulate: what the graph asks its float16 products to be summed in.
         further: more sessions of the same graph (engines), in order.
     """
     graph = onnx_session.graph
@@ -81,7 +83,8 @@ def validate_encoder(
     ]
     for session in (onnx_session, *further):
         outputs = session.run({pixels.name: pixel_values.astype(pixels.dtype)})
-        stages.append(Stage(session.backend, outputs, features.dtype))
+        sums = format_of_sums(features.dtype, accumulate, session.backend)
+        stages.append(Stage(session.backend, outputs, features.dtype, sums))
     findings = undefined_frames("pixel values", pixel_values)
     return ValidationReport(encoder_results(stages, layers=layers, longest_sum=longest_sum), findings)
 
