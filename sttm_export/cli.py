@@ -56,7 +56,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         the output any more.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
-    signal.signal(signal.SIGTERM, _interrupt)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        # A lost terminal or SSH connection is an interruption, too. Under nohup it is none.
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, _interrupt)
     prepare_streams()
     try:
         options = build_parser().parse_args(_with_verb(arguments))

@@ -3,6 +3,7 @@
 import errno
 import json
 import shutil
+import signal
 import subprocess
 import sys
 
@@ -272,14 +273,15 @@ def test_no_traceback_in_a_process_of_its_own(tmp_path):
     assert len(done.stderr.strip().splitlines()) == 1
 
 
-def test_sigterm_in_the_middle_leaves_nothing(tmp_path, tiny_toml):
-    """A real signal to a real process, as a CI job that times out sends it."""
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_in_the_middle_leaves_nothing(tmp_path, tiny_toml, number):
+    """A real signal to a real process, as a CI job that times out sends it, or a terminal that is closed."""
     command = [sys.executable, "-m", "sttm_export", "--model", str(tiny_toml), "--budget", "0.5", "--frames", "4"]
     command += ["--random-weights", "0", "--output", str(tmp_path / "bundle")]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     line = process.stderr.readline()
     assert "[1/7] Read the weights" in line
-    process.terminate()
+    process.send_signal(number)
     _, err = process.communicate(timeout=120)
     assert process.returncode == 130
     assert "interrupted; nothing was left behind" in err

@@ -11,6 +11,7 @@ import pytest
 
 from sttm_export.device import check_job
 from sttm_export.device.jobs import JobError, run_job
+from sttm_export.engines import children
 from sttm_export.errors import UserError
 
 JOB = """
@@ -71,6 +72,12 @@ def test_what_tensorrt_refuses_is_for_the_report(job):
 def test_a_death_is_an_answer(job, body, reason):
     with pytest.raises(JobError, match=reason):
         job(body)
+
+
+def test_standing_still_is_an_answer(job, monkeypatch):
+    monkeypatch.setattr(children, "PATIENCE", 1.0)
+    with pytest.raises(JobError, match="stood still and was ended, most likely because memory ran out"):
+        job("time.sleep(600)")
 
 
 INTERRUPTED = """

@@ -2,18 +2,21 @@
 
 import errno
 import os
+import shutil
 import signal
 import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
 
 import pytest
+from helpers_children import plant
 from helpers_graphs import INT32, node, proto, save, tiny_module, tiny_spec
 
+from sttm_export.engines import children as children_module
 from sttm_export.engines import isolated as isolated_module
 from sttm_export.engines.build import build_engine
+from sttm_export.engines.children import python_command
 from sttm_export.engines.faults import EngineError
 from sttm_export.engines.options import BuildOptions
 from sttm_export.engines.targets import build_targets
@@ -104,6 +107,26 @@ def test_a_process_that_the_system_ends(graph, tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_process_that_stands_still(graph, tmp_path, monkeypatch):
+    """Its threads wait for one that found no memory: an answer comes all the same."""
+    monkeypatch.setattr(children_module, "PATIENCE", 1.0)
+    in_place_of_the_child(monkeypatch, "import time; input(); time.sleep(600)")
+    with pytest.raises(EngineError, match=r"tiny.onnx: its process stood still and was ended; memory ran out"):
+        build(graph, tmp_path / "x.engine")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_lies_beside_a_graph_is_not_imported(graph, tmp_path, monkeypatch):
+    """A bundle's directory is the working directory of the build, and a bundle may come from anybody."""
+    shutil.copytree(graph.parent, tmp_path / "bundle")
+    plant(tmp_path / "bundle", tmp_path / "ran")
+    for name in ("PYTHONPATH", "LD_LIBRARY_PATH"):
+        monkeypatch.setenv(name, f":{os.environ.get(name, '')}:")
+    monkeypatch.chdir(tmp_path / "bundle")
+    assert build(tmp_path / "bundle" / graph.name, tmp_path / "x.engine").status == "built"
+    assert not (tmp_path / "ran").exists()
+
+
 def test_a_process_that_dies(graph, tmp_path, monkeypatch):
     in_place_of_the_child(monkeypatch, "import sys; input(); sys.exit(3)")
     with pytest.raises(EngineError, match=r"its process ended with code 3 and no answer"):
@@ -121,6 +144,6 @@ def test_an_interrupt_does_not_wait_for_tensorrt(graph, tmp_path, monkeypatch):
 
 def test_a_child_that_is_asked_nothing_ends_quietly():
     """Its parent was interrupted before it had sent the request."""
-    command = [sys.executable, "-m", "sttm_export.engines.isolated", "000001"]
+    command = python_command("sttm_export.engines.isolated", "000001")
     done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=True)
     assert done.stdout == done.stderr == ""

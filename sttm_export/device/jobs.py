@@ -12,16 +12,15 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from sttm_export.device.jetpack import read_text
+from sttm_export.engines.children import child_environment, ended_when_still, python_command
 from sttm_export.engines.faults import EngineError
 from sttm_export.errors import UserError
-
-# Where the package lies that this process runs: the kit's own, whatever else is installed.
-_PACKAGE_PARENT = Path(__file__).resolve().parents[2]
 
 
 class JobError(Exception):
@@ -29,7 +28,7 @@ class JobError(Exception):
 
 
 def run_job(module: str, request: Mapping[str, Any], answer: Path) -> dict[str, Any]:
-    """Run `python -m <module>` with a request and return its answer; what it prints goes where this process prints.
+    """Run a module as a program with a request and return its answer; what it prints goes where this process prints.
 
     Args:
         module: calls `serve_job` when it is run.
@@ -38,19 +37,22 @@ def run_job(module: str, request: Mapping[str, Any], answer: Path) -> dict[str, 
 
     Raises:
         UserError: something that the user can mend, as the job says.
-        JobError: TensorRT refused, or the process ended without an answer.
+        JobError: TensorRT refused, or the process ended without an answer or stood still.
     """
-    command = [sys.executable, "-m", module, str(answer.resolve())]
+    command = python_command(module, str(answer.resolve()))
     # A session of its own: the keyboard's interrupt comes here alone, and trtexec can be ended together with the job.
-    process = subprocess.Popen(command, stdin=subprocess.PIPE, text=True, cwd=_PACKAGE_PARENT, start_new_session=True)
+    process = subprocess.Popen(
+        command, stdin=subprocess.PIPE, text=True, cwd=answer.parent, env=child_environment(), start_new_session=True
+    )
     try:
-        process.communicate(json.dumps(request))
+        with ended_when_still(process) as still:
+            process.communicate(json.dumps(request))
     finally:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
     if not answer.is_file():
-        raise JobError(_death(process.returncode))
+        raise JobError(_death(process.returncode, still))
     found: dict[str, Any] = json.loads(answer.read_text(encoding="utf-8"))
     answer.unlink()
     if "user_error" in found:
@@ -77,7 +79,9 @@ def _peak() -> int | None:
     return int(match.group(1)) * 1024 if match else None
 
 
-def _death(code: int) -> str:
+def _death(code: int, still: threading.Event) -> str:
+    if still.is_set():
+        return "its process stood still and was ended, most likely because memory ran out; see what it printed"
     if code == -signal.SIGKILL:
         return (
             "its process was killed, most likely because memory ran out; close other programs, stop the desktop, add "

@@ -13,7 +13,7 @@ from sttm_export.engines.progress import PhaseTree
 
 @contextlib.contextmanager
 def held_interrupts(tree: PhaseTree) -> Iterator[None]:
-    """Turn SIGINT and SIGTERM into an end of the build while the block runs.
+    """Turn SIGINT, SIGTERM and SIGHUP into an end of the build while the block runs.
 
     Python raises KeyboardInterrupt in whatever it executes next. During a build that is a callback of TensorRT (log,
     progress, writer), and an exception in there cannot pass through TensorRT: it aborts the process. So the signal is
@@ -27,7 +27,10 @@ def held_interrupts(tree: PhaseTree) -> Iterator[None]:
         if tree.error is None:
             tree.error = KeyboardInterrupt()
 
-    former = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    # Under nohup, a lost terminal is no interruption.
+    heard = [number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN]
+    former = {number: signal.signal(number, note) for number in heard}
     try:
         yield
     finally:

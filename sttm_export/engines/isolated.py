@@ -5,7 +5,8 @@ TensorRT-RTX 1.7 writes inputs and outputs in an order that hangs on addresses o
 its bare name, a small fixed environment, the engine into a file that is open already. What hangs on the machine still
 is where this package and Python lie.
 
-A process that the system ends for want of memory is also an answer here, and Ctrl-C ends a build at once.
+A process that the system ends for want of memory is also an answer here, as is one that stands still, and Ctrl-C ends a
+build at once.
 """
 
 from __future__ import annotations
@@ -15,10 +16,12 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from sttm_export.engines.api import Message, load_api
+from sttm_export.engines.children import absolute_paths, ended_when_still, python_command
 from sttm_export.engines.faults import EngineError
 from sttm_export.engines.logs import exhausted
 from sttm_export.engines.meminfo import free_memory
@@ -26,16 +29,15 @@ from sttm_export.engines.options import BuildOptions
 from sttm_export.engines.progress import PhaseTree
 from sttm_export.engines.serialize import Job, Serialized, serialize_engine
 
-_PACKAGE_PARENT = Path(__file__).resolve().parents[2]
 # What a process needs to find Python's and TensorRT's libraries; the rest would move the heap.
-_KEPT = ("PATH", "LD_LIBRARY_PATH", "HOME")
+_KEPT, _KEPT_PATHS = ("PATH", "HOME"), ("LD_LIBRARY_PATH", "PYTHONPATH")
 
 
 def serialize_isolated(job: Job, file: BinaryIO, messages: list[Message], tree: PhaseTree) -> Serialized:
     """Do what `serialize_engine` does, in a process of its own; without a timing cache.
 
     Raises:
-        EngineError: TensorRT refused the graph or could not build it, or the process died.
+        EngineError: TensorRT refused the graph or could not build it, or the process died or stood still.
         OSError: the file could not be written.
     """
     request = {
@@ -46,7 +48,7 @@ def serialize_isolated(job: Job, file: BinaryIO, messages: list[Message], tree: 
         "options": dataclasses.asdict(job.options),
     }
     free, answer = free_memory(), None
-    with _start(job.onnx_path.parent, file) as process:
+    with _start(job.onnx_path.parent, file) as process, ended_when_still(process) as still:
         try:
             _send(process, request)
             for line in process.stdout or ():
@@ -56,7 +58,7 @@ def serialize_isolated(job: Job, file: BinaryIO, messages: list[Message], tree: 
             raise
     if answer is None:
         raise EngineError(
-            f"{job.api.flavour} {job.api.version} could not build {job.onnx_path.name}: {_death(process, free)}"
+            f"{job.api.flavour} {job.api.version} could not build {job.onnx_path.name}: {_death(process, free, still)}"
         )
     return _judge(answer)
 
@@ -65,12 +67,13 @@ def _start(folder: Path, file: BinaryIO) -> subprocess.Popen[str]:
     # A session of its own: the keyboard's interrupt comes to the parent alone. The descriptor's
     # number has a fixed width for the heap's sake.
     environment = {name: os.environ[name] for name in _KEPT if name in os.environ}
-    path = os.pathsep.join(filter(None, [str(_PACKAGE_PARENT), os.environ.get("PYTHONPATH", "")]))
-    environment |= {"MALLOC_ARENA_MAX": "1", "PYTHONHASHSEED": "0", "PYTHONPATH": path}
+    for name in _KEPT_PATHS:
+        environment |= absolute_paths(name)
+    environment |= {"MALLOC_ARENA_MAX": "1", "PYTHONHASHSEED": "0"}
     # A child that compiled modules and kept them would leave the next child another heap than its own.
     environment["PYTHONDONTWRITEBYTECODE"] = "1"
     return subprocess.Popen(
-        [sys.executable, "-m", "sttm_export.engines.isolated", f"{file.fileno():06d}"],
+        python_command("sttm_export.engines.isolated", f"{file.fileno():06d}"),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -106,7 +109,9 @@ def _judge(answer: dict[str, Any]) -> Serialized:
     return Serialized(answer["options"])
 
 
-def _death(process: subprocess.Popen[str], free: int | None) -> str:
+def _death(process: subprocess.Popen[str], free: int | None, still: threading.Event) -> str:
+    if still.is_set():
+        return f"its process stood still and was ended; {exhausted(0, free)}."
     if process.returncode == -9:
         return f"the system ended its process; {exhausted(0, free)}."
     return f"its process ended with code {process.returncode} and no answer; what it printed says why."

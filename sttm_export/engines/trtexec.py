@@ -14,6 +14,7 @@ import subprocess
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from sttm_export.engines.children import bound_command
 from sttm_export.engines.faults import EngineError, UnavailableError
 from sttm_export.engines.meminfo import ROOT
 from sttm_export.engines.options import BuildOptions
@@ -107,7 +108,7 @@ def trtexec_version(program: str) -> str:
 
 
 def run_trtexec(command: Sequence[str], on_line: Callable[[str], None]) -> None:
-    """Run trtexec to its end; whatever ends the wait early ends trtexec, too.
+    """Run trtexec to its end; whatever ends the wait early, or this process, ends trtexec, too.
 
     Args:
         command: from `trtexec_command`.
@@ -117,7 +118,7 @@ def run_trtexec(command: Sequence[str], on_line: Callable[[str], None]) -> None:
         EngineError: it failed; with the signal where one ended it.
     """
     with subprocess.Popen(
-        list(command), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
+        bound_command(command), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
     ) as process:
         try:
             for line in process.stdout or ():

@@ -1,0 +1,136 @@
+"""Processes of the package's own: nothing foreign gets into them, none outlives its parent or is waited for in vain."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import types
+
+import pytest
+from helpers_children import plant
+from test_device_jobs import is_running, wait_until
+
+from sttm_export.device.closure import PACKAGE, kit_sources
+from sttm_export.engines import children
+from sttm_export.engines.children import (
+    absolute_paths,
+    bound_command,
+    child_environment,
+    ended_when_still,
+    python_command,
+    session_work,
+)
+
+SLEEPER = "import os, sys, time\nopen(sys.argv[1], 'w').write(str(os.getpid()))\nos.rename(sys.argv[1], sys.argv[2])\n"
+
+
+@pytest.mark.parametrize("version", [sys.version_info, (3, 10)])
+def test_the_working_directory_is_not_looked_at(tmp_path, monkeypatch, version):
+    """Python 3.10 has no option for it."""
+    home, trap = tmp_path / "home", tmp_path / "trap"
+    home.mkdir()
+    trap.mkdir()
+    plant(trap, tmp_path / "ran")
+    (home / "mine.py").write_text("import sttm_export, sys\nprint(sttm_export.__file__, sys.argv[1:])\n")
+    monkeypatch.setenv("PYTHONPATH", f":{home}:")
+    monkeypatch.setattr(children, "sys", types.SimpleNamespace(version_info=version, executable=sys.executable))
+    command = python_command("mine", "a b")
+    done = subprocess.run(command, cwd=trap, env=child_environment(), capture_output=True, text=True, check=False)
+    assert done.stdout.split("\n")[0] == f"{PACKAGE / '__init__.py'} ['a b']", done.stderr
+    assert not (tmp_path / "ran").exists()
+
+
+def test_nothing_but_the_package_is_taken_from_where_it_lies(tmp_path, monkeypatch):
+    """A kit with more files in it than it was packed with."""
+    for name in kit_sources():
+        (tmp_path / "kit" / "sttm_export" / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(PACKAGE / name, tmp_path / "kit" / "sttm_export" / name)
+    plant(tmp_path / "kit", tmp_path / "ran")
+    monkeypatch.setattr(children, "_PACKAGE_PARENT", tmp_path / "kit")
+    command = python_command("sttm_export.device.__main__", "--help")
+    done = subprocess.run(command, cwd=tmp_path / "kit", capture_output=True, text=True, check=False)
+    assert "usage: build.sh" in done.stdout, done.stderr
+    assert not (tmp_path / "ran").exists()
+
+
+def test_search_paths_do_not_depend_on_a_directory(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", f":/a::b{os.pathsep}")
+    assert absolute_paths("PYTHONPATH") == {"PYTHONPATH": f"/a:{tmp_path}/b"}
+    monkeypatch.setenv("LD_LIBRARY_PATH", ":")
+    assert absolute_paths("LD_LIBRARY_PATH") == absolute_paths("ABSENT_PATH") == {}
+    assert "LD_LIBRARY_PATH" not in child_environment() and child_environment()["PATH"] == os.environ["PATH"]
+
+
+PARENT = """
+import subprocess, sys
+from sttm_export.engines.children import bound_command, python_command
+command = python_command("sleeper", *sys.argv[2:]) if sys.argv[1] == "python" else bound_command(
+    ["/bin/sh", "-c", 'echo $$ > "$0"; mv "$0" "$1"; sleep 600; true', *sys.argv[2:]]
+)
+subprocess.run(command)
+"""
+
+
+@pytest.mark.parametrize("kind", ["python", "other"])
+def test_a_child_ends_with_its_parent(tmp_path, monkeypatch, kind):
+    """Killed, the parent can end nobody: the system does it."""
+    (tmp_path / "sleeper.py").write_text(f"{SLEEPER}time.sleep(600)\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    note, whole = tmp_path / "note", tmp_path / "whole"
+    parent = subprocess.Popen([sys.executable, "-c", PARENT, kind, str(note), str(whole)])
+    wait_until(whole.exists)
+    child = int(whole.read_text())
+    assert is_running(child)
+    parent.kill()
+    parent.wait()
+    wait_until(lambda: not is_running(child))
+
+
+def test_a_child_whose_parent_is_gone_does_not_begin(tmp_path):
+    (tmp_path / "mine.py").write_text("print('began')")
+    command = python_command("mine")
+    command[command.index(f"{os.getpid():010d}")] = "0000000001"
+    environment = os.environ | {"PYTHONPATH": str(tmp_path)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", "")
+
+
+def test_a_bound_command_is_the_command():
+    done = subprocess.run(bound_command(["/bin/sh", "-c", "echo $0; exit 7", "a b"]), capture_output=True, check=False)
+    assert (done.returncode, done.stdout) == (7, b"a b\n")
+
+
+def sleeper():
+    return subprocess.Popen(["sleep", "600"], text=True, start_new_session=True)
+
+
+def test_a_process_that_stands_still_is_ended():
+    process = sleeper()
+    with ended_when_still(process, 0.5) as still:
+        assert process.wait(60) == -signal.SIGKILL
+    assert still.is_set()
+
+
+def test_one_that_works_is_not(monkeypatch):
+    """However little it does, it is more than before."""
+    seen = []
+    monkeypatch.setattr(children, "session_work", lambda leader: seen.append(leader) or len(seen) // 15)
+    process = sleeper()
+    try:
+        with ended_when_still(process, 0.2) as still:
+            wait_until(lambda: len(seen) > 100)
+            assert process.poll() is None and not still.is_set()
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_work_is_seen():
+    before = session_work(os.getsid(0))
+    wait_until(lambda: sum(range(10_000)) and session_work(os.getsid(0)) > before)
+    process = sleeper()
+    process.kill()
+    process.wait()
+    assert session_work(process.pid) is None
