@@ -6,8 +6,10 @@ import subprocess
 import sys
 
 import pytest
+from helpers_children import TRAPS, plant
 
 from sttm_export.device.closure import PACKAGE
+from sttm_export.engines.sums import write_sums
 
 BASH = shutil.which("bash")
 FAKE = '#!{bash}\ncase "$1" in\n--version) echo "Python {version}" ;;\n*) exit {code} ;;\nesac\n'
@@ -22,12 +24,18 @@ def kit(tmp_path):
     (package.parent / "__init__.py").touch()
     (package / "__init__.py").touch()
     (package / "__main__.py").write_text(
-        "import os, sys\nprint(sys.argv[1:], os.getcwd(), sys.executable)\nsys.exit(7)\n"
+        "import argparse, json, os, sys\nprint(sys.argv[1:], __file__, os.getcwd(), sys.executable)\nsys.exit(7)\n"
     )
-    for name in ("manifest.json", "SHA256SUMS", "device/targets.json"):
+    for name in ("manifest.json", "device/targets.json"):
         (bundle / name).touch()
     shutil.copyfile(PACKAGE / "device" / "build.sh", bundle / "device" / "build.sh")
+    sign(bundle)
     return bundle / "device"
+
+
+def sign(bundle):
+    files = [path.relative_to(bundle).as_posix() for path in bundle.rglob("*") if path.is_file()]
+    write_sums(bundle, [name for name in files if name != "SHA256SUMS"])
 
 
 @pytest.fixture
@@ -35,7 +43,7 @@ def programs(tmp_path):
     """A PATH with nothing on it but what every system has."""
     folder = tmp_path / "bin"
     folder.mkdir()
-    for name in ("dirname", "basename"):
+    for name in ("dirname", "basename", "sha256sum"):
         (folder / name).symlink_to(shutil.which(name))
     return folder
 
@@ -117,3 +125,74 @@ def test_a_cdpath_leads_nowhere_else(kit, programs, tmp_path):
     done = subprocess.run(command, env=environment, cwd=kit.parent, capture_output=True, text=True, check=False)
     assert done.returncode == 7, done.stderr
     assert str(kit) in done.stdout
+
+
+@pytest.fixture
+def ready(kit, programs):
+    (programs / "python3").symlink_to(sys.executable)
+    assert build(kit, programs).returncode == 7
+    return kit
+
+
+@pytest.mark.parametrize(
+    "name", ["argparse.py", "sitecustomize.py", "sttm_export/device/extra.py", "sttm_export/__pycache__/x.pyc", ".x"]
+)
+def test_what_no_sum_covers_is_named_before_anything_runs(ready, programs, tmp_path, name):
+    (ready / name).parent.mkdir(exist_ok=True)
+    (ready / name).write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    message = refused(build(ready, programs, "--check"))
+    assert f"{ready / name} is in no SHA256SUMS and not of the kit; move it elsewhere" in message
+    assert not (tmp_path / "ran").exists()
+
+
+def test_what_was_changed_or_is_missing_is_named(ready, programs):
+    with (ready / "sttm_export" / "device" / "__init__.py").open("a") as file:
+        file.write("print('changed')")
+    assert "sttm_export/device/__init__.py was changed after the export" in refused(build(ready, programs))
+    (ready / "sttm_export" / "device" / "__init__.py").unlink()
+    assert "sttm_export/device/__init__.py is missing; copy the bundle anew" in refused(build(ready, programs))
+
+
+def test_links_do_not_belong_to_a_kit(ready, programs, tmp_path):
+    (ready / "sttm_export" / "more").symlink_to(tmp_path)
+    assert "sttm_export/more is a link, and none belongs to the kit" in refused(build(ready, programs))
+
+
+@pytest.mark.parametrize("name", ["device/../../x", "device/./x", "device/a\\b", "device/../manifest.json"])
+def test_sums_name_files_of_the_kit(ready, programs, name):
+    with (ready.parent / "SHA256SUMS").open("a") as file:
+        file.write(f"{'0' * 64}  {name}\n")
+    assert "SHA256SUMS is damaged at" in refused(build(ready, programs))
+
+
+def test_a_sum_that_is_none_is_damage(ready, programs):
+    with (ready.parent / "SHA256SUMS").open("a") as file:
+        file.write("0000  device/x\n")
+    assert "SHA256SUMS is damaged at device/x" in refused(build(ready, programs))
+
+
+def test_without_sha256sum_it_says_so(ready, programs):
+    (programs / "sha256sum").unlink()
+    assert "there is no sha256sum on the PATH" in refused(build(ready, programs))
+
+
+def test_signed_or_not_only_the_package_is_imported(ready, programs, tmp_path):
+    """Modules of the library's names in the kit, in the bundle and where it is called from, all with their sums."""
+    for folder in (ready, ready.parent):
+        plant(folder, tmp_path / "ran")
+    sign(ready.parent)
+    for cwd in (ready, ready.parent):
+        done = build(ready, programs, cwd=cwd, PYTHONPATH=":", LD_LIBRARY_PATH=":")
+        assert done.returncode == 7 and f"{ready}/sttm_export/device/__main__.py" in done.stdout, done.stderr
+    assert "argparse" in TRAPS and not (tmp_path / "ran").exists()
+
+
+def test_search_paths_stay_what_they_were(ready, programs, tmp_path):
+    """What is relative is so to the directory that the script is called from; it leaves that."""
+    (ready / "sttm_export" / "device" / "__main__.py").write_text("import sys, mine, other\nsys.exit(9)\n")
+    sign(ready.parent)
+    for name in ("mine", "other"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / f"{name}.py").touch()
+    done = build(ready, programs, cwd=tmp_path, PYTHONPATH=f"mine::{tmp_path / 'other'}")
+    assert done.returncode == 9, done.stderr
