@@ -7,11 +7,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from sttm_export.bundle import Bundle
+from sttm_export.bundle import Bundle, bundle_around
 from sttm_export.engines.selection import Selection
 from sttm_export.errors import UserError
-from sttm_export.runtime.draw import draw_tokens
-from sttm_export.runtime.merged import MergedTokens, save_npz
+from sttm_export.files.whole import check_not_input, check_writable, written_whole
+from sttm_export.runtime.draw import render_tokens, write_png
+from sttm_export.runtime.merged import MergedTokens, write_npz
 from sttm_export.runtime.ort_session import OrtSession, check_provider
 from sttm_export.runtime.pipeline import encode_frames, merge_features
 from sttm_export.runtime.preprocess import pixel_values
@@ -55,7 +56,7 @@ class Request:
 
 
 def run_bundle(bundle: Bundle, request: Request, steps: Steps) -> MergedTokens:
-    """Run both graphs on a video and write tokens and picture.
+    """Run both graphs on a video and write tokens and picture, both or none.
 
     Raises:
         UserError: unreadable video, unwritable output, a value that is not possible, no engine that runs here.
@@ -92,9 +93,11 @@ def run_bundle(bundle: Bundle, request: Request, steps: Steps) -> MergedTokens:
             f"for clips this short, export with --frames {len(features)} or a smaller --budget"
         )
     with steps.step("Write tokens and picture"):
-        save_npz(request.output, merged, timestamps=video.timestamps, frame_indices=video.indices)
         title = f"{model.title}, {request.video.name}"
-        draw_tokens(video.frames, merged, model.grid, request.picture, timestamps=video.timestamps, title=title)
+        sheet = render_tokens(video.frames, merged, model.grid, timestamps=video.timestamps, title=title)
+        with written_whole(request.output, request.picture) as (tokens, picture):
+            write_npz(tokens, merged, timestamps=video.timestamps, frame_indices=video.indices)
+            write_png(picture, sheet)
     if bundle.weights.is_random:
         steps.say(f"{bundle.weights.describe()}: the tokens prove the graphs, not the model")
     return merged
@@ -115,9 +118,22 @@ def check_request(request: Request) -> None:
     for name, value in (("spatial", request.spatial), ("temporal", request.temporal)):
         if value is not None and not -1.0 <= value <= 1.0:
             raise UserError(f"--{name}-threshold {value:g} is no cosine; give a number from -1 to 1.")
-    for path in (request.output, request.picture):
-        if not path.parent.is_dir() or path.is_dir():
-            raise UserError(f"Cannot write {path}; give a file in a directory that exists.")
+    check_outputs(request)
+
+
+def check_outputs(request: Request) -> None:
+    """Refuse outputs that cannot be written, that are the video, one file, or in a bundle; also by links."""
+    written = {"--output": request.output, "--picture": request.picture}
+    for option, path in written.items():
+        check_writable(path, option)
+        check_not_input(path, option, [("the video", request.video)])
+        around = bundle_around(path)
+        if around is not None:
+            raise UserError(
+                f"{option} {path} would lie in the bundle {around}, which holds nothing else; give --output a file "
+                "elsewhere."
+            )
+    check_not_input(request.picture, "--picture", [(f"the --output {request.output}", request.output)])
 
 
 @contextmanager

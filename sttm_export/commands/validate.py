@@ -95,13 +95,14 @@ def _bisect(options: argparse.Namespace) -> None:
     from sttm_export.bisecting import bisect_graph, chosen_graphs, engine_factory, ort_factory, searchable
     from sttm_export.bundle import open_bundle
     from sttm_export.commands.drift_table import print_drift
+    from sttm_export.files.whole import write_text_whole
     from sttm_export.terminal import Steps, table_console
 
     graphs = chosen_graphs(options.bisect)
     if options.clip is not None:
         raise UserError("--bisect runs on the bundle's fixtures; leave --clip out.")
-    if options.json is not None and (options.json.is_dir() or not options.json.parent.is_dir()):
-        raise UserError(f"Cannot write {options.json}; give a file in a directory that exists.")
+    if options.json is not None:
+        _check_json(options)
     steps, console = Steps(1 + 2 * len(graphs)), table_console()
     with steps.step("Check the files"):
         bundle = open_bundle(options.bundle)
@@ -113,6 +114,18 @@ def _bisect(options: argparse.Namespace) -> None:
         print_drift(report, console)
     if options.json is not None:
         rows = json.dumps([report.to_json() for report in reports], indent=1, ensure_ascii=False)
-        options.json.write_text(rows + "\n", encoding="utf-8")
+        write_text_whole(options.json, rows + "\n")
     for report in reports:
         report.raise_on_drift()
+
+
+def _check_json(options: argparse.Namespace) -> None:
+    from sttm_export.bundle import bundle_around
+    from sttm_export.files.whole import check_not_input, check_writable
+
+    check_writable(options.json, "--json")
+    checkpoints = (options.weights, options.tower_weights)
+    check_not_input(options.json, "--json", [("the checkpoint", Path(name)) for name in checkpoints if name])
+    around = bundle_around(options.json)
+    if around is not None:
+        raise UserError(f"--json {options.json} would lie in the bundle {around}, which holds nothing else.")

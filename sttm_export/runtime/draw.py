@@ -6,12 +6,13 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sttm_export.errors import UserError
+from sttm_export.files.whole import written_whole
 from sttm_export.runtime.merged import MergedTokens
 from sttm_export.spec.model import GridSpec
 
@@ -55,7 +56,31 @@ def draw_tokens(
     timestamps: Sequence[float] | NDArray[np.float64] | None = None,
     title: str = "",
 ) -> Path:
-    """Draw the sampled frames with their tokens and write a PNG.
+    """Draw the sampled frames with their tokens and write a PNG, whole or not at all; see `render_tokens`.
+
+    Raises:
+        UserError: as `render_tokens`, or the path cannot be written.
+    """
+    sheet = render_tokens(frames, merged, grid, timestamps=timestamps, title=title)
+    with written_whole(path) as (file,):
+        write_png(file, sheet)
+    return Path(path)
+
+
+def write_png(file: BinaryIO, sheet: Image.Image) -> None:
+    """Write a picture to an open file."""
+    sheet.save(file, format="PNG", optimize=True)
+
+
+def render_tokens(
+    frames: NDArray[np.uint8],
+    merged: MergedTokens,
+    grid: GridSpec,
+    *,
+    timestamps: Sequence[float] | NDArray[np.float64] | None = None,
+    title: str = "",
+) -> Image.Image:
+    """Draw the sampled frames with their tokens.
 
     Bright, outlined cells are tokens that begin in the frame (the quadtree's leaves); dimmed cells joined a token of an
     earlier frame. Clips of more than 64 frames are shown thinned evenly, and the header says so.
@@ -64,12 +89,11 @@ def draw_tokens(
         frames: n of [h, w, 3] uint8 RGB, n at least the frames that were merged; tiles have the form of the first.
         merged: result of the merger.
         grid: H×W of the tokens of one frame.
-        path: PNG file to write.
         timestamps: [n] seconds, for the captions.
         title: a line for the header, such as the name of the clip.
 
     Raises:
-        UserError: fewer frames than were merged, a grid of another size, or a path that cannot be written.
+        UserError: fewer frames than were merged, or a grid of another size.
     """
     from PIL import Image, ImageDraw
 
@@ -88,12 +112,7 @@ def draw_tokens(
         x, y = layout.origin(place)
         sheet.paste(_tile(frames[t], merged, grid, t, layout.tile), (x, y))
         _caption(pen, (x, y + layout.tile[1]), layout.tile[0], merged, t, None if timestamps is None else timestamps[t])
-    try:
-        sheet.save(path, format="PNG", optimize=True)
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise UserError(f"Cannot write {path}: {reason}; choose a directory that exists and is writable.") from error
-    return Path(path)
+    return sheet
 
 
 def _arrange(count: int, height: int, width: int) -> _Layout:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sttm_export.errors import UserError
+from sttm_export.files.whole import written_whole
 from sttm_export.runtime.session import Array
 
 
@@ -80,10 +81,22 @@ class MergedTokens:
 
 
 def save_npz(path: str | Path, merged: MergedTokens, **extra: Array) -> Path:
-    """Write the tokens and their metadata; `extra` arrays (timestamps, frame indices) go beside them.
+    """Write the tokens and their metadata, whole or not at all; see `write_npz`.
 
     Raises:
         UserError: the file cannot be written, or an extra array has the name of one of the result's.
+    """
+    with written_whole(path) as (file,):
+        write_npz(file, merged, **extra)
+    return Path(path)
+
+
+def write_npz(file: BinaryIO, merged: MergedTokens, **extra: Array) -> None:
+    """Write the tokens and their metadata; `extra` arrays (timestamps, frame indices) go beside them.
+
+    Raises:
+        UserError: an extra array has the name of one of the result's.
+        OSError: the disk is full.
     """
     arrays: dict[str, Any] = {
         "tokens": merged.tokens,
@@ -97,12 +110,4 @@ def save_npz(path: str | Path, merged: MergedTokens, **extra: Array) -> Path:
     clash = sorted(arrays.keys() & extra.keys())
     if clash:
         raise UserError(f"Extra arrays may not be called {', '.join(clash)}: the result has those; choose other names.")
-    # A file object keeps NumPy from appending .npz to the name the user chose.
-    try:
-        with Path(path).open("wb") as file:
-            np.savez(file, **arrays, **cast("dict[str, Any]", extra))
-    except OSError as error:
-        raise UserError(
-            f"Cannot write {path}: {error.strerror}; choose a directory that exists and is writable."
-        ) from error
-    return Path(path)
+    np.savez(file, **arrays, **cast("dict[str, Any]", extra))
