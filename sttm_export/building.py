@@ -8,15 +8,16 @@ import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from sttm_export.bundle import Bundle
+from sttm_export.bundle import Bundle, bundle_around
 from sttm_export.engines.build import KIT, available_api, available_trtexec
 from sttm_export.engines.faults import UnavailableError
 from sttm_export.engines.gpu import gpu_capability
+from sttm_export.engines.kept import carry_over, check_strangers, engines_in_the_way
 from sttm_export.engines.options import BuildOptions, check_options
 from sttm_export.engines.records import EngineRecord, Tool
-from sttm_export.engines.store import ENGINES, engines_staging, publish_engines, read_records
+from sttm_export.engines.store import ENGINES, engines_staging, publish_engines
 from sttm_export.engines.targets import build_targets, capabilities_for, check_capabilities
-from sttm_export.engines.timing_cache import CACHE_NAME, copy_cache, read_cache
+from sttm_export.engines.timing_cache import CACHE_NAME, copy_cache, origin_path, pin_path, read_cache
 from sttm_export.errors import UserError, in_lines
 from sttm_export.spec.target import TargetSpec
 from sttm_export.terminal import Advance, Steps
@@ -33,7 +34,7 @@ class Request:
         capabilities: compute capabilities asked for; empty for the defaults.
         options: timing cache None means the one that the bundle keeps, where the target has one.
         tool: `api` or `trtexec`.
-        force: whether engines that are there may be replaced.
+        force: whether engines that are there for the same compute capabilities may be replaced; others stay.
     """
 
     targets: tuple[TargetSpec, ...]
@@ -51,6 +52,8 @@ class Request:
 
 def check_request(bundle: Bundle, request: Request) -> None:
     """Refuse what cannot work before anything is built: options, machine, rules, engines in the way, disk.
+
+    Who calls it, and then `build_bundle`, holds `only_builder` of the bundle.
 
     Raises:
         UserError: one sentence for the first thing that is wrong.
@@ -76,7 +79,10 @@ def build_bundle(bundle: Bundle, request: Request, steps: Steps) -> list[EngineR
         with steps.step(title) as advance, engines_staging(bundle.path, target.name) as partial:
             cache = _stage_cache(bundle, request, target, partial, steps)
             built = _build_target(bundle, request, target, partial, cache, advance)
-            publish_engines(bundle.path, target.name, partial, built)
+            kept = carry_over(bundle.path, target.name, partial, built)
+            publish_engines(bundle.path, target.name, partial, [*built, *kept.records])
+        for note in kept.notes:
+            steps.say(note)
         _return_cache(bundle, request, target)
         records += built
     return records
@@ -105,20 +111,26 @@ def graphs_of(bundle: Bundle) -> list[Path]:
 def _check_target(bundle: Bundle, request: Request, target: TargetSpec) -> None:
     target.check_precision(bundle.manifest.precision)
     check_options(request.options_for(target, _given_cache(bundle, request, target)), target)
-    there = [record for record in read_records(bundle.path, target.name) if record.status == "built"]
-    if there and not request.force:
+    check_strangers(bundle.path, target.name, [graph.stem for graph in graphs_of(bundle)])
+    there = [] if request.force else engines_in_the_way(bundle.path, target.name, _capabilities(request, target))
+    if there:
         raise UserError(
-            f"{bundle.path} has engines for {target.name} already; replace them with --force, or remove "
-            f"{bundle.path / ENGINES / target.name}."
+            f"{bundle.path} has engines for {target.name} ({', '.join(there)}) already; replace them with --force, or "
+            f"remove {bundle.path / ENGINES / target.name}."
         )
     try:
         _version(request, target)
     except UnavailableError as error:
         raise UserError(str(error).replace(KIT, str(bundle.path / "device" / "build.sh"))) from error
     if request.options.timing_cache is not None or request.options.frozen_timing_cache:
-        _check_place(request.options.timing_cache)
+        _check_place(bundle, request, target)
         _read_cache(bundle, request, target)
     _check_rules(bundle, target)
+
+
+def _capabilities(request: Request, target: TargetSpec) -> list[str | None]:
+    """What engines are built for; None where no GPU tells."""
+    return [name or gpu_capability() for name in capabilities_for(target, request.capabilities)]
 
 
 def _version(request: Request, target: TargetSpec) -> str:
@@ -131,11 +143,21 @@ def _read_cache(bundle: Bundle, request: Request, target: TargetSpec) -> None:
     read_cache(cache, _version(request, target), str(gpu_capability()), frozen=frozen)
 
 
-def _check_place(given: Path | None) -> None:
-    if given is not None and (given.is_dir() or not os.access(given.parent, os.W_OK)):
+def _check_place(bundle: Bundle, request: Request, target: TargetSpec) -> None:
+    """Refuse a given cache that cannot be written back, or would be in a bundle or over files of something else."""
+    given = request.options.timing_cache
+    if given is None:
+        return
+    if given.is_dir() or not os.access(given.parent, os.W_OK):
         raise UserError(
             f"Cannot write the timing cache {given}; give a file in a directory that is there and writable."
         )
+    around, kept = bundle_around(given), bundle.path / ENGINES / target.name / CACHE_NAME
+    if around is not None and given.resolve() != kept.resolve():
+        raise UserError(f"The timing cache {given} would lie in the bundle {around}, which keeps one of its own.")
+    beside = [path for path in (pin_path(given), origin_path(given)) if path.exists()]
+    if beside and not given.exists():
+        raise UserError(f"The timing cache {given} would be written over {beside[0]}; give it another name.")
 
 
 def _check_rules(bundle: Bundle, target: TargetSpec) -> None:

@@ -1,9 +1,12 @@
 """Bundles without graphs: what a directory must have to be taken for one, made in a millisecond."""
 
 import dataclasses
+import hashlib
 import json
 import subprocess
 
+from sttm_export.engines.records import EngineRecord
+from sttm_export.engines.store import engines_staging, publish_engines
 from sttm_export.engines.sums import write_sums
 from sttm_export.manifest import FORMAT
 from sttm_export.spec.graph import token_merger_graph, vision_encoder_graph
@@ -61,3 +64,26 @@ def dead_process():
     process = subprocess.Popen(["true"])
     process.wait()
     return process.pid
+
+
+GRAPHS = ("vision_encoder", "token_merger")
+
+
+def write_engine(folder, target, graph, capability, data=b"engine", stem="{graph}.{capability}"):
+    """Put an engine of a few bytes, with sidecar and log, into a target's directory; return its record."""
+    name = stem.format(graph=graph, capability=capability)
+    (folder / f"{name}.engine").write_bytes(data)
+    sidecar = {"engine": f"{name}.engine", "tensorrt": "tensorrt 10.3.0.30", "compute_capability": capability}
+    (folder / f"{name}.engine.json").write_text(json.dumps(sidecar))
+    (folder / f"{name}.log").write_text("a log")
+    digest, below = hashlib.sha256(data).hexdigest(), f"{target}/{name}"
+    return EngineRecord(
+        target, capability, graph, "built", "", f"{below}.engine", digest, len(data), 1.0, f"{below}.log"
+    )
+
+
+def put_engines(bundle, target, *capabilities, data=b"engine", stem="{graph}.{capability}"):
+    """Give a bundle engines of a few bytes for a target."""
+    with engines_staging(bundle, target) as partial:
+        records = [write_engine(partial, target, graph, one, data, stem) for one in capabilities for graph in GRAPHS]
+        return publish_engines(bundle, target, partial, records)

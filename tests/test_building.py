@@ -9,6 +9,7 @@ import threading
 import time
 
 import pytest
+from helpers_bundles import dead_process, put_engines
 from helpers_standins import pretend_gpu
 from helpers_trtexec import put_trtexec
 
@@ -16,7 +17,7 @@ from sttm_export import building
 from sttm_export.bundle import open_bundle
 from sttm_export.cli import main
 from sttm_export.engines.gpu import gpu_capability
-from sttm_export.engines.store import seal_target
+from sttm_export.engines.store import only_builder, seal_target
 from sttm_export.graphs.rule_table import rules
 from sttm_export.graphs.rules import Finding
 
@@ -76,12 +77,55 @@ def test_engines_that_are_there_are_not_replaced_unasked(small, capsys):
     pytest.importorskip("tensorrt_rtx_bindings", reason="TensorRT-RTX is not installed")
     assert build(small, "--compute-capability", "sm86", target="rtx") == 0
     before = engines(small, "rtx")
-    assert build(small, "--compute-capability", "sm89", target="rtx") == 2 and engines(small, "rtx") == before
-    assert "has engines for rtx already; replace them with --force" in capsys.readouterr().err
-    assert build(small, "--compute-capability", "sm89", "--force", target="rtx") == 0
-    assert "vision_encoder.sm89.engine" in engines(small, "rtx") and "vision_encoder.sm86.engine" not in engines(
-        small, "rtx"
-    )
+    assert build(small, "--compute-capability", "sm86", target="rtx") == 2 and engines(small, "rtx") == before
+    assert "has engines for rtx (sm86) already; replace them with --force" in capsys.readouterr().err
+
+
+def test_engines_of_other_capabilities_stay_and_damaged_ones_are_replaced(small, capsys):
+    pytest.importorskip("tensorrt_rtx_bindings", reason="TensorRT-RTX is not installed")
+    put_engines(small, "rtx", "sm75", "sm86", "sm89")
+    good, bad = small / "engines" / "rtx" / "vision_encoder.sm75.engine", "token_merger.sm89.engine"
+    for name in (bad, "vision_encoder.sm86.engine"):
+        (small / "engines" / "rtx" / name).write_bytes(b"damaged")
+    assert build(small, "--compute-capability", "sm80", target="rtx") == 2
+    assert "was changed" in capsys.readouterr().err
+    assert build(small, "--compute-capability", "sm86", "--force", target="rtx") == 0
+    assert "the engine of token_merger for sm89 is damaged and was left out" in capsys.readouterr().err
+    assert good.read_bytes() == b"engine" and bad not in engines(small, "rtx")
+    built = {(row.graph, row.compute_capability) for row in open_bundle(small).engine_records()}
+    assert built == {(graph, one) for one in ("sm75", "sm86") for graph in GRAPHS} | {("vision_encoder", "sm89")}
+
+
+def test_what_is_no_engine_stops_a_build(small, capsys):
+    (put_engines(small, "rtx", "sm86") / "notes.txt").write_text("mine")
+    assert build(small, "--force", target="rtx") == 2
+    assert "holds 'notes.txt'" in capsys.readouterr().err and "notes.txt" in engines(small, "rtx")
+
+
+def test_two_builds_at_once_are_one_and_a_refusal(small, capsys):
+    with only_builder(small):
+        assert build(small, target="rtx") == 2
+    error = capsys.readouterr().err
+    assert "Engines are built into" in error and "Check bundle" not in error
+
+
+def test_what_a_killed_build_left_is_swept_or_put_back(small, capsys):
+    put_engines(small, "rtx", "sm86")
+    folder, dead = small / "engines", dead_process()
+    (folder / "rtx").rename(folder / f".rtx.old-{dead}")
+    (folder / f".rtx.partial-{dead}").mkdir()
+    assert build(small, "--compute-capability", "sm86", target="rtx") == 2
+    error = capsys.readouterr().err
+    assert "was put back" in error and "had left" in error and "has engines for rtx (sm86) already" in error
+    assert [path.name for path in folder.iterdir()] == ["rtx"]
+
+
+def test_a_given_cache_is_no_other_file(orin, small, tmp_path, capsys):
+    (tmp_path / "results.json").write_text("mine")
+    assert build(small, "--timing-cache", tmp_path / "results") == 2
+    assert f"would be written over {tmp_path / 'results.json'}" in capsys.readouterr().err
+    assert build(small, "--timing-cache", small / "mine.cache") == 2
+    assert "would lie in the bundle" in capsys.readouterr().err
 
 
 @pytest.mark.skipif(gpu_capability() is not None, reason="this machine has a GPU")

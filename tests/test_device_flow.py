@@ -9,6 +9,7 @@ import signal
 from pathlib import Path
 
 import pytest
+from helpers_bundles import GRAPHS, dead_process, put_engines, write_engine
 from helpers_device import GIB, ORIN, absent, orin
 
 from sttm_export.bundle import Bundle, open_bundle
@@ -22,6 +23,7 @@ from sttm_export.device.needs import derive_needs
 from sttm_export.device.power import PowerFacts
 from sttm_export.device.timings import keep_timings
 from sttm_export.device.whole import check_bundle
+from sttm_export.engines.store import only_builder
 from sttm_export.engines.sums import read_sums
 from sttm_export.engines.timing_cache import CACHE_NAME, write_cache
 from sttm_export.errors import UserError
@@ -255,13 +257,60 @@ def test_timings_are_kept_where_they_fit(tmp_path):
     assert not any(partial.iterdir())
 
 
-def test_what_a_power_cut_left_is_swept(tmp_path):
-    alive, dead = tmp_path / f".t.partial-{os.getpid()}", tmp_path / ".t.partial-999999999"
-    other = tmp_path / ".u.partial-999999999"
-    for folder in (alive, dead, other):
-        folder.mkdir()
-    flow._sweep(tmp_path, "t")
-    assert (alive.exists(), dead.exists(), other.exists()) == (True, False, True)
+@pytest.fixture
+def built(machine, bundle, monkeypatch):
+    """The kit, with builds and comparisons that take no time."""
+
+    def build(work, partial, say):
+        for name in GRAPHS:
+            record = write_engine(partial, JP62.name, name, "sm87", b"new", "{graph}")
+            work.builds.append({"record": dataclasses.asdict(record), "peak_bytes": 0})
+
+    monkeypatch.setattr(flow, "_build", build)
+    monkeypatch.setattr(flow, "_compare", lambda work, partial, say: None)
+    monkeypatch.setattr(flow, "_first_miss", lambda work: ([], ""))
+    return lambda *options: kit.main(list(options), bundle)
+
+
+def test_what_a_power_cut_left_is_swept_or_put_back(built, bundle, capsys):
+    engines, dead = bundle / "engines", dead_process()
+    put_engines(bundle, JP62.name, "sm87")
+    (engines / JP62.name).rename(engines / f".{JP62.name}.old-{dead}")
+    (engines / f".{JP62.name}.partial-{dead}").mkdir()
+    assert built() == 2
+    shown = capsys.readouterr()
+    assert "was put back" in shown.out and "a process that was killed had left" in shown.out
+    assert "are there already" in shown.err and [path.name for path in engines.iterdir()] == [JP62.name]
+
+
+def test_two_kits_at_once_are_one_and_a_refusal(built, bundle, capsys):
+    with only_builder(bundle):
+        assert built() == 2
+    assert "Engines are built into" in capsys.readouterr().err and not (bundle / "engines").exists()
+
+
+def test_engines_for_another_gpu_stay(built, bundle):
+    put_engines(bundle, JP62.name, "sm86", stem="{graph}")
+    assert built() == 0
+    names = {f"{graph}{middle}.engine" for graph in GRAPHS for middle in ("", ".sm86")}
+    assert {path.name for path in (bundle / "engines" / JP62.name).glob("*.engine")} == names
+    open_bundle(bundle)
+
+
+def test_what_is_no_engine_stops_the_kit(built, bundle, capsys):
+    put_engines(bundle, JP62.name, "sm87")
+    (bundle / "engines" / JP62.name / "notes.txt").write_text("mine")
+    assert built("--force") == 2 and "holds 'notes.txt'" in capsys.readouterr().err
+
+
+def test_evidence_goes_and_what_a_user_put_beside_it_stays(built, bundle):
+    rejected = bundle / "rejected" / JP62.name
+    rejected.mkdir(parents=True)
+    for name in ("report.md", "report.json", "a.log", "notes.txt"):
+        (rejected / name).write_text("x")
+    assert built() == 0 and [path.name for path in rejected.iterdir()] == ["notes.txt"]
+    (rejected / "notes.txt").unlink()
+    assert built("--force") == 0 and not (bundle / "rejected").exists()
 
 
 def test_the_bundle_lists_its_kit(exported):

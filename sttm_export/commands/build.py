@@ -44,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="api",
         help="the Python API or trtexec (default: api)",
     )
-    parser.add_argument("--force", action="store_true", help="replace engines that are there")
+    parser.add_argument("--force", action="store_true", help="replace engines of the same compute capabilities")
 
 
 def execute(options: argparse.Namespace) -> None:
@@ -52,6 +52,7 @@ def execute(options: argparse.Namespace) -> None:
     from sttm_export.building import Request, build_bundle, check_request
     from sttm_export.bundle import open_bundle
     from sttm_export.engines.options import BuildOptions
+    from sttm_export.engines.store import clear_engines, only_builder
     from sttm_export.spec.target import find_target
     from sttm_export.terminal import Steps, table_console
 
@@ -70,10 +71,14 @@ def execute(options: argparse.Namespace) -> None:
         force=options.force,
     )
     steps = Steps(1 + len(request.targets))
-    with steps.step("Check bundle, targets and machine"):
-        bundle = open_bundle(options.bundle)
-        check_request(bundle, request)
-    records = build_bundle(bundle, request, steps)
+    with only_builder(options.bundle):
+        with steps.step("Check bundle, targets and machine"):
+            # Engines that are damaged are what --force may be for.
+            bundle = open_bundle(options.bundle, engines=not options.force)
+            for line in [line for target in request.targets for line in clear_engines(bundle.path, target.name)]:
+                steps.say(line)
+            check_request(bundle, request)
+        records = build_bundle(bundle, request, steps)
     from sttm_export.commands.tables import engine_table
     from sttm_export.engines.gpu import gpu_capability
 

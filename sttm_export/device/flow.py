@@ -19,9 +19,17 @@ from sttm_export.device.report import READABLE, check_lines, mark, write_reports
 from sttm_export.device.requirements import Check, check_machine, check_room, failed
 from sttm_export.device.timings import keep_timings
 from sttm_export.device.whole import KIT, bundle_needs, check_bundle, graph_names, is_writable
+from sttm_export.engines.kept import carry_over, check_strangers, engines_in_the_way
 from sttm_export.engines.meminfo import ROOT
 from sttm_export.engines.records import EngineRecord, sha256_of
-from sttm_export.engines.store import ENGINES, engines_staging, publish_engines, read_records
+from sttm_export.engines.store import (
+    ENGINES,
+    clear_engines,
+    engines_staging,
+    only_builder,
+    publish_engines,
+    read_records,
+)
 from sttm_export.engines.timing_cache import CACHE_NAME
 from sttm_export.errors import UserError, ValidationMiss, in_lines
 from sttm_export.manifest import MANIFEST
@@ -101,8 +109,11 @@ def run_kit(bundle: Bundle, request: Request, say: Say) -> Path | None:
         )
     if request.check_only:
         return None
-    _refuse_existing(work)
-    return _build_and_compare(work, say)
+    with only_builder(bundle.path):
+        for note in clear_engines(bundle.path, work.target.name):
+            say(note)
+        _refuse_existing(work)
+        return _build_and_compare(work, say)
 
 
 def _look(bundle: Bundle, request: Request) -> _Work:
@@ -122,12 +133,19 @@ def _look(bundle: Bundle, request: Request) -> _Work:
 
 
 def _has_engines(work: _Work) -> bool:
-    return any(record.status == "built" for record in read_records(work.bundle.path, work.target.name))
+    try:
+        return any(record.status == "built" for record in read_records(work.bundle.path, work.target.name))
+    except UserError:
+        # A damaged index, which --force replaces; whatever it was of is there still.
+        return True
 
 
 def _refuse_existing(work: _Work) -> None:
-    name = work.target.name
-    if _has_engines(work) and not work.request.force:
+    name, gpu = work.target.name, work.facts.gpu
+    check_strangers(work.bundle.path, name, graph_names(work.bundle))
+    if work.request.force:
+        return
+    if engines_in_the_way(work.bundle.path, name, [gpu.compute_capability if gpu else None]):
         raise UserError(
             f"Engines for {name} are there already, in {work.bundle.path / ENGINES / name}; build again with --force."
         )
@@ -135,7 +153,6 @@ def _refuse_existing(work: _Work) -> None:
 
 def _build_and_compare(work: _Work, say: Say) -> Path:
     name, home = work.target.name, work.bundle.path
-    _sweep(home / ENGINES, name)
     with engines_staging(home, name) as partial:
         try:
             _build(work, partial, say)
@@ -148,10 +165,13 @@ def _build_and_compare(work: _Work, say: Say) -> Path:
             rejected = _reject(work, partial, " ".join(fault))
             raise ValidationMiss(in_lines([*fault, f"{kept}; see {rejected / READABLE}{cause}."]))
         write_reports(partial, _report(work, ""))
-        folder = publish_engines(home, name, partial, [EngineRecord(**build["record"]) for build in work.builds])
+        built = [EngineRecord(**build["record"]) for build in work.builds]
+        others = carry_over(home, name, partial, built)
+        folder = publish_engines(home, name, partial, [*built, *others.records])
+    for note in others.notes:
+        say(note)
     # What an earlier run left of engines that failed is no longer true.
-    shutil.rmtree(home / REJECTED / name, ignore_errors=True)
-    _remove_if_empty(home / REJECTED)
+    _clear_rejected(home / REJECTED / name)
     return folder
 
 
@@ -219,8 +239,8 @@ def _first_miss(work: _Work) -> tuple[list[str], str]:
 def _reject(work: _Work, partial: Path, fault: str) -> Path:
     """Keep logs and reports where nobody takes them for engines, outside of what the bundle's sums cover."""
     folder = work.bundle.path / REJECTED / work.target.name
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
+    _clear_rejected(folder)
+    folder.mkdir(parents=True, exist_ok=True)
     for log in sorted(partial.glob("*.log")):
         shutil.copyfile(log, folder / log.name)
     write_reports(folder, _report(work, fault))
@@ -245,13 +265,13 @@ def _report(work: _Work, fault: str) -> dict[str, Any]:
     }
 
 
-def _sweep(engines: Path, target: str) -> None:
-    """Remove what a run that lost its power left half-built; of a run that still goes on, nothing."""
-    for folder in engines.glob(f".{target}.partial-*"):
-        if not Path("/proc", folder.name.rpartition("-")[2]).exists():
-            shutil.rmtree(folder, ignore_errors=True)
-
-
-def _remove_if_empty(folder: Path) -> None:
-    if folder.is_dir() and not any(folder.iterdir()):
-        folder.rmdir()
+def _clear_rejected(folder: Path) -> None:
+    """Remove the reports and logs of an earlier run; what else lies there is somebody's, and stays."""
+    if not folder.is_dir():
+        return
+    for path in folder.iterdir():
+        if path.suffix in {".json", ".log", ".md"} and path.is_file():
+            path.unlink()
+    for place in (folder, folder.parent):
+        if not any(place.iterdir()):
+            place.rmdir()

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
-import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from sttm_export.engines.records import EngineIndex, EngineRecord
 from sttm_export.engines.sums import SUMS, write_sums
 from sttm_export.errors import UserError
+from sttm_export.files.locks import locked_directory
+from sttm_export.files.names import check_component, check_links, check_name
+from sttm_export.files.staging import give_name, partial_path, recover, remove_tree, sweep
 from sttm_export.spec.records import read_json, read_record
 
 ENGINES = "engines"
@@ -32,7 +33,7 @@ def read_records(bundle: Path, target: str) -> list[EngineRecord]:
     """Records of one target; empty if nothing is known of it.
 
     Raises:
-        UserError: the index is damaged.
+        UserError: the index is damaged, or names files that are not the target's.
     """
     path, again = bundle / ENGINES / target / INDEX, f"build the engines again with sttm-export build {bundle} --force"
     if not path.exists():
@@ -45,7 +46,19 @@ def read_records(bundle: Path, target: str) -> list[EngineRecord]:
     index: EngineIndex | None = read_record(EngineIndex, {"engines": rows}, faults)
     if index is None:
         raise UserError(f"{path} is damaged: {'; '.join(faults[:3])}; {again}.")
+    _check_names(bundle, target, index.engines)
     return list(index.engines)
+
+
+def _check_names(bundle: Path, target: str, records: Sequence[EngineRecord]) -> None:
+    """Refuse an index that names files of another directory than its own, before any of them is opened."""
+    source = f"{ENGINES}/{target}/{INDEX}"
+    for record in records:
+        check_component(record.graph, source)
+        for name in filter(None, (record.file, record.log)):
+            if not check_name(name, source).startswith(f"{target}/") or name.count("/") > 1 or record.target != target:
+                raise UserError(f"{source} names '{name}', which is not of {target}; copy the bundle anew.")
+            check_links(bundle / ENGINES / target, name.removeprefix(f"{target}/"), source)
 
 
 def seal_target(folder: Path, records: Sequence[EngineRecord]) -> None:
@@ -55,6 +68,24 @@ def seal_target(folder: Path, records: Sequence[EngineRecord]) -> None:
     (folder / INDEX).write_text(index, encoding="utf-8")
     files = (path for path in folder.rglob("*") if path.is_file() and path.name != SUMS)
     write_sums(folder, [path.relative_to(folder).as_posix() for path in files])
+
+
+def clear_engines(bundle: Path, target: str) -> list[str]:
+    """Put back, or remove, what builds of a target that were killed have left; to be called by who holds the lock.
+
+    Returns:
+        What to tell the user: empty where nothing was to be done.
+    """
+    return [*recover(bundle / ENGINES / target), *sweep(bundle / ENGINES / target)]
+
+
+def only_builder(bundle: Path) -> contextlib.AbstractContextManager[None]:
+    """Hold the right to change the engines of a bundle until the end of the block.
+
+    Raises:
+        UserError: another process has it.
+    """
+    return locked_directory(bundle, f"Engines are built into {bundle} by another process; wait for its end.")
 
 
 @contextlib.contextmanager
@@ -67,7 +98,7 @@ def engines_staging(bundle: Path, target: str) -> Iterator[Path]:
     Raises:
         UserError: the bundle cannot be written to.
     """
-    partial = bundle / ENGINES / f".{target}.partial-{os.getpid()}"
+    partial = partial_path(bundle / ENGINES / target)
     made_parent = not partial.parent.exists()
     try:
         (partial / target).mkdir(parents=True)
@@ -76,7 +107,7 @@ def engines_staging(bundle: Path, target: str) -> Iterator[Path]:
     try:
         yield partial / target
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        remove_tree(partial)
         if made_parent:
             with contextlib.suppress(OSError):
                 partial.parent.rmdir()
@@ -86,9 +117,5 @@ def publish_engines(bundle: Path, target: str, partial: Path, records: Sequence[
     """Seal a staged target and give it its place; what was there before goes only after the new one stands."""
     seal_target(partial, records)
     final = bundle / ENGINES / target
-    old = final.with_name(f".{target}.old-{os.getpid()}")
-    if final.exists():
-        final.rename(old)
-    partial.rename(final)
-    shutil.rmtree(old, ignore_errors=True)
+    give_name(partial, final)
     return final

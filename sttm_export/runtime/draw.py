@@ -73,7 +73,7 @@ def write_png(file: BinaryIO, sheet: Image.Image) -> None:
 
 
 def render_tokens(
-    frames: NDArray[np.uint8],
+    frames: Sequence[NDArray[np.uint8]] | NDArray[np.uint8],
     merged: MergedTokens,
     grid: GridSpec,
     *,
