@@ -32,7 +32,7 @@ class Solved:
         budget: share of the tokens.
         given_spatial: spatial threshold asked for; the solved one is never below.
         spatial: solved.
-        temporal: solved; 2.0 where the spatial step alone meets the budget.
+        temporal: solved.
         tokens: tokens kept.
         max_tokens: K.
     """
@@ -88,8 +88,8 @@ def _solve(clip: str, features: np.ndarray[Any, Any], spec: MergeSpec, given: fl
     cells = torch.from_numpy(features).flatten(2).transpose(1, 2)
     frames = torch.tensor(spec.frames, dtype=torch.int32)
     with torch.inference_mode():
-        _, count, _, _, _, applied, _ = TokenMerger(spec)(cells, frames, torch.tensor(given), torch.tensor(0.0))
-    spatial, temporal = (round(float(value), 6) for value in applied)
+        _, count, _, _, _, applied, *_ = TokenMerger(spec)(cells, frames, torch.tensor(given), torch.tensor(0.0))
+    spatial, temporal = (round(float(value), 7) for value in applied)
     return Solved(clip, spec.frames, spec.budget, given, spatial, temporal, int(count), spec.max_tokens)
 
 
@@ -129,7 +129,7 @@ def solve_video(bundle_path: Path, video: str, spatial: float | None) -> Solved:
         request = Request(path, Path(scratch) / "tokens.npz", Path(scratch) / "tokens.png", spatial=spatial)
         merged = run_bundle(bundle, request, Steps(4))
     given = bundle.manifest["thresholds"]["spatial"] if spatial is None else spatial
-    solved = [round(float(value), 6) for value in merged.thresholds]
+    solved = [round(float(value), 7) for value in merged.thresholds]
     return Solved(
         path.stem,
         merged.num_frames,

@@ -86,11 +86,11 @@ def run_bundle(bundle: Bundle, request: Request, steps: Steps) -> MergedTokens:
         spatial = defaults.spatial if request.spatial is None else request.spatial
         temporal = defaults.temporal if request.temporal is None else request.temporal
         with open_session(bundle, TOKEN_MERGER, request, selection) as session:
-            merged = merge_features(session, session.graph, features, len(features), spatial, temporal)
+            merged = merge_features(session, merge, features, len(features), spatial, temporal)
     if merge.policy == "budget" and merged.assignment.size <= merged.max_tokens:
         steps.say(
-            f"all {merged.assignment.size} cells of the clip fit into K = {merged.max_tokens}, so nothing was merged; "
-            f"for clips this short, export with --frames {len(features)} or a smaller --budget"
+            f"all {merged.assignment.size} cells of the clip may be kept (its budget is {merged.max_tokens} tokens), so "
+            "only duplicates were merged"
         )
     with steps.step("Write tokens and picture"):
         title = f"{model.title}, {request.video.name}"

@@ -26,6 +26,7 @@ class StaticResult:
     assignment: Tensor
     thresholds: tuple[float, float]
     converged: bool
+    margins: tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -65,9 +66,16 @@ def run_static(features: Tensor, spec: MergeSpec, spatial: float, temporal: floa
         out = TokenMerger(spec)(
             cells, torch.tensor(frames, dtype=torch.int32), torch.tensor(spatial), torch.tensor(temporal)
         )
-    tokens, count, box, patches, assignment, thresholds, converged = out
+    tokens, count, box, patches, assignment, thresholds, converged, margins = out
     return StaticResult(
-        tokens, int(count), box, patches, assignment, (float(thresholds[0]), float(thresholds[1])), bool(converged)
+        tokens,
+        int(count),
+        box,
+        patches,
+        assignment,
+        (float(thresholds[0]), float(thresholds[1])),
+        bool(converged),
+        (float(margins[0]), float(margins[1])),
     )
 
 

@@ -5,23 +5,38 @@ from pathlib import Path
 import helpers_rooms  # noqa: F401
 import numpy as np
 import pytest
-from helpers_merging import REAL_CLIPS
+from helpers_merging import REAL_CLIPS, load_golden
 
 from calibration.solve import Solved, main, solve_features, solve_video
 from sttm_export.errors import UserError
+from sttm_export.merging.reference import merge
 from sttm_export.spec.files import data_directory, read_toml
 
 TABLE = read_toml(data_directory("calibration") / "solved.toml")["solved"]
 
 
 @pytest.mark.parametrize("path", REAL_CLIPS, ids=lambda path: path.stem)
-def test_solved_values_reproduce(path):
+def test_solved_thresholds_keep_as_many_tokens_on_every_machine(path):
+    """Solved thresholds stand in gaps that rounding cannot bridge, so what they keep is the same number everywhere."""
+    case = load_golden(path)
+    for row in (Solved(**row) for row in TABLE if row["clip"] == path.stem):
+        result = merge(case.features, row.spatial, row.temporal, **case.constants)
+        assert len(result.tokens) == row.tokens
+        assert result.margins[1] > 1e-6
+
+
+@pytest.mark.parametrize("path", REAL_CLIPS, ids=lambda path: path.stem)
+def test_solving_again_fills_the_budget_alike(path):
     expected = [Solved(**row) for row in TABLE if row["clip"] == path.stem]
     found = list(solve_features(path, [row.budget for row in expected], None))
     for ours, theirs in zip(found, expected, strict=True):
-        # A threshold is the middle of a gap between two similarities, which differ in the last bits elsewhere.
-        assert (ours.spatial, ours.temporal) == pytest.approx((theirs.spatial, theirs.temporal), abs=2e-6)
-        assert (ours.tokens, ours.max_tokens, ours.frames) == (theirs.tokens, theirs.max_tokens, theirs.frames)
+        assert (ours.max_tokens, ours.frames, ours.given_spatial) == (
+            theirs.max_tokens,
+            theirs.frames,
+            theirs.given_spatial,
+        )
+        # Where a gap is just wide enough, another processor may take its neighbour: both are right (rule 8.4).
+        assert abs(ours.tokens - theirs.tokens) <= 0.01 * theirs.max_tokens
 
 
 def test_a_given_spatial_threshold_is_kept():

@@ -89,7 +89,7 @@ def test_solved_values_are_possible_and_complete():
     for row in SOLVED:
         assert 0.98 * row["max_tokens"] <= row["tokens"] <= row["max_tokens"]
         assert row["given_spatial"] <= row["spatial"] <= 1.0
-        assert -1.0 <= row["temporal"] <= 2.0
+        assert -1.0 <= row["temporal"] <= 1.0
 
 
 def test_a_smaller_budget_never_asks_for_a_higher_threshold():

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from sttm_export.merging.budget import NOTHING_MERGES
+from sttm_export.merging.budget import ALIKE, NOTHING_MERGES, SLACK
 from sttm_export.merging.quadtree import INVALID
-from sttm_export.merging.temporal import unrolled_rounds
+from sttm_export.merging.ladder import least_gap
+from sttm_export.merging.temporal import search_rounds, unrolled_rounds
 from sttm_export.spec.model import load_model, model_names
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -113,11 +114,15 @@ def test_the_table_has_every_row():
 
 def test_constants_are_those_of_the_code():
     assert NOTHING_MERGES == 2.0
-    assert "**2.0 means that nothing merges**" in TEXT
+    assert "such as 2.0, may be given and means that **nothing merges**" in TEXT
     assert INVALID == -2.0
     assert "counts as -2," in TEXT
-    assert [unrolled_rounds(frames) for frames in (1, 2, 32, 33)] == [0, 4, 8, 9]
-    assert "unrolls ceil(log2 T) + 3 rounds" in TEXT
+    assert [search_rounds(frames) for frames in (1, 2, 32, 33)] == [0, 4, 8, 9]
+    assert "with ceil(log2 T) + 3 rounds" in TEXT
+    assert [unrolled_rounds(frames) for frames in (8, 16, 32, 128)] == [18, 21, 24, 30]
+    assert "**3·(ceil(log2 T) + 3) rounds**: 18, 21, 24 and 30 for T = 8, 16, 32 and 128" in TEXT
+    assert [f"{least_gap(channels):.1e}" for channels in (3584, 16)] == ["5.5e-06", "2.1e-06"]
+    assert (SLACK, ALIKE) == (1 / 16, 0.005)
 
 
 def test_prose_takes_comments_and_docstrings_only(tmp_path):

@@ -6,16 +6,17 @@ import torch
 from helpers_merging import GOLDEN, REAL_CLIPS, assert_equal_merge, load_golden, run_static, spec_for
 
 from sttm_export.merging.reference import merge
+from sttm_export.merging.temporal import search_rounds, unrolled_rounds
 
-pytestmark = pytest.mark.parametrize("path", GOLDEN, ids=lambda path: path.stem)
+GOLDEN_CASES = pytest.mark.parametrize("path", GOLDEN, ids=lambda path: path.stem)
 
 
-def test_all_cases_are_here(path):
-    assert len(GOLDEN) == 20
+def test_all_cases_are_here():
+    assert len(GOLDEN) == 22
     assert len(REAL_CLIPS) == 5
-    assert path.exists()
 
 
+@GOLDEN_CASES
 def test_reference_reproduces_the_published_output(path):
     case = load_golden(path)
     result = merge(case.features, case.spatial, case.temporal, **case.constants)
@@ -24,6 +25,7 @@ def test_reference_reproduces_the_published_output(path):
     np.testing.assert_allclose(result.tokens, case.tokens, atol=1e-5, rtol=0)
 
 
+@GOLDEN_CASES
 def test_static_merger_reproduces_the_published_output(path):
     case = load_golden(path)
     spec = spec_for(case.features, 1.0, "threshold", **case.constants)
@@ -33,9 +35,18 @@ def test_static_merger_reproduces_the_published_output(path):
     np.testing.assert_array_equal(result.token_box[:n], case.boxes)
     np.testing.assert_array_equal(result.token_patches[:n], case.num_patches)
     np.testing.assert_allclose(result.tokens[:n], case.tokens, atol=1e-5, rtol=0)
-    assert_equal_merge(result, merge(case.features, case.spatial, case.temporal, **case.constants))
+    reference = merge(case.features, case.spatial, case.temporal, **case.constants)
+    assert_equal_merge(result, reference)
+    np.testing.assert_allclose(result.margins, np.minimum(reference.margins, 4.0), atol=1e-6, rtol=0)
 
 
+def test_one_case_needs_more_rounds_than_the_solver_counts_with():
+    case = load_golden(next(path for path in GOLDEN if path.stem.startswith("many_rounds")))
+    needed = merge(case.features, case.spatial, case.temporal, **case.constants).rounds
+    assert search_rounds(len(case.features)) < needed == 9 <= unrolled_rounds(len(case.features))
+
+
+@GOLDEN_CASES
 def test_ignored_frames_change_nothing(path):
     """A clip of T frames in a graph for more: whatever the later frames hold, the result is that of the T frames."""
     case = load_golden(path)

@@ -26,7 +26,20 @@ def clips(draw, max_frames=9):
     head_dim = draw(st.sampled_from([0, 0, 0, 4]))
     channels = draw(st.sampled_from([4, 8, 12] if head_dim else [1, 3, 5, 8, 24]))
     kind = draw(
-        st.sampled_from(["smooth", "smooth", "noise", "whole numbers", "frozen", "zeros", "huge", "static+noise"])
+        st.sampled_from(
+            [
+                "smooth",
+                "smooth",
+                "noise",
+                "whole numbers",
+                "frozen",
+                "zeros",
+                "huge",
+                "tiny",
+                "overflow",
+                "static+noise",
+            ]
+        )
     )
     shape = (frames, channels, height, width)
     if kind == "smooth":
@@ -42,6 +55,10 @@ def clips(draw, max_frames=9):
         x = rng.standard_normal(shape) * (rng.random((frames, 1, height, width)) < 0.5)
     elif kind == "huge":
         x = rng.standard_normal(shape) * 1e4
+    elif kind == "tiny":  # where the two ways of keeping norms off zero differ (rules 2.1 and 3.2)
+        x = rng.standard_normal(shape) * 10.0 ** rng.integers(-10, -6, (frames, 1, height, width))
+    elif kind == "overflow" and channels > 1:  # finite, but squares are not (rule 8.7); PyTorch takes one without
+        x = rng.standard_normal(shape) * 10.0 ** rng.integers(15, 24, (frames, 1, height, width))
     else:
         x = rng.standard_normal(shape)
         if kind == "static+noise":

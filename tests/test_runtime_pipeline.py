@@ -16,7 +16,8 @@ ENCODER = GraphSpec(
     (TensorSpec("pixel_values", (4, 3, 2, 2), "float16", ""),),
     (TensorSpec("features", (4, 4, 3), "float16", ""),),
 )
-MERGER = token_merger_graph(MergeSpec(frames=3, height=2, width=2, channels=3, budget=1.0), "fp32")
+MERGE = MergeSpec(frames=3, height=2, width=2, channels=3, budget=1.0)
+MERGER = token_merger_graph(MERGE, "fp32")
 
 
 def encoder():
@@ -72,13 +73,13 @@ def test_encode_refuses(shape):
 
 def merged_clip(n=2):
     features = np.random.default_rng(0).standard_normal((n, 4, 3))
-    return features, merge_features(merger(), MERGER, features, n, 0.85, 0.65)
+    return features, merge_features(merger(), MERGE, features, n, 0.85, 0.65)
 
 
 def test_merge_pads_and_trims():
     session = merger()
     features = np.ones((2, 4, 3))
-    merged = merge_features(session, MERGER, features, 2, 0.85, 0.65)
+    merged = merge_features(session, MERGE, features, 2, 0.85, 0.65)
     given = session.calls[0]
     assert given["features"].shape == (3, 4, 3) and given["features"].dtype == np.float32
     assert not given["features"][2].any() and given["num_frames"].dtype == np.int32
@@ -103,7 +104,7 @@ def test_unmerge_is_a_gather():
 )
 def test_merge_refuses(shape, count, message):
     with pytest.raises(UserError, match=message):
-        merge_features(merger(), MERGER, np.zeros(shape), count, 0.8, 0.6)
+        merge_features(merger(), MERGE, np.zeros(shape), count, 0.8, 0.6)
 
 
 def test_save_npz(tmp_path):
@@ -137,7 +138,9 @@ def test_draw_thins_long_clips(tmp_path):
     n = 80
     assignment = np.tile(np.arange(4, dtype=np.int32), (n, 1))
     _, short = merged_clip()
-    merged = MergedTokens(short.tokens, short.token_box, short.token_patches, assignment, short.thresholds, True, 12)
+    merged = MergedTokens(
+        short.tokens, short.token_box, short.token_patches, assignment, short.thresholds, True, short.margins, 12
+    )
     sheet = draw_one(tmp_path, merged, n)
     tiles = (sheet.shape[1] - 56 + 16) // (220 + 16)
     assert tiles * round((sheet.shape[0] - 104 - 28 + 16) / (165 + 44 + 16)) >= 64

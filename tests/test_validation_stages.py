@@ -232,7 +232,7 @@ def test_budget_and_convergence(bunny):
 def test_the_budget_is_judged_where_nothing_else_can_be(bunny):
     good, bad = bunny.run(), copy(bunny.run())
     bad["num_tokens"] = np.array(bunny.merge.max_tokens + 1)
-    rows = budget_results([Stage("a", good), Stage("b", bad)], bunny.merge, "features of no use")
+    rows = budget_results([Stage("a", good), Stage("b", bad)], bunny.merge.max_tokens, "features of no use")
     assert [(row.tensor, row.passed, row.skipped) for row in rows] == [
         ("assignment", False, True),
         ("num_tokens", True, False),

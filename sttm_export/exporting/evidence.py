@@ -158,7 +158,7 @@ def examine_merger(
         report += found.on(case)
         if fixture is None:
             fixture = (inputs, reference)
-            merged = MergedTokens.from_outputs(session.run(inputs), used)
+            merged = MergedTokens.from_outputs(session.run(inputs), used, merge)
     assert fixture is not None and merged is not None
     return MergerEvidence(report, fixture, merged)
 
@@ -174,9 +174,10 @@ def _without_reference(
     """On features that are not finite there is nothing to compare with; the budget must hold all the same."""
     count = len(features)
     outputs = session.run(merger_inputs(graph, features, count, thresholds))
-    rows = budget_results([Stage(session.backend, outputs)], merge, f"the features it would be judged on: {fault}")
+    why = f"the features it would be judged on: {fault}"
+    rows = budget_results([Stage(session.backend, outputs)], merge.clip_budget(count), why)
     report = ValidationReport(rows, undefined_frames("features", features)).on(f"{count} frames")
-    return MergerEvidence(report, None, MergedTokens.from_outputs(outputs, count))
+    return MergerEvidence(report, None, MergedTokens.from_outputs(outputs, count, merge))
 
 
 def merger_inputs(
@@ -211,6 +212,7 @@ def example_json(scene: Scene, merged: MergedTokens) -> dict[str, Any]:
         "tokens_per_frame": merged.new_tokens_per_frame().tolist(),
         "timestamps": [round(float(time), 3) for time in scene.timestamps],
         "thresholds": [float(value) for value in merged.thresholds],
+        "margins": [float(value) for value in merged.margins],
     }
 
 

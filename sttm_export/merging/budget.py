@@ -2,124 +2,173 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
 from sttm_export.merging.geometry import Geometry
-from sttm_export.merging.grouping import stable_order
-from sttm_export.merging.quadtree import INVALID, LeafMinimum, Leaves
-from sttm_export.merging.temporal import propagate
+from sttm_export.merging.ladder import build_ladder, compact, least_gap, pick, rounding_band, running_sum
+from sttm_export.merging.quadtree import INVALID, Leaves
+from sttm_export.merging.temporal import propagate, search_rounds
+from sttm_export.spec.merge import MergeSpec
 
 NOTHING_MERGES = 2.0
 """A threshold above every cosine. Finite, so that it survives JSON and TensorRT alike."""
 
-_GRID = 64
-_REFINEMENTS = 4  # 64**4 steps over [-2, 2]: finer than float32 resolves a cosine
+EVERYTHING_MERGES = -2.5
+"""Below every similarity, the invalid ones among them: where the last gap ends."""
+
+ALIKE = 0.005
+"""Share of K by which thresholds may differ in tokens and still be chosen by their gap alone."""
+
+SLACK = 1 / 16
+"""Leaves beyond K that the spatial step is asked for: room to merge what hardly changes from frame to frame."""
+
+FAR = 4.0
+"""A margin where nothing was compared: farther than two cosines can lie apart."""
+
 _CANDIDATES = 8
-_STAGES = 4  # 8**4 = 4096 ranks: every one at T = 32, every tenth at T = 256
-_KEY_BITS = 23
-_KEY_SCALE = 2.0**21
+_STAGES = 4  # 8**4 = 4096 gaps: all but every second one at T = 32, every sixth at T = 128
 
 
-def solve_spatial(minima: list[Tensor], given: Tensor, frames_used: Tensor, geometry: Geometry, budget: int) -> Tensor:
-    """Raise the spatial threshold just so far that the spatial step alone keeps at least K leaves (rule 8.2).
+class BudgetSolver:
+    """Solves both thresholds of a merger; what does not depend on the clip is fixed here."""
+
+    def __init__(self, spec: MergeSpec, geometry: Geometry) -> None:
+        """Derive the constants of rule 8.4 from the channels that a similarity sums over."""
+        channels = spec.head_dim or spec.channels
+        self.spec = spec
+        self.geometry = geometry
+        self.top = 1.0 - rounding_band(channels)
+        self.least_gap = least_gap(channels)
+
+    def clip_budget(self, num_frames: Tensor) -> Tensor:
+        """Tokens that a clip of so many frames may keep, scalar float32 (rule 8.1)."""
+        table = torch.tensor([float(self.spec.clip_budget(n)) for n in range(self.spec.frames + 1)])
+        return table.index_select(0, num_frames.clamp(0, self.spec.frames).view(1))[0]
+
+    def solve_spatial(self, reach: Tensor, gain: Tensor, roots: Tensor, given: Tensor, budget: Tensor) -> Tensor:
+        """Raise the spatial threshold just so far that the spatial step leaves K tokens and some to spare (rule 8.2).
+
+        Args:
+            reach: [T, P] float32, see `reaches`.
+            gain: [T, P] float32, leaves that opening a node adds.
+            roots: scalar float32, leaves if no node is opened.
+            given: scalar float32, the threshold asked for; the result is never below it.
+            budget: scalar float32, K of this clip.
+
+        Returns:
+            Scalar float32.
+        """
+        ladder = build_ladder(reach, self.top, given, self.least_gap)
+        ordered = gain.flatten().gather(0, ladder.order.long())
+        total = gain.sum()
+        # A threshold in gap i opens every node but the i that reach furthest.
+        leaves = roots + total - torch.cat([torch.zeros(1), running_sum(ordered)])
+        wanted = budget * (1.0 + SLACK)
+        enough = ladder.usable & (leaves >= wanted)
+        fewest = torch.where(enough, leaves, torch.inf).amin(0)
+        _, solved = pick(enough & (leaves <= fewest + ALIKE * wanted), ladder.gaps, ladder.middles)
+        # Where even the highest threshold leaves too few, take all that can be had.
+        _, most = pick(ladder.usable, leaves, ladder.middles)
+        threshold = torch.where(fewest < torch.inf, solved, most)
+        at_given = roots + ((reach < given).float() * gain).sum()
+        raised = (at_given < wanted) & (threshold > given)
+        return torch.where(raised, self._centre(reach, threshold, floor=given), given)
+
+    def solve_temporal(
+        self, similarity: Tensor, pairs: Tensor, nodes: Tensor, leaves: Leaves, budget: Tensor
+    ) -> Tensor:
+        """Find the temporal threshold that keeps as many tokens as fit into K, in a wide gap (rules 8.3 and 8.4).
+
+        Args:
+            similarity: [T-1, N] float32.
+            pairs: [T-1, N] bool, pairs that exist.
+            nodes: [T, N] bool, the top-left cell of each leaf of a frame that counts.
+            leaves: the spatial step's tokens.
+            budget: scalar float32, K of this clip.
+
+        Returns:
+            Scalar float32.
+        """
+        values = torch.where(pairs, similarity, INVALID)
+        ladder = build_ladder(values, self.top, torch.full((), EVERYTHING_MERGES), self.least_gap)
+        middles, gaps, usable = compact(ladder)
+
+        def counted(places: Tensor) -> tuple[Tensor, Tensor]:
+            thresholds = middles.index_select(0, places.to(torch.int32))
+            return count_tokens(similarity, pairs, nodes, thresholds, leaves, self.geometry), thresholds
+
+        # The last gap always fits: with every pair merged, at most one frame's tokens remain.
+        low, high = torch.full((), -1.0), usable - 1.0
+        best_count, best_place = torch.full((), -1.0), usable - 1.0
+        steps = torch.arange(1, _CANDIDATES + 1, dtype=torch.float32) / _CANDIDATES
+        for _ in range(_STAGES):
+            places = torch.ceil(low + (high - low) * steps)
+            counts, _ = counted(places)
+            fits = counts <= budget
+            stage_count, stage_place = pick(fits, counts, places)
+            best_place = torch.where(stage_count > best_count, stage_place, best_place)
+            best_count = torch.maximum(stage_count, best_count)
+            high = torch.where(fits, places, high).amin(0)
+            low = torch.where(~fits & (places < high), places, low).amax(0)
+
+        places = self._widest_nearby(gaps, best_place, usable)
+        counts, thresholds = counted(places)
+        alike = (counts <= budget) & (counts >= best_count - ALIKE * budget)
+        width, widest = pick(alike, gaps.index_select(0, places.to(torch.int32)), thresholds)
+        found = middles.index_select(0, best_place.to(torch.int32).view(1))[0]
+        return self._centre(values, torch.where(width > 0, widest, found), floor=torch.full((), EVERYTHING_MERGES))
+
+    def _widest_nearby(self, gaps: Tensor, start: Tensor, usable: Tensor) -> Tensor:
+        """[Q] float32: the widest gap of each of Q stretches from `start` on, which together lose about 1 % of K."""
+        length = math.ceil(2 * ALIKE * self.spec.max_tokens / _CANDIDATES)
+        places = start + torch.arange(_CANDIDATES * length, dtype=torch.float32).view(_CANDIDATES, length)
+        places = torch.minimum(places, usable - 1.0)
+        found = gaps.index_select(0, places.flatten().to(torch.int32)).view(places.shape)
+        return torch.where(found == found.amax(1, keepdim=True), places, -1.0).amax(1)
+
+    def _centre(self, values: Tensor, threshold: Tensor, floor: Tensor) -> Tensor:
+        """Move a threshold to the middle of its gap, as exactly as float32 holds it; no decision changes."""
+        below = torch.maximum(torch.where(values < threshold, values, floor).flatten().amax(0), floor)
+        above = torch.where(values >= threshold, values, self.top).flatten().amin(0).clamp(max=self.top)
+        return 0.5 * (below + above)
+
+
+def reaches(minima: list[Tensor], geometry: Geometry, frame_counts: Tensor) -> tuple[Tensor, Tensor]:
+    """What decides whether a node is opened, and what that adds (rule 8.2).
+
+    A node is opened if and only if it and all its ancestors fall short of the threshold, so the count of leaves is a
+    monotone sum over nodes and needs no tree search.
 
     Args:
-        minima: least child similarity per level, [T, P_l]; ignored frames already hold +inf there.
-        given: scalar float32, the threshold asked for; the result is never below it.
-        frames_used: scalar float32, frames that count.
+        minima: least child similarity per level, [T, P_l].
         geometry: tables of the grid.
-        budget: K.
+        frame_counts: [T, 1] bool.
 
     Returns:
-        Scalar float32.
+        reach [T, P] float32: the greatest of the node's and its ancestors' least child similarities, of all nodes that
+        have children; gain [T, P] float32: leaves that opening it adds, 0 in ignored frames.
     """
-    if not minima:
-        return given
-    # A node is opened if and only if it and all its ancestors fall short of the threshold, so the count of leaves is a
-    # monotone sum over nodes and needs no tree search.
     reached: list[Tensor] = []
-    splits: list[Tensor] = []
+    gains: list[Tensor] = []
     for level, least in enumerate(minima):
         above = [reached[-1].index_select(1, torch.from_numpy(geometry.parents[level]))] if level else []
         reached.append(torch.maximum(least, above[0]) if above else least)
-        splits.append(torch.from_numpy(geometry.child_valid[level].sum(1) - 1).float().expand(least.shape))
-    reach, gain = torch.cat(reached, 1).flatten(), torch.cat(splits, 1).flatten()
-    roots = frames_used * len(geometry.areas[0])
-
-    low, high = given, torch.clamp(given, min=NOTHING_MERGES)
-    steps = torch.arange(_GRID + 1, dtype=torch.float32) / _GRID
-    for _ in range(_REFINEMENTS):
-        candidates = low + (high - low) * steps
-        opened = (reach[None] < candidates[:, None]).float()
-        enough = roots + (opened * gain).sum(1) >= budget
-        next_high = torch.where(enough, candidates, high).amin(0)
-        low = torch.where(enough, low, candidates).amax(0)
-        high = next_high
-    at_given = roots + ((reach < given).float() * gain).sum()
-    return torch.where(at_given >= budget, given, between(reach, high, floor=given))
+        gains.append(torch.from_numpy(geometry.child_valid[level].sum(1) - 1).float().expand(least.shape))
+    return torch.cat(reached, 1), torch.where(frame_counts, torch.cat(gains, 1), 0.0)
 
 
-def solve_temporal(
-    similarity: Tensor, pairs: Tensor, nodes: Tensor, leaves: Leaves, geometry: Geometry, budget: int
-) -> Tensor:
-    """Find the temporal threshold that keeps as many tokens as fit into K (rule 8.3).
-
-    Searches over ranks: merging every node whose best pair is among the r most similar leaves at most P - r tokens (P:
-    leaves), so r = P - K always fits; further merges make a smaller r fit, and the least such r is sought with 8
-    candidates a stage, each counted by running the directed merging itself.
+def margin(values: Tensor, counts: Tensor, threshold: Tensor) -> Tensor:
+    """Scalar float32: distance of a threshold to the nearest similarity that it is compared with; 4 if there is none.
 
     Args:
-        similarity: [T-1, N] float32.
-        pairs: [T-1, N] bool, pairs that exist.
-        nodes: [T, N] bool, the top-left cell of each leaf of a frame that counts.
-        leaves: the spatial step's tokens.
-        geometry: tables of the grid.
-        budget: K.
-
-    Returns:
-        Scalar float32; `NOTHING_MERGES` if the leaves fit as they are.
-    """
-    ladder = _similarity_ladder(similarity, nodes, leaves, geometry)
-    low = torch.zeros(())
-    high = torch.clamp(nodes.float().sum() - budget, min=0.0)
-    steps = torch.arange(1, _CANDIDATES + 1, dtype=torch.float32) / _CANDIDATES
-    # Keys order similarities only to 5e-7, so the threshold of r = P - K itself may merge a few too little. A step of
-    # two keys below it never does: the one threshold that is known to fit, should no candidate be seen to.
-    certain = ladder.index_select(0, high.to(torch.int32).view(1))[0] - 2.0 / _KEY_SCALE
-    best_count, best_threshold = torch.full((), -1.0), torch.where(high > 0, certain, NOTHING_MERGES)
-    for _ in range(_STAGES):
-        ranks = torch.ceil(low + (high - low) * steps)
-        thresholds = ladder.index_select(0, ranks.to(torch.int32))
-        counts = count_tokens(similarity, pairs, nodes, thresholds, leaves, geometry)
-        fits = counts <= budget
-        score = torch.where(fits, counts, -1.0)
-        stage_count = score.amax(0)
-        stage_threshold = torch.where(score == stage_count, thresholds, -NOTHING_MERGES).amax(0)
-        best_threshold = torch.where(stage_count > best_count, stage_threshold, best_threshold)
-        best_count = torch.maximum(stage_count, best_count)
-        high = torch.where(fits, ranks, high).amin(0)
-        low = torch.where(~fits & (ranks < high), ranks, low).amax(0)
-    return between(torch.where(pairs, similarity, INVALID), best_threshold, floor=torch.full((), INVALID))
-
-
-def between(values: Tensor, threshold: Tensor, floor: Tensor) -> Tensor:
-    """Move a threshold to the middle of the gap it lies in, where rounding elsewhere flips no decision (rule 8.4).
-
-    Args:
-        values: what the threshold is compared with, any shape; `value >= threshold` stays the same for every one.
+        values: any shape, float32.
+        counts: [..] bool, broadcast to `values`: which of them are compared.
         threshold: scalar.
-        floor: scalar below which the threshold must not go.
-
-    Returns:
-        Scalar float32; the threshold itself where no value reaches it.
     """
-    below = torch.maximum(torch.where(values < threshold, values, INVALID).flatten().amax(0), floor)
-    reached = torch.where(values >= threshold, values, torch.inf).flatten().amin(0)
-    middle = 0.5 * (below + reached)
-    # Neighbouring floats have no middle: rounding could give `below` itself.
-    middle = torch.where(middle > below, middle, reached)
-    return torch.where(reached < NOTHING_MERGES, middle, threshold)
+    return torch.where(counts, (values - threshold).abs(), FAR).flatten().amin(0).clamp(max=FAR)
 
 
 def count_tokens(
@@ -127,19 +176,6 @@ def count_tokens(
 ) -> Tensor:
     """[Q] float32: tokens that survive at each of Q thresholds."""
     kept = (similarity >= thresholds[:, None, None]) & pairs
-    representatives, _ = propagate(kept, leaves, geometry)
+    representatives, _ = propagate(kept, leaves, geometry, search_rounds(pairs.shape[0] + 1))
     roots = (representatives == leaves.owner) & nodes
     return roots.float().sum((1, 2))
-
-
-def _similarity_ladder(similarity: Tensor, nodes: Tensor, leaves: Leaves, geometry: Geometry) -> Tensor:
-    """[1 + (T-1)·N] float32: threshold that merges the r most similar nodes, r = 0, 1, and so on."""
-    later = [stop[1:] for stop in leaves.stops]
-    best = -LeafMinimum(
-        later, geometry, (similarity.shape[0],), (torch.full((), -torch.inf), torch.full((), torch.inf))
-    )(-similarity)
-    # 21 fraction bits order similarities to 5e-7; the threshold itself is an unrounded one.
-    keys = torch.floor((1.0625 - best) * _KEY_SCALE).clamp(0.0, 2.0**_KEY_BITS - 2.0)
-    keys = torch.where(nodes[1:], keys, 2.0**_KEY_BITS - 1.0)
-    ordered = best.flatten().gather(0, stable_order(keys, _KEY_BITS).long())
-    return torch.cat([torch.full((1,), NOTHING_MERGES), ordered])

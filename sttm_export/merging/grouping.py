@@ -47,7 +47,7 @@ def stable_order(keys: Tensor, bits: int) -> Tensor:
 
     Args:
         keys: [M, B] float32 whole numbers in [0, 2**bits).
-        bits: at most 24.
+        bits: of the largest key.
 
     Returns:
         [M·B] int32: for each sorted position the row-major index of its key.

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from sttm_export.merging.budget import FAR
 from sttm_export.merging.reference import merge
 from sttm_export.merging.static import TokenMerger
 from sttm_export.spec.graph import token_merger_graph
@@ -59,6 +60,7 @@ def reference_outputs(
         "assignment": _fit(result.assignment.numpy().astype(np.int32), spec.frames, -1),
         "thresholds_applied": np.array(thresholds, np.float32),
         "converged": np.array(True),
+        "threshold_margins": np.minimum(np.array(result.margins, np.float32), FAR),
     }
 
 

@@ -75,8 +75,19 @@ def parent_dot(child: Tensor, parent: Tensor, size: tuple[int, int], up: Tensor,
     return head_dot(blocks, parent.unflatten(1, (h // 2, 1, w // 2, 1)), head_dim).flatten(1, 4)
 
 
-def valid_cosine(cosine: Tensor) -> Tensor:
-    """Replace NaN by `INVALID`; comparisons with NaN are not the same everywhere."""
+def mean_cosine(dots: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """Mean over heads of dots / a / b; NaN becomes `INVALID`, as comparisons with NaN are not the same everywhere.
+
+    A norm that overflows is infinite, and the published code, which divides before it multiplies, has a cosine of 0
+    there; its dot product may be infinite as well, and Inf / Inf is NaN (rule 8.7).
+
+    Args:
+        dots: [..., heads] float32.
+        a: the norms of one side, of the shape of `dots` or broadcast to it.
+        b: those of the other side.
+    """
+    overflowed = (a == torch.inf) | (b == torch.inf)
+    cosine = torch.where(overflowed, 0.0, dots / a / b).mean(-1)
     return torch.where(cosine >= INVALID, cosine, INVALID)
 
 
@@ -95,7 +106,7 @@ def slot_minima(pyramid: list[Tensor], norms: list[Tensor], geometry: Geometry, 
         scale = [norm.clamp(min=COSINE_EPS) for norm in norms[level : level + 2]]
         up = torch.from_numpy(geometry.parents[level + 1])
         dots = parent_dot(child, parent, geometry.sizes[level + 1], up, head_dim)
-        similarity = (dots / scale[1] / scale[0].index_select(1, up)).mean(-1)
+        similarity = mean_cosine(dots, scale[1], scale[0].index_select(1, up))
         valid = geometry.child_valid[level]
         short = np.flatnonzero(~valid.all(1)).astype(np.int32)
         slots = table
@@ -103,12 +114,12 @@ def slot_minima(pyramid: list[Tensor], norms: list[Tensor], geometry: Geometry, 
             # Empty slots point at cell (0, 0) of the child level and take part in the test (rule 2.3).
             rows = torch.from_numpy(short)
             dots = head_dot(parent.index_select(1, rows), child[:, :1], head_dim)
-            quirk = (dots / scale[0].index_select(1, rows) / scale[1][:, :1]).mean(-1)
+            quirk = mean_cosine(dots, scale[0].index_select(1, rows), scale[1][:, :1])
             similarity = torch.cat([similarity, quirk], 1)
             place = np.zeros(len(valid), np.int32)
             place[short] = np.arange(len(short)) + child.shape[1]
             slots = np.where(valid, table, place[:, None]).astype(np.int32)
-        picked = valid_cosine(similarity).index_select(1, torch.from_numpy(slots.reshape(-1)))
+        picked = similarity.index_select(1, torch.from_numpy(slots.reshape(-1)))
         minima.append(picked.unflatten(1, (-1, 4)).amin(2))
     return minima
 

@@ -6,6 +6,7 @@ rewrite but the grid tables. Quadtree search: arXiv 2507.07990, section 3.2; dir
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -48,6 +49,8 @@ class Merged:
         similarities: [p] float32, of those pairs.
         assignment: [T, N] int64, the token that each input cell went to.
         rounds: rounds of directed merging that ran.
+        margins: distance of the spatial and of the temporal threshold to the nearest similarity that was compared with
+            it; infinite where none was.
     """
 
     tokens: Tensor
@@ -59,6 +62,7 @@ class Merged:
     similarities: Tensor
     assignment: Tensor
     rounds: int
+    margins: tuple[float, float]
 
 
 def merge(
@@ -89,14 +93,15 @@ def merge(
     frames, _, height, width = features.shape
     geometry = Geometry(height, width, root_level)
     pyramid = build_pyramid(features.float(), geometry, weighted_avg)
-    leaves = quadtree_search(pyramid, geometry, spatial_threshold, head_dim)
+    leaves, spatial_margin = quadtree_search(pyramid, geometry, spatial_threshold, head_dim)
     pairs = nested_pairs(leaves.boxes)
     similarities = pair_similarity(leaves.features, pairs, head_dim)
     if temporal_threshold > 0 if temporal_step is None else temporal_step:
         kept = pairs[similarities >= temporal_threshold]
         representatives, rounds = propagate(len(leaves.boxes), kept)
+        temporal_margin = _margin(similarities, temporal_threshold)
     else:
-        representatives, rounds = torch.arange(len(leaves.boxes)), 0
+        representatives, rounds, temporal_margin = torch.arange(len(leaves.boxes)), 0, math.inf
     roots, slot_of_leaf = torch.unique(representatives, return_inverse=True)
     tokens, num_patches = aggregate(leaves, slot_of_leaf, len(roots), weighted_avg)
     return Merged(
@@ -109,6 +114,7 @@ def merge(
         similarities=similarities,
         assignment=_assignment(leaves.boxes, slot_of_leaf, (frames, height, width)),
         rounds=rounds,
+        margins=(spatial_margin, temporal_margin),
     )
 
 
@@ -131,14 +137,23 @@ def spatial_similarity(a: Tensor, b: Tensor, head_dim: int) -> Tensor:
     return F.cosine_similarity(a, b, dim=-1)
 
 
-def quadtree_search(pyramid: list[Tensor], geometry: Geometry, threshold: float, head_dim: int) -> FrameTokens:
-    """Coarse-to-fine search, frame by frame; returns the leaves in (t, y, x) order (section 2)."""
+def quadtree_search(
+    pyramid: list[Tensor], geometry: Geometry, threshold: float, head_dim: int
+) -> tuple[FrameTokens, float]:
+    """Coarse-to-fine search, frame by frame (section 2).
+
+    Returns:
+        The leaves in (t, y, x) order, and the distance of the threshold to the nearest similarity that decided.
+    """
     frames = pyramid[0].shape[0]
     found: list[tuple[Tensor, Tensor]] = []
+    nearest = math.inf
     for t in range(frames):
         visit = torch.arange(len(geometry.areas[0]))
         for level, nodes in enumerate(pyramid):
-            stops = _stops(pyramid, geometry, t, level, visit, threshold, head_dim)
+            least = _least_similarity(pyramid, geometry, t, level, visit, head_dim)
+            nearest = min(nearest, _margin(least, threshold))
+            stops = least >= threshold
             leaf = visit[stops]
             found.append((nodes[t, leaf], _node_boxes(geometry, t, level, leaf)))
             if level + 1 < len(pyramid):
@@ -147,19 +162,23 @@ def quadtree_search(pyramid: list[Tensor], geometry: Geometry, threshold: float,
                 visit = slots[torch.from_numpy(geometry.child_valid[level])[going_on]].long()
     features, boxes = (torch.cat(column) for column in zip(*found, strict=True))
     order = torch.argsort((boxes[:, 0] * geometry.height + boxes[:, 1]) * geometry.width + boxes[:, 2])
-    return FrameTokens(features[order], boxes[order])
+    return FrameTokens(features[order], boxes[order]), nearest
 
 
-def _stops(
-    pyramid: list[Tensor], geometry: Geometry, t: int, level: int, visit: Tensor, threshold: float, head_dim: int
+def _least_similarity(
+    pyramid: list[Tensor], geometry: Geometry, t: int, level: int, visit: Tensor, head_dim: int
 ) -> Tensor:
-    """[v] bool: which of the visited nodes become tokens. The finest level always does."""
+    """[v]: least similarity of each visited node to its child slots; infinite on the finest level, where all stop."""
     if level + 1 == len(pyramid):
-        return torch.ones(len(visit), dtype=torch.bool)
+        return torch.full((len(visit),), math.inf)
     # Empty slots point at cell (0, 0) and take part in the test: a quirk of the published code (rule 2.3).
     children = pyramid[level + 1][t, torch.from_numpy(geometry.child_slots[level]).long()[visit]]
-    similarity = spatial_similarity(pyramid[level][t, visit, None], children, head_dim)
-    return (similarity >= threshold).all(1)
+    # `amin` passes NaN on, and a comparison with it fails, as it does slot by slot.
+    return spatial_similarity(pyramid[level][t, visit, None], children, head_dim).amin(1)
+
+
+def _margin(similarities: Tensor, threshold: float) -> float:
+    return min((similarities - threshold).abs().tolist(), default=math.inf)
 
 
 def _node_boxes(geometry: Geometry, t: int, level: int, nodes: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from sttm_export.merging.budget import NOTHING_MERGES, count_tokens, solve_spatial, solve_temporal
+from sttm_export.merging.budget import FAR, NOTHING_MERGES, BudgetSolver, count_tokens, margin, reaches
 from sttm_export.merging.geometry import Geometry, Ints
 from sttm_export.merging.grouping import (
     BLOCK,
@@ -24,8 +24,41 @@ from sttm_export.merging.grouping import (
     stable_order,
 )
 from sttm_export.merging.quadtree import Leaves, build_pyramid, find_leaves, head_norm, slot_minima
-from sttm_export.merging.temporal import pair_similarity, propagate
+from sttm_export.merging.temporal import pair_similarity, propagate, unrolled_rounds
 from sttm_export.spec.merge import MergeSpec
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """Features of every node that could be a leaf, by row: coarser levels, a row of zeros, then the T·N cells.
+
+    Attributes:
+        coarse: [R, C] float32, all but the finest level, frame by frame, and the row of zeros.
+        cells: [T·N, C] in the dtype of the input.
+        joined: [R + T·N, C] float32, both in one, or None where the input is narrower than float32. One gather is
+            fastest on a CPU. On a GPU traffic is what counts: cells that stay in the input's format and are widened as
+            they are gathered save a float32 copy of the clip and most of the joined table.
+    """
+
+    coarse: Tensor
+    cells: Tensor
+    joined: Tensor | None
+
+    @classmethod
+    def of(cls, pyramid: list[Tensor], features: Tensor) -> _Rows:
+        """Lay out a pyramid [T, P_l, C] whose finest level is `features`."""
+        levels = [level.flatten(0, 1) for level in pyramid[:-1]]
+        coarse = torch.cat([*levels, torch.zeros(1, features.shape[2])])
+        cells = features.flatten(0, 1)
+        return cls(coarse, cells, torch.cat([coarse, cells]) if features.dtype == torch.float32 else None)
+
+    def take(self, rows: Tensor) -> Tensor:
+        """[M, C] float32 of the rows [M] int32."""
+        if self.joined is not None:
+            return self.joined.index_select(0, rows)
+        first = self.coarse.shape[0]
+        fine = self.cells.index_select(0, (rows - first).clamp(min=0)).float()
+        return torch.where((rows >= first)[:, None], fine, self.coarse.index_select(0, rows.clamp(max=first - 1)))
 
 
 @dataclass(frozen=True)
@@ -33,18 +66,35 @@ class _Clip:
     """What both steps need to know of one call: T frames, of which some count.
 
     Attributes:
-        rows: [R, C] float32, the pyramids of all frames, each followed by a row of zeros.
-        norms: [R, heads] float32.
+        rows: features of all nodes.
+        norms: [R + T·N, heads] float32, in the order of the rows.
         minima: least child similarity per level, [T, P_l].
         frame_counts: [T, 1] bool.
-        frames_used: scalar float32.
+        budget: scalar float32, tokens that this clip may keep.
     """
 
-    rows: Tensor
+    rows: _Rows
     norms: Tensor
     minima: list[Tensor]
     frame_counts: Tensor
-    frames_used: Tensor
+    budget: Tensor
+
+
+@dataclass(frozen=True)
+class _Merging:
+    """What the temporal step found.
+
+    Attributes:
+        threshold: scalar float32, to be reported.
+        margin: scalar float32, its distance to the nearest similarity.
+        representatives: [T, N] int32.
+        converged: scalar bool, whether the rounds sufficed.
+    """
+
+    threshold: Tensor
+    margin: Tensor
+    representatives: Tensor
+    converged: Tensor
 
 
 class TokenMerger(nn.Module):
@@ -58,10 +108,11 @@ class TokenMerger(nn.Module):
         super().__init__()
         self.spec = spec
         self.geometry = Geometry(spec.height, spec.width, spec.root_level)
+        self.solver = BudgetSolver(spec, self.geometry)
 
     def forward(
         self, features: Tensor, num_frames: Tensor, spatial_threshold: Tensor, temporal_threshold: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    ) -> tuple[Tensor, ...]:
         """Merge one clip.
 
         Args:
@@ -72,15 +123,16 @@ class TokenMerger(nn.Module):
 
         Returns:
             tokens [K, C] in the dtype of `features`, num_tokens int32, token_box [K, 5] int32, token_patches [K] int32,
-            assignment [T, N] int32, thresholds_applied [2] float32, converged bool.
+            assignment [T, N] int32, thresholds_applied [2] float32, converged bool, threshold_margins [2] float32.
         """
         clip = self._prepare(features, num_frames)
-        spatial = self._spatial_threshold(clip, spatial_threshold)
+        spatial, spatial_margin = self._spatial_threshold(clip, spatial_threshold)
         leaves = find_leaves(clip.minima, spatial, self.geometry, self.spec.frames)
         leaf_row = self._leaf_rows(leaves)
-        temporal, representatives, converged = self._merge_frames(clip, leaves, leaf_row, temporal_threshold)
-        outputs = self._pack(clip, leaves, leaf_row, representatives, features.dtype)
-        return *outputs, torch.stack([spatial, temporal]), converged
+        merged = self._merge_frames(clip, leaves, leaf_row, temporal_threshold)
+        outputs = self._pack(clip, leaves, leaf_row, merged.representatives, features.dtype)
+        thresholds = torch.stack([spatial, merged.threshold])
+        return *outputs, thresholds, merged.converged, torch.stack([spatial_margin, merged.margin])
 
     def _prepare(self, features: Tensor, num_frames: Tensor) -> _Clip:
         """Pyramid, norms and parent-child similarities."""
@@ -89,41 +141,52 @@ class TokenMerger(nn.Module):
         pyramid = build_pyramid(features.float(), self.geometry, spec.weighted_avg)
         norms = [head_norm(level, spec.head_dim) for level in pyramid]
         minima = slot_minima(pyramid, norms, self.geometry, spec.head_dim)
-        blank = torch.zeros(spec.frames, 1, 1)
+        flat = [norm.flatten(0, 1) for norm in norms]
         return _Clip(
-            rows=torch.cat([*pyramid, blank.expand(-1, -1, spec.channels)], 1).flatten(0, 1),
-            norms=torch.cat([*norms, blank.expand(-1, -1, norms[0].shape[2])], 1).flatten(0, 1),
+            rows=_Rows.of(pyramid, features),
+            norms=torch.cat([*flat[:-1], torch.zeros(1, norms[0].shape[2]), flat[-1]]),
             # Ignored frames never open a node, so that they count for nothing in the budget.
             minima=[torch.where(frame_counts, least, torch.inf) for least in minima],
             frame_counts=frame_counts,
-            frames_used=frame_counts.float().sum(),
+            budget=self.solver.clip_budget(num_frames),
         )
 
-    def _spatial_threshold(self, clip: _Clip, given: Tensor) -> Tensor:
-        if self.spec.policy == "threshold":
-            return given
-        return solve_spatial(clip.minima, given, clip.frames_used, self.geometry, self.spec.max_tokens)
+    def _spatial_threshold(self, clip: _Clip, given: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the spatial threshold that is applied, and its margin."""
+        if not clip.minima:
+            return given, torch.full((), FAR)
+        reach, gain = reaches(clip.minima, self.geometry, clip.frame_counts)
+        applied = given
+        if self.spec.policy == "budget":
+            roots = clip.frame_counts.float().sum() * len(self.geometry.areas[0])
+            applied = self.solver.solve_spatial(reach, gain, roots, given, clip.budget)
+        return applied, margin(reach, clip.frame_counts, applied)
 
     def _leaf_rows(self, leaves: Leaves) -> Tensor:
-        """[T, N] int32: the row of the stacked pyramids that holds the feature of each cell's leaf."""
-        sizes = [len(areas) for areas in self.geometry.areas]
-        starts = (np.cumsum(sizes) - sizes).astype(np.int32)
-        stride = sum(sizes) + 1
-        frame_start = torch.arange(0, self.spec.frames * stride, stride, dtype=torch.int32)[:, None]
-        return leaves.select(torch.from_numpy(self.geometry.ancestors + starts[:, None])) + frame_start
+        """[T, N] int32: the row that holds the feature of each cell's leaf (see `_Rows`)."""
+        sizes = np.array([[len(areas)] for areas in self.geometry.areas], np.int32)  # [L, 1]
+        starts = (np.cumsum(sizes, 0, dtype=np.int32) - sizes) * self.spec.frames
+        starts[-1] += 1  # the row of zeros
+        first = leaves.select(torch.from_numpy(self.geometry.ancestors + starts))
+        stride = leaves.select(torch.from_numpy(np.broadcast_to(sizes, self.geometry.ancestors.shape).copy()))
+        return first + stride * torch.arange(self.spec.frames, dtype=torch.int32)[:, None]
 
-    def _merge_frames(
-        self, clip: _Clip, leaves: Leaves, leaf_row: Tensor, given: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the temporal threshold that was applied, representatives [T, N] and whether the rounds sufficed."""
+    def _merge_frames(self, clip: _Clip, leaves: Leaves, leaf_row: Tensor, given: Tensor) -> _Merging:
+        """The temporal step."""
         if self.spec.frames == 1:
-            return given, leaves.owner, torch.ones((), dtype=torch.bool)
-        similarity = pair_similarity(clip.rows, clip.norms, leaf_row, self.spec.head_dim)
+            return _Merging(given, torch.full((), FAR), leaves.owner, torch.ones((), dtype=torch.bool))
+        before, after = leaf_row[:-1].flatten(), leaf_row[1:].flatten()
+        norms = clip.norms.index_select(0, before), clip.norms.index_select(0, after)
+        similarity = pair_similarity(clip.rows.take(before), clip.rows.take(after), norms, self.spec.head_dim)
+        similarity = similarity.view(-1, self.spec.cells)
         pairs = clip.frame_counts[1:].expand(similarity.shape)
         applied, effective = self._temporal_threshold(clip, leaves, similarity, pairs, given)
         kept = (similarity >= effective) & pairs
-        representatives, converged = propagate(kept[None], leaves, self.geometry)
-        return applied, representatives[0], converged[0]
+        # More rounds than candidates are counted with: they can only merge more, which never breaks the budget.
+        rounds = unrolled_rounds(self.spec.frames)
+        representatives, converged = propagate(kept[None], leaves, self.geometry, rounds)
+        compared = pairs & (effective < NOTHING_MERGES)
+        return _Merging(applied, margin(similarity, compared, effective), representatives[0], converged[0])
 
     def _temporal_threshold(
         self, clip: _Clip, leaves: Leaves, similarity: Tensor, pairs: Tensor, given: Tensor
@@ -131,14 +194,14 @@ class TokenMerger(nn.Module):
         """Return the threshold to report and the one to compare with; they differ where `given` skips the step."""
         spec = self.spec
         effective = torch.where(given > 0, given, NOTHING_MERGES)
-        if spec.policy == "threshold" and spec.max_tokens == spec.frames * spec.cells:
+        if spec.policy == "threshold" and spec.budget == 1.0:
             return given, effective
         nodes = self._nodes(clip, leaves)
-        solved = solve_temporal(similarity, pairs, nodes, leaves, self.geometry, spec.max_tokens)
+        solved = self.solver.solve_temporal(similarity, pairs, nodes, leaves, clip.budget)
         if spec.policy == "budget":
             return solved, solved
         count = count_tokens(similarity, pairs, nodes, effective[None], leaves, self.geometry)[0]
-        fits = count <= spec.max_tokens
+        fits = count <= clip.budget
         return torch.where(fits, given, solved), torch.where(fits, effective, solved)
 
     def _cell_index(self) -> Tensor:
@@ -176,10 +239,10 @@ class TokenMerger(nn.Module):
         members = (last - first + 1).float()
         divisor = torch.cat([patches.clamp(min=1.0) if spec.weighted_avg else members, torch.ones(1)])
         # Entries of no slot meet the others in a MatMul, where 0 · NaN would spoil their window: they read zeros.
-        blank = clip.rows.shape[0] // spec.frames - 1
+        blank = clip.rows.coarse.shape[0] - 1
         source = torch.where(slots < budget, leaf_row.flatten().gather(0, order.long()), blank)
         weights = 1.0 / divisor.gather(0, slots.long())
-        tokens = segment_sum(clip.rows.index_select(0, source), weights, slots, (first, last), used).to(dtype)
+        tokens = segment_sum(clip.rows.take(source), weights, slots, (first, last), used).to(dtype)
 
         # The sort is stable, so the first of a group is its representative.
         box = self._boxes(leaves).index_select(0, order.gather(0, first.long()))

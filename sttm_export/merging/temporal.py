@@ -12,39 +12,41 @@ import torch
 from torch import Tensor
 
 from sttm_export.merging.geometry import Geometry
-from sttm_export.merging.quadtree import LeafMinimum, Leaves, head_dot, valid_cosine
+from sttm_export.merging.quadtree import LeafMinimum, Leaves, head_dot, mean_cosine
 
 NORM_EPS = 1e-8
 
 
-def unrolled_rounds(frames: int) -> int:
-    """Rounds to unroll for T frames; one more than the most ever needed (docs/semantics.md, rule 3.5)."""
+def search_rounds(frames: int) -> int:
+    """Rounds to count a candidate of the solver with, for T frames (docs/semantics.md, rule 3.5)."""
     return math.ceil(math.log2(frames)) + 3 if frames > 1 else 0
 
 
-def pair_similarity(rows: Tensor, norms: Tensor, leaf_row: Tensor, head_dim: int) -> Tensor:
-    """[T-1, N] float32: cosine of the leaves that cover a cell in frames t and t + 1 (section 3).
+def unrolled_rounds(frames: int) -> int:
+    """Rounds to unroll for the merging itself (docs/semantics.md, rule 3.5)."""
+    return 3 * search_rounds(frames)
+
+
+def pair_similarity(before: Tensor, after: Tensor, norms: tuple[Tensor, Tensor], head_dim: int) -> Tensor:
+    """[M] float32: cosine of M pairs of leaves, one of frame t and one of frame t + 1 (section 3).
 
     Args:
-        rows: [R, C] float32, the pyramids of all frames.
-        norms: [R, heads] float32.
-        leaf_row: [T, N] int32, row of the leaf that covers each cell.
+        before: [M, C] float32, features of the leaves of frame t.
+        after: [M, C] float32, those of frame t + 1.
+        norms: of both, [M, heads] float32.
         head_dim: channels a head, 0 for whole vectors.
     """
-    before, after = leaf_row[:-1].flatten(), leaf_row[1:].flatten()
-    dots = head_dot(rows.index_select(0, before), rows.index_select(0, after), head_dim)
-    scale = norms + NORM_EPS
-    cosine = (dots / scale.index_select(0, before) / scale.index_select(0, after)).mean(-1)
-    return valid_cosine(cosine).view(-1, leaf_row.shape[1])
+    return mean_cosine(head_dot(before, after, head_dim), norms[0] + NORM_EPS, norms[1] + NORM_EPS)
 
 
-def propagate(kept: Tensor, leaves: Leaves, geometry: Geometry) -> tuple[Tensor, Tensor]:
+def propagate(kept: Tensor, leaves: Leaves, geometry: Geometry, rounds: int) -> tuple[Tensor, Tensor]:
     """Directed merging with the published stopping rule, for Q sets of kept pairs at once (section 3).
 
     Args:
         kept: [Q, T-1, N] bool, whether the leaves of a cell in frames t and t + 1 merge.
         leaves: the spatial step's tokens.
         geometry: tables of the grid.
+        rounds: rounds to unroll.
 
     Returns:
         representatives [Q, T, N] int32: flat index t·N + p of the leaf that stands for each cell's leaf;
@@ -62,7 +64,7 @@ def propagate(kept: Tensor, leaves: Leaves, geometry: Geometry) -> tuple[Tensor,
     apart = torch.where(kept, below, beyond)
     none = beyond.expand(sets, 1, cells)
     done = torch.zeros(sets, dtype=torch.bool)
-    for _ in range(unrolled_rounds(frames)):
+    for _ in range(rounds):
         smallest = torch.maximum(torch.minimum(rep[:, :-1], rep[:, 1:]), apart)
         neighbour = torch.minimum(torch.cat([smallest, none], 1), torch.cat([none, smallest], 1))
         rep = _follow(least_of_leaf(torch.minimum(rep, neighbour)))

@@ -172,7 +172,7 @@ def _header(pen: ImageDraw.ImageDraw, layout: _Layout, merged: MergedTokens, tit
     spatial, temporal = merged.thresholds.tolist()
     facts = [
         *([title] if title else []),
-        f"budget K = {merged.max_tokens:,}",
+        f"budget {merged.max_tokens:,} tokens",
         f"thresholds {spatial:.4g} spatial, {temporal:.4g} temporal",
         *([f"{shown} of {merged.num_frames} frames shown"] if shown < merged.num_frames else []),
     ]

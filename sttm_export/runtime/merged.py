@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from sttm_export.errors import UserError
 from sttm_export.files.whole import written_whole
 from sttm_export.runtime.session import Array
+from sttm_export.spec.merge import MergeSpec
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,8 @@ class MergedTokens:
         assignment: [T', N] int32, the token each cell went to.
         thresholds: [2] float32, spatial and temporal threshold that were applied.
         converged: whether merging across frames ended within the unrolled rounds.
-        max_tokens: K, the budget.
+        margins: [2] float32, distance of each threshold to the nearest similarity that was compared with it.
+        max_tokens: tokens that this clip may keep, its share of the budget.
     """
 
     tokens: NDArray[np.floating]
@@ -35,10 +37,11 @@ class MergedTokens:
     assignment: NDArray[np.int32]
     thresholds: NDArray[np.float32]
     converged: bool
+    margins: NDArray[np.float32]
     max_tokens: int
 
     @classmethod
-    def from_outputs(cls, outputs: Mapping[str, Array], num_frames: int) -> MergedTokens:
+    def from_outputs(cls, outputs: Mapping[str, Array], num_frames: int, merge: MergeSpec) -> MergedTokens:
         """Cut the static outputs of the token-merger graph to the tokens and frames in use."""
         n = int(outputs["num_tokens"])
         return cls(
@@ -48,7 +51,8 @@ class MergedTokens:
             assignment=np.asarray(outputs["assignment"], np.int32)[:num_frames],
             thresholds=np.asarray(outputs["thresholds_applied"], np.float32),
             converged=bool(outputs["converged"]),
-            max_tokens=int(outputs["tokens"].shape[0]),
+            margins=np.asarray(outputs["threshold_margins"], np.float32),
+            max_tokens=merge.clip_budget(num_frames),
         )
 
     @property
@@ -105,6 +109,7 @@ def write_npz(file: BinaryIO, merged: MergedTokens, **extra: Array) -> None:
         "assignment": merged.assignment,
         "thresholds_applied": merged.thresholds,
         "converged": np.array(merged.converged),
+        "threshold_margins": merged.margins,
         "max_tokens": np.array(merged.max_tokens, np.int32),
     }
     clash = sorted(arrays.keys() & extra.keys())

@@ -11,6 +11,7 @@ from sttm_export.errors import UserError
 from sttm_export.runtime.merged import MergedTokens
 from sttm_export.runtime.session import Session
 from sttm_export.spec.graph import GraphSpec
+from sttm_export.spec.merge import MergeSpec
 
 Progress = Callable[[int, int], None]
 
@@ -53,7 +54,7 @@ def encode_frames(
 
 def merge_features(
     session: Session,
-    spec: GraphSpec,
+    merge: MergeSpec,
     features: NDArray[np.floating],
     num_frames: int,
     spatial: float,
@@ -63,7 +64,7 @@ def merge_features(
 
     Args:
         session: runs the token merger.
-        spec: its declaration; T, N, C and K come from it.
+        merge: its constants; they give the tokens that so many frames may keep.
         features: [n, N, C] with n >= num_frames; padded with zero frames up to T.
         num_frames: frames that count, 1 to T.
         spatial: cosine at which four children merge into their parent.
@@ -72,7 +73,7 @@ def merge_features(
     Raises:
         UserError: more frames than T, none, or features of another shape.
     """
-    declared = spec.inputs[0]
+    declared = session.graph.inputs[0]
     bound = declared.shape[0]
     if features.ndim != 3 or features.shape[1:] != declared.shape[1:]:
         raise UserError(
@@ -90,7 +91,7 @@ def merge_features(
             "temporal_threshold": np.array(temporal, np.float32),
         }
     )
-    return MergedTokens.from_outputs(outputs, num_frames)
+    return MergedTokens.from_outputs(outputs, num_frames, merge)
 
 
 def _check_frames(given: int, num_frames: int, bound: int) -> None:

@@ -75,5 +75,8 @@ def token_merger_graph(merge: MergeSpec, precision: Precision) -> GraphSpec:
         TensorSpec("assignment", (t, n), "int32", "the token each input cell went to; -1 for ignored frames"),
         TensorSpec("thresholds_applied", (2,), "float32", "spatial and temporal threshold that were applied"),
         TensorSpec("converged", (), "bool", "whether merging across frames ended within the unrolled rounds"),
+        TensorSpec(
+            "threshold_margins", (2,), "float32", "distance of each threshold to the nearest similarity, at most 4"
+        ),
     )
     return GraphSpec(TOKEN_MERGER, inputs, outputs)

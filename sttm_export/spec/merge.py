@@ -64,8 +64,17 @@ class MergeSpec:
 
     @property
     def max_tokens(self) -> int:
-        """K = floor(budget · T · N); the tiny excess keeps products like 0.3 · 10 from falling short by rounding."""
-        return math.floor(self.budget * self.frames * self.cells + 1e-6)
+        """K, slots of the graph: the tokens that a clip of T frames may keep."""
+        return self.clip_budget(self.frames)
+
+    def clip_budget(self, num_frames: int) -> int:
+        """Tokens that a clip of so many frames may keep: floor(budget · frames · N), but one frame's N at least.
+
+        One frame's tokens may remain however much is merged. For T frames fewer than N are refused at export.
+        """
+        # The tiny excess keeps products like 0.3 · 10 from falling short by rounding.
+        share = math.floor(self.budget * num_frames * self.cells + 1e-6)
+        return max(share, self.cells) if 0 < num_frames < self.frames else share
 
     def _faults(self) -> list[str]:
         faults = []

@@ -6,6 +6,7 @@ for the pyramid the least of a node's four slots; between frames one value for e
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +17,8 @@ from sttm_export.validation.quadtree import Quadtree
 Floats = NDArray[np.float64]
 
 _EPS = 1e-8
+# Float32 norms beyond this have squares that overflow; the published code then divides by infinity.
+_LARGEST_NORM = math.sqrt(float(np.finfo(np.float32).max))
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,7 @@ def compute_similarities(
             for level, table in enumerate(least):
                 cosine = _clamped_cosine(heads[level][:, None], heads[level + 1][tree.slots[level]])
                 table[t] = cosine.min(1)
-            unit = [nodes / (np.linalg.norm(nodes, axis=-1, keepdims=True) + _EPS) for nodes in heads]
+            unit = [nodes / (_norm(nodes)[..., None] + _EPS) for nodes in heads]
             if t:
                 pairs[:, :, t - 1] = _between_frames(before, unit, tree)
             before = unit
@@ -71,10 +74,16 @@ def node_features(frame: NDArray[np.floating], tree: Quadtree, weighted_avg: boo
 
 def _clamped_cosine(a: Floats, b: Floats) -> Floats:
     """Cosine over the last axis with norms of at least 1e-8, mean over heads (section 2)."""
-    na, nb = np.linalg.norm(a, axis=-1), np.linalg.norm(b, axis=-1)
+    na, nb = _norm(a), _norm(b)
     cosine: Floats = np.einsum("...c,...c->...", a, b) / np.maximum(na, _EPS) / np.maximum(nb, _EPS)
     mean: Floats = cosine.mean(-1)
     return mean
+
+
+def _norm(x: Floats) -> Floats:
+    """Euclidean norm over the last axis; infinite where float32 overflows, so that a cosine with it is 0 (rule 8.7)."""
+    norm: Floats = np.linalg.norm(x, axis=-1)
+    return np.where(norm > _LARGEST_NORM, np.inf, norm)
 
 
 def _between_frames(before: list[Floats], after: list[Floats], tree: Quadtree) -> Floats:

@@ -126,18 +126,18 @@ def validate_merger(
     return merger_results(stages, inputs, merge)
 
 
-def budget_results(stages: Sequence[Stage], merge: MergeSpec, why: str) -> list[StageResult]:
+def budget_results(stages: Sequence[Stage], most: int, why: str) -> list[StageResult]:
     """What can be judged of the token merger on features that are not finite: the budget of each stage.
 
     Args:
         stages: that have run.
-        merge: constants of the graph.
+        most: tokens that the clip may keep.
         why: what is not finite, for the rows that cannot be judged.
     """
     results = []
     for stage in stages:
         results.append(skipped(stage.name, "", TOKEN_MERGER, "assignment", why))
-        results.append(_budget_result("", stage, merge))
+        results.append(_budget_result("", stage, most))
         results.append(skipped(stage.name, "", TOKEN_MERGER, "tokens", why))
     return results
 
@@ -153,7 +153,7 @@ def merger_results(stages: Sequence[Stage], inputs: Outputs, merge: MergeSpec) -
     for before, stage in pairwise(stages):
         report = compare_decisions(features, merge, before.outputs, stage.outputs, frames, dtype=stage.sums)
         results.append(_decision_result(before, stage, report))
-        results.append(_budget_result(before.name, stage, merge))
+        results.append(_budget_result(before.name, stage, merge.clip_budget(frames)))
         tolerance = _between(before, stage, 1, tolerance_length)
         token_fault = _not_finite(before, stage, TOKEN_MERGER, "tokens") if finite else None
         results.append(token_fault or _token_result(before, stage, report, features[:frames], merge, tolerance))
@@ -203,12 +203,12 @@ def _decision_result(before: Stage, stage: Stage, report: DecisionReport) -> Sta
     )
 
 
-def _budget_result(against: str, stage: Stage, merge: MergeSpec) -> StageResult:
-    """The promise to the user, on its own: at most K tokens, and merging that came to its end."""
+def _budget_result(against: str, stage: Stage, most: int) -> StageResult:
+    """The promise to the user, on its own: at most the clip's share of tokens, and merging that came to its end."""
     count, ended = int(stage.outputs["num_tokens"]), bool(stage.outputs["converged"])
-    faults = [] if count <= merge.max_tokens else [f"{count} tokens are more than the budget of {merge.max_tokens}"]
+    faults = [] if count <= most else [f"{count} tokens are more than the budget of {most}"]
     faults += [] if ended else ["merging across frames did not end within the unrolled rounds"]
-    reason = "; ".join(faults) or f"{count} of at most {merge.max_tokens} tokens"
+    reason = "; ".join(faults) or f"{count} of at most {most} tokens"
     return StageResult(stage.name, against, TOKEN_MERGER, "num_tokens", not faults, reason)
 
 
