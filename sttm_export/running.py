@@ -89,7 +89,7 @@ def run_bundle(bundle: Bundle, request: Request, steps: Steps) -> MergedTokens:
             merged = merge_features(session, merge, features, len(features), spatial, temporal)
     if merge.policy == "budget" and merged.assignment.size <= merged.max_tokens:
         steps.say(
-            f"all {merged.assignment.size} cells of the clip may be kept (its budget is {merged.max_tokens} tokens), so "
+            f"all {merged.assignment.size} cells of the clip may be kept (budget {merged.max_tokens}), so "
             "only duplicates were merged"
         )
     with steps.step("Write tokens and picture"):

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from sttm_export.merging.budget import ALIKE, NOTHING_MERGES, SLACK
-from sttm_export.merging.quadtree import INVALID
 from sttm_export.merging.ladder import least_gap
+from sttm_export.merging.quadtree import INVALID
 from sttm_export.merging.temporal import search_rounds, unrolled_rounds
 from sttm_export.spec.model import load_model, model_names
 

@@ -87,7 +87,7 @@ def test_operators_of_the_token_merger(tmp_path):
     named = set(re.findall(r"[A-Z][A-Za-z]+", sentence))
     moves = {"Reshape", "Concat", "Slice", "Unsqueeze", "Squeeze", "Expand", "Transpose", "Cast"}
     elementwise = {
-        *("Add", "Sub", "Mul", "Div", "Sqrt", "Reciprocal", "Floor", "Ceil", "Clip", "Neg"),
+        *("Add", "Sub", "Mul", "Div", "Sqrt", "Reciprocal", "Floor", "Ceil", "Clip", "Neg", "Abs"),
         *("Equal", "Less", "LessOrEqual", "Greater", "GreaterOrEqual", "And", "Or", "Not"),
     }
     assert ops - moves - elementwise == named

@@ -32,7 +32,7 @@ def test_the_budget_is_used_whatever_the_spatial_threshold(path, spatial):
 
 
 def test_duplicates_always_merge():
-    """A still clip uses one frame's tokens, whatever the budget: its threshold stays clear of 1 by the rounding band."""
+    """A still clip uses one frame's tokens, whatever the budget: no threshold lies in the rounding band of 1."""
     frame = torch.from_numpy(np.random.default_rng(1).standard_normal((1, 8, 6, 6)).astype(np.float32))
     ones = torch.ones(1, 1, 6, 6)  # every cosine is exactly 1
     for still in (frame, ones):

@@ -83,7 +83,7 @@ def test_merge_pads_and_trims():
     given = session.calls[0]
     assert given["features"].shape == (3, 4, 3) and given["features"].dtype == np.float32
     assert not given["features"][2].any() and given["num_frames"].dtype == np.int32
-    assert merged.num_tokens == 4 and merged.num_frames == 2 and merged.cells == 4 and merged.max_tokens == 12
+    assert merged.num_tokens == 4 and merged.num_frames == 2 and merged.cells == 4 and merged.max_tokens == 8
     assert merged.share == 0.5 and merged.new_tokens_per_frame().tolist() == [4, 0]
     assert merged.thresholds.tolist() == pytest.approx([0.85, 0.65])
 

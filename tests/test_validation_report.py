@@ -25,6 +25,7 @@ def manifest(bunny):  # noqa: F811
             "tokens_per_frame": [5, 0, 4],
             "timestamps": [0.0, 1.0, 2.0],
             "thresholds": [0.85, 0.65],
+            "margins": [3e-5, 4.0],
         },
         "files": [{"path": "token_merger.onnx", "bytes": 829423616, "sha256": "cd" * 32}],
         "engines": [

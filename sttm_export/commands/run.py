@@ -47,7 +47,7 @@ def execute(options: argparse.Namespace) -> None:
         bundle = open_bundle(options.bundle)
     merged = run_bundle(bundle, request, steps)
     print(
-        f"{merged.num_tokens} tokens of {merged.assignment.size} cells ({merged.share:.1%}; budget {merged.max_tokens}), "
-        f"thresholds {merged.thresholds[0]:.4f}, {merged.thresholds[1]:.4f} "
+        f"{merged.num_tokens} tokens of {merged.assignment.size} cells ({merged.share:.1%}; budget "
+        f"{merged.max_tokens}), thresholds {merged.thresholds[0]:.4f}, {merged.thresholds[1]:.4f} "
         f"(margins {merged.margins[0]:.1g}, {merged.margins[1]:.1g})\n{request.output}\n{request.picture}"
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -45,8 +46,8 @@ class BudgetSolver:
 
     def clip_budget(self, num_frames: Tensor) -> Tensor:
         """Tokens that a clip of so many frames may keep, scalar float32 (rule 8.1)."""
-        table = torch.tensor([float(self.spec.clip_budget(n)) for n in range(self.spec.frames + 1)])
-        return table.index_select(0, num_frames.clamp(0, self.spec.frames).view(1))[0]
+        table = np.array([self.spec.clip_budget(n) for n in range(self.spec.frames + 1)], np.float32)
+        return torch.from_numpy(table).index_select(0, num_frames.clamp(0, self.spec.frames).view(1))[0]
 
     def solve_spatial(self, reach: Tensor, gain: Tensor, roots: Tensor, given: Tensor, budget: Tensor) -> Tensor:
         """Raise the spatial threshold just so far that the spatial step leaves K tokens and some to spare (rule 8.2).

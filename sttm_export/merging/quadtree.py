@@ -86,7 +86,7 @@ def mean_cosine(dots: Tensor, a: Tensor, b: Tensor) -> Tensor:
         a: the norms of one side, of the shape of `dots` or broadcast to it.
         b: those of the other side.
     """
-    overflowed = (a == torch.inf) | (b == torch.inf)
+    overflowed = torch.logical_or(a == torch.inf, b == torch.inf)
     cosine = torch.where(overflowed, 0.0, dots / a / b).mean(-1)
     return torch.where(cosine >= INVALID, cosine, INVALID)
 
