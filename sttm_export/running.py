@@ -87,11 +87,6 @@ def run_bundle(bundle: Bundle, request: Request, steps: Steps) -> MergedTokens:
         temporal = defaults.temporal if request.temporal is None else request.temporal
         with open_session(bundle, TOKEN_MERGER, request, selection) as session:
             merged = merge_features(session, merge, features, len(features), spatial, temporal)
-    if merge.policy == "budget" and merged.assignment.size <= merged.max_tokens:
-        steps.say(
-            f"all {merged.assignment.size} cells of the clip may be kept (budget {merged.max_tokens}), so "
-            "only duplicates were merged"
-        )
     with steps.step("Write tokens and picture"):
         title = f"{model.title}, {request.video.name}"
         sheet = render_tokens(video.frames, merged, model.grid, timestamps=video.timestamps, title=title)
