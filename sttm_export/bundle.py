@@ -171,7 +171,9 @@ def verify_files(directory: Path, manifest: Manifest, *, engines: bool = True) -
         faults += [f"{ENGINES}/{target}/{fault}" for fault in differing_files(directory / ENGINES / target)]
     if faults:
         more = f", and {len(faults) - 1} more file(s) differ" if len(faults) > 1 else ""
-        raise UserError(f"{directory} is damaged or was tampered with: {faults[0]}{more}; {AGAIN} or copy it anew.")
+        # Engines are looked at last: where one is named, the rest of the bundle is as it was exported.
+        again = "build the engines again with --force" if faults[0].startswith(f"{ENGINES}/") else AGAIN
+        raise UserError(f"{directory} is damaged or was tampered with: {faults[0]}{more}; {again} or copy it anew.")
     extra = [name for name in uncovered_files(directory) if engines or not name.startswith(f"{ENGINES}/")]
     if extra:
         more = f", nor are {len(extra) - 1} more" if len(extra) > 1 else ""

@@ -61,6 +61,15 @@ def test_model_file_with_faults_names_all_of_them(export, tiny_toml, tmp_path):
         assert fault in message
 
 
+@pytest.mark.parametrize("name", ["../escape", "/tmp/escape", "a/b", ".hidden", "a b", "a\\nb", "", "n" * 101])
+def test_a_models_name_is_no_path(export, tiny_toml, tmp_path, name):
+    """It is the first part of the default output."""
+    text = tiny_toml.read_text()
+    assert text.count('name = "tiny"') == 1
+    (tmp_path / "bad.toml").write_text(text.replace('name = "tiny"', f'name = "{name}"'))
+    assert "does not describe a model: name must be letters, digits" in export(model=str(tmp_path / "bad.toml"))
+
+
 def test_missing_model_file(export, tmp_path):
     assert "Cannot read" in export(model=str(tmp_path / "none.toml"))
 

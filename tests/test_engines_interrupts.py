@@ -12,7 +12,7 @@ from sttm_export.graphs.export import export_graph
 from sttm_export.spec.target import find_target
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_is_noted_and_stops_the_builder(number):
     before, tree = signal.getsignal(number), PhaseTree(None)
     tree.start("build", None, 2)
@@ -21,6 +21,16 @@ def test_a_signal_is_noted_and_stops_the_builder(number):
         os.kill(os.getpid(), number)
         assert tree.step("build", 1) is False and isinstance(tree.error, KeyboardInterrupt)
     assert signal.getsignal(number) is before
+
+
+def test_under_nohup_a_lost_terminal_is_none():
+    before, tree = signal.signal(signal.SIGHUP, signal.SIG_IGN), PhaseTree(None)
+    try:
+        with held_interrupts(tree):
+            os.kill(os.getpid(), signal.SIGHUP)
+        assert tree.error is None and signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_an_error_that_came_first_stays():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import typing
 from dataclasses import dataclass
 from pathlib import Path
@@ -136,7 +137,10 @@ def _checked(data: dict[str, Any], source: str) -> ModelSpec:
 def inconsistencies(spec: ModelSpec) -> list[str]:
     """What no model can be although every value of it is possible; empty for one that can be exported."""
     tower = spec.tower
+    # It becomes part of a directory's name: no slash, nothing hidden, no name too long for what is put around it.
+    plain = re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}", spec.name) is not None
     checks = [
+        (plain, f"name must be letters, digits, '.', '_' and '-', at most 100, got {spec.name[:120]!r}"),
         (tower.hidden_size % tower.heads == 0, "tower.hidden_size is not a multiple of tower.heads"),
         (tower.image_size >= tower.patch_size, "tower.image_size is smaller than one patch"),
         (spec.projector.type == "mlp2x_gelu", "projector.type must be 'mlp2x_gelu'"),
