@@ -19,6 +19,7 @@ from sttm_export.engines.store import ENGINES, engines_staging, publish_engines
 from sttm_export.engines.targets import build_targets, capabilities_for, check_capabilities
 from sttm_export.engines.timing_cache import CACHE_NAME, copy_cache, origin_path, pin_path, read_cache
 from sttm_export.errors import UserError, in_lines
+from sttm_export.files.names import check_component, check_links
 from sttm_export.spec.target import TargetSpec
 from sttm_export.terminal import Advance, Steps
 
@@ -162,8 +163,11 @@ def _check_place(bundle: Bundle, request: Request, target: TargetSpec) -> None:
 
 def _check_rules(bundle: Bundle, target: TargetSpec) -> None:
     from sttm_export.graphs.rules import check_rules
+    from sttm_export.graphs.structure import external_files
 
     for graph in graphs_of(bundle):
+        for name in external_files(graph):
+            check_links(bundle.path, check_component(name, graph.name), graph.name)
         broken = [finding for finding in check_rules(graph, target) if finding.rule.severity == "error"]
         if broken:
             raise UserError(f"Target {target.name} cannot build {graph.name}: {broken[0]} ({len(broken)} in all).")

@@ -12,6 +12,7 @@ import pytest
 from helpers_bundles import dead_process, put_engines
 from helpers_standins import pretend_gpu
 from helpers_trtexec import put_trtexec
+from test_cli_bundle import resign
 
 from sttm_export import building
 from sttm_export.bundle import open_bundle
@@ -100,6 +101,22 @@ def test_what_is_no_engine_stops_a_build(small, capsys):
     (put_engines(small, "rtx", "sm86") / "notes.txt").write_text("mine")
     assert build(small, "--force", target="rtx") == 2
     assert "holds 'notes.txt'" in capsys.readouterr().err and "notes.txt" in engines(small, "rtx")
+
+
+@pytest.mark.parametrize("place", ["../../secret", "/etc/hostname", "a/b"])
+def test_a_graph_that_takes_its_weights_from_elsewhere_is_refused(small, capsys, place):
+    """All sums are right: whoever made the bundle made it so."""
+    import onnx
+
+    path = small / "vision_encoder.onnx"
+    model = onnx.load(path, load_external_data=False)
+    rows = [row for tensor in model.graph.initializer for row in tensor.external_data if row.key == "location"]
+    assert rows
+    rows[-1].value = place
+    onnx.save(model, path)
+    resign(small)
+    assert build(small, target="rtx") == 2
+    assert f"vision_encoder.onnx names '{place}', which is no " in capsys.readouterr().err
 
 
 def test_two_builds_at_once_are_one_and_a_refusal(small, capsys):

@@ -12,6 +12,7 @@ from helpers_children import plant
 from test_device_jobs import is_running, wait_until
 
 from sttm_export.device.closure import PACKAGE, kit_sources
+from sttm_export.device.modules import ask_module
 from sttm_export.engines import children
 from sttm_export.engines.children import (
     absolute_paths,
@@ -61,6 +62,18 @@ def test_search_paths_do_not_depend_on_a_directory(tmp_path, monkeypatch):
     monkeypatch.setenv("LD_LIBRARY_PATH", ":")
     assert absolute_paths("LD_LIBRARY_PATH") == absolute_paths("ABSENT_PATH") == {}
     assert "LD_LIBRARY_PATH" not in child_environment() and child_environment()["PATH"] == os.environ["PATH"]
+
+
+def test_asking_for_a_module_does_not_look_where_one_stands(tmp_path, monkeypatch):
+    """`doctor`, in the directory of a bundle that brings a tensorrt.py along."""
+    plant(tmp_path, tmp_path / "ran")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "honest.py").write_text("__version__ = '1.2'")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path / "mine"))
+    assert ask_module("honest").version == "1.2"
+    ask_module("numpy")
+    assert not (tmp_path / "ran").exists()
 
 
 PARENT = """

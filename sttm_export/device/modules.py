@@ -11,8 +11,10 @@ import os
 import subprocess
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 
 from sttm_export.engines.api import MODULES
+from sttm_export.engines.children import child_environment, code_command
 
 _SECONDS = 120.0
 _PROVIDERS = "import onnxruntime as m; print(m.__version__); print(*m.get_available_providers(), sep='\\n')"
@@ -51,10 +53,11 @@ def ask_module(name: str, code: str = "") -> ModuleFacts:
         return ModuleFacts(name, reason="not installed")
     code = code or f"import {name} as m; print(m.__version__)"
     # The child must see what this process sees, also what was added to its path after it started.
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    paths = os.pathsep.join(path for path in sys.path if Path(path).is_absolute())
+    environment = child_environment() | {"PYTHONPATH": paths}
     try:
         done = subprocess.run(
-            [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=_SECONDS, check=False
+            code_command(code), env=environment, capture_output=True, text=True, timeout=_SECONDS, check=False
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         return ModuleFacts(name, reason=" ".join(str(error).split()))

@@ -22,9 +22,10 @@ _PR_SET_PDEATHSIG = 1
 PATIENCE = 180.0
 # With `-c`, and before any import, the working directory is still on the path of Python 3.10 (from 3.11 on, -P keeps it
 # off). The package is found where the parent's lies, and nothing else is looked for there.
+_CLEAN = "import sys; sys.path[:] = [entry for entry in sys.path if entry]\n"
 _BOOT = (
-    "import sys; sys.path[:] = [entry for entry in sys.path if entry]; sys.path.insert(0, sys.argv[1]); "
-    "import sttm_export; del sys.path[0]; import sttm_export.engines.children as children; children.begin()"
+    f"{_CLEAN}sys.path.insert(0, sys.argv[1]); import sttm_export; del sys.path[0]; "
+    "import sttm_export.engines.children as children; children.begin()"
 )
 _EXECUTE = (
     "import ctypes, os, signal, sys; ctypes.CDLL(None).prctl(1, signal.SIGKILL, 0, 0, 0); "
@@ -37,9 +38,13 @@ def python_command(module: str, *arguments: str) -> list[str]:
 
     It runs with this very package, whatever lies in its working directory, and ends when this process does.
     """
-    safe = ["-P"] if sys.version_info >= (3, 11) else []
     # A number of fixed width: builds whose bytes depend on their heap are started by this, too.
-    return [sys.executable, *safe, "-c", _BOOT, str(_PACKAGE_PARENT), module, f"{os.getpid():010d}", *arguments]
+    return [*_interpreter(), _BOOT, str(_PACKAGE_PARENT), module, f"{os.getpid():010d}", *arguments]
+
+
+def code_command(code: str) -> list[str]:
+    """Return the command line that runs some lines of Python, which import nothing from the working directory."""
+    return [*_interpreter(), _CLEAN + code]
 
 
 def bound_command(command: Sequence[str]) -> list[str]:
@@ -56,6 +61,10 @@ def begin() -> None:
         os._exit(1)
     sys.argv = [module, *arguments]
     runpy.run_module(module, run_name="__main__", alter_sys=True)
+
+
+def _interpreter() -> list[str]:
+    return [sys.executable, *(["-P"] if sys.version_info >= (3, 11) else []), "-c"]
 
 
 def absolute_paths(name: str) -> dict[str, str]:

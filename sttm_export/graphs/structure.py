@@ -62,6 +62,18 @@ class Structure:
         return None if tensor is None else onnx.numpy_helper.to_array(tensor)
 
 
+def external_files(path: Path) -> set[str]:
+    """Return where a graph says that its weights lie, as it says it: relative to the graph, if it is an honest one.
+
+    Raises:
+        UserError: the file is missing or is not an ONNX graph.
+    """
+    graphs = list(_graphs(_load(path).graph))
+    tensors = [tensor for graph in graphs for tensor in graph.initializer]
+    tensors += [row.t for graph in graphs for node in graph.node for row in node.attribute if row.HasField("t")]
+    return {row.value for tensor in tensors for row in tensor.external_data if row.key == "location"}
+
+
 def load_structure(path: Path) -> Structure:
     """Load a graph without its external data and infer every type that can be inferred.
 
