@@ -5,6 +5,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import types
 
 import pytest
@@ -138,6 +139,17 @@ def test_one_that_works_is_not(monkeypatch):
     finally:
         process.kill()
         process.wait()
+
+
+def test_where_no_thread_can_be_started_it_is_waited_for(monkeypatch):
+    def refuse(self):
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    process = subprocess.Popen(["true"], text=True, start_new_session=True)
+    with ended_when_still(process, 0.1) as still:
+        assert process.wait() == 0
+    assert not still.is_set()
 
 
 def test_work_is_seen():

@@ -127,6 +127,12 @@ def test_what_lies_beside_a_graph_is_not_imported(graph, tmp_path, monkeypatch):
     assert not (tmp_path / "ran").exists()
 
 
+def test_a_process_that_dies_inside_tensorrt(graph, tmp_path, monkeypatch):
+    in_place_of_the_child(monkeypatch, "import os, signal; input(); os.kill(os.getpid(), signal.SIGSEGV)")
+    with pytest.raises(EngineError, match=r"its process died of SIGSEGV, inside TensorRT; if memory was short"):
+        build(graph, tmp_path / "x.engine")
+
+
 def test_a_process_that_dies(graph, tmp_path, monkeypatch):
     in_place_of_the_child(monkeypatch, "import sys; input(); sys.exit(3)")
     with pytest.raises(EngineError, match=r"its process ended with code 3 and no answer"):

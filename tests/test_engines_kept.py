@@ -136,7 +136,7 @@ def test_what_is_no_engine_is_named(bundle):
 @pytest.mark.parametrize(
     "file", ["/etc/hostname", "../../secret", "rtx/a.engine", f"{TARGET}/../../a", f"{TARGET}/a/b", "a.engine"]
 )
-@pytest.mark.parametrize("field", ["file", "log"])
+@pytest.mark.parametrize("field", ["file", "log", "target"])
 def test_an_index_names_files_of_its_own(bundle, file, field):
     folder = put_engines(bundle, TARGET, "sm86")
     rows = json.loads((folder / "engines.json").read_text())

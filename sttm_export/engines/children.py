@@ -109,12 +109,15 @@ def ended_when_still(process: subprocess.Popen[str], patience: float | None = No
                 return
 
     thread = threading.Thread(target=watch, daemon=True)
-    thread.start()
+    # Where there is no memory for a thread, the process is waited for unwatched.
+    with contextlib.suppress(RuntimeError):
+        thread.start()
     try:
         yield still
     finally:
         over.set()
-        thread.join()
+        if thread.ident is not None:
+            thread.join()
 
 
 def session_work(leader: int) -> int | None:

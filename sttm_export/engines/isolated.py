@@ -14,6 +14,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -114,6 +115,9 @@ def _death(process: subprocess.Popen[str], free: int | None, still: threading.Ev
         return f"its process stood still and was ended; {exhausted(0, free)}."
     if process.returncode == -9:
         return f"the system ended its process; {exhausted(0, free)}."
+    if process.returncode < 0:
+        name = signal.Signals(-process.returncode).name
+        return f"its process died of {name}, inside TensorRT; if memory was short, that is the likely reason."
     return f"its process ended with code {process.returncode} and no answer; what it printed says why."
 
 

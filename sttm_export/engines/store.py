@@ -55,8 +55,10 @@ def _check_names(bundle: Path, target: str, records: Sequence[EngineRecord]) -> 
     source = f"{ENGINES}/{target}/{INDEX}"
     for record in records:
         check_component(record.graph, source)
+        if record.target != target:
+            raise UserError(f"{source} names '{record.target}', which is another target; copy the bundle anew.")
         for name in filter(None, (record.file, record.log)):
-            if not check_name(name, source).startswith(f"{target}/") or name.count("/") > 1 or record.target != target:
+            if not check_name(name, source).startswith(f"{target}/") or name.count("/") > 1:
                 raise UserError(f"{source} names '{name}', which is not of {target}; copy the bundle anew.")
             check_links(bundle / ENGINES / target, name.removeprefix(f"{target}/"), source)
 
