@@ -19,7 +19,20 @@ SOURCES = kit_sources()
 # new one up there before it is added.
 NUMPY = {
     *("abs", "arange", "argwhere", "array_equal", "asarray", "bincount", "bool_", "broadcast_to", "copyto", "diff"),
-    *("dtype", "einsum", "empty", "errstate", "flatnonzero", "float64", "floating", "frombuffer", "full", "generic"),
+    *(
+        "dtype",
+        "einsum",
+        "empty",
+        "errstate",
+        "finfo",
+        "flatnonzero",
+        "float32",
+        "float64",
+        "floating",
+        "frombuffer",
+        "full",
+        "generic",
+    ),
     *(
         "inf",
         "int64",
