@@ -96,11 +96,16 @@ class Bundle:
         names = [graph.name for graph in self.manifest.graphs]
         return select_engines(self.path / ENGINES, self.engine_records(), names, target)
 
-    def rejected(self) -> str:
-        """Why the export rejected it, as a phrase; empty for a bundle in which nothing missed."""
+    def rejected(self, *, engines: bool = True) -> str:
+        """Why the export rejected it, as a phrase; empty for a bundle in which nothing missed.
+
+        Args:
+            engines: look into their indices too; one that is damaged is a `UserError`.
+        """
         if self.manifest.missed:
             return "a check of its validation missed"
-        failed = next((record for record in self.engine_records() if record.status == "failed"), None)
+        records = self.engine_records() if engines else []
+        failed = next((record for record in records if record.status == "failed"), None)
         return f"the {failed.target} engine of {failed.graph} could not be built" if failed else ""
 
     def times(self) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from types import FrameType
 
 from sttm_export import __version__
 from sttm_export.commands import build, doctor, export, inspect, models, run, targets, validate
-from sttm_export.errors import UserError, ValidationMiss, did_you_mean
+from sttm_export.errors import UserError, ValidationMiss, did_you_mean, out_of_memory
 from sttm_export.streams import CLOSED_PIPE, end_streams, output_closed, prepare_streams, say_error
 
 VERBS = {
@@ -76,10 +76,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not output_closed():
             raise
         return CLOSED_PIPE
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+    except (MemoryError, RuntimeError, OSError) as error:
+        if out_of_memory(error):
+            say_error("sttm-export: memory ran out; close other programs, or give fewer --frames or a smaller --batch.")
+        elif isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            say_error(
+                "sttm-export: the disk is full; free some space or choose another --output; nothing was left behind."
+            )
+        else:
             raise
-        say_error("sttm-export: the disk is full; free some space or choose another --output; nothing was left behind.")
         return UserError.exit_code
     finally:
         end_streams()

@@ -24,6 +24,14 @@ class ValidationMiss(Exception):
     exit_code = 1
 
 
+_OUT_OF_MEMORY = ("bad_alloc", "can't allocate memory", "Failed to allocate memory", "Cannot allocate memory")
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out, in the words of Python, PyTorch or ONNX Runtime."""
+    return isinstance(error, MemoryError) or any(words in str(error) for words in _OUT_OF_MEMORY)
+
+
 def did_you_mean(given: str, valid: Iterable[str]) -> str:
     """Return `" Did you mean 'x'?"` for the nearest valid name, or an empty string, followed by the valid names."""
     names = sorted(valid)

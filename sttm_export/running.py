@@ -63,6 +63,11 @@ def run_bundle(bundle: Bundle, request: Request, steps: Steps) -> MergedTokens:
     """
     check_request(request)
     model, merge = bundle.model, bundle.merge
+    if merge.policy == "budget" and request.temporal is not None:
+        raise UserError(
+            "--temporal-threshold does nothing here: the bundle has policy budget, which solves it for every clip; "
+            "leave it out, or export with --policy threshold."
+        )
     selection = bundle.engines_here(request.target) if request.engine else None
     if selection is None:
         check_provider(request.provider or CPU)
@@ -87,6 +92,8 @@ def run_bundle(bundle: Bundle, request: Request, steps: Steps) -> MergedTokens:
         temporal = defaults.temporal if request.temporal is None else request.temporal
         with open_session(bundle, TOKEN_MERGER, request, selection) as session:
             merged = merge_features(session, merge, features, len(features), spatial, temporal)
+    if len(features) == 1:
+        steps.say("the clip has one frame, so there was nothing to merge across frames")
     with steps.step("Write tokens and picture"):
         title = f"{model.title}, {request.video.name}"
         sheet = render_tokens(video.frames, merged, model.grid, timestamps=video.timestamps, title=title)

@@ -62,6 +62,11 @@ class Steps:
         self.seconds[title] = round(time.perf_counter() - start, 2)
         self.console.print(f"{head}  {self.seconds[title]:.1f} s", markup=False, soft_wrap=True)
 
+    def warn(self, rejected: str) -> None:
+        """Print that a bundle was rejected, if it was; `rejected` is the reason that `Bundle.rejected` gives."""
+        if rejected:
+            self.say(f"this bundle was rejected when it was exported: {rejected}")
+
     def say(self, line: str) -> None:
         """Print one line under the step that was just done."""
         self.console.print(f"      {line}", markup=False, soft_wrap=True)

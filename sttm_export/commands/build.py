@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
+
+from sttm_export.commands.values import path_value
 
 HELP = "Build engines for a bundle, with TensorRT on a machine with the GPU, or with TensorRT-RTX anywhere."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
-    parser.add_argument("bundle", type=Path, help="directory that sttm-export wrote")
+    parser.add_argument("bundle", type=path_value, help="directory that sttm-export wrote")
     parser.add_argument(
         "--target", action="append", required=True, metavar="NAME", help="repeatable; see sttm-export targets"
     )
@@ -25,7 +26,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--workspace", type=int, metavar="MIB", help="most scratch memory of the builder (default: all of the GPU's)"
     )
     parser.add_argument(
-        "--timing-cache", type=Path, metavar="FILE", help="kernel times to start from and to update (default: kept)"
+        "--timing-cache",
+        type=path_value,
+        metavar="FILE",
+        help="kernel times to start from and to update (default: kept)",
     )
     parser.add_argument(
         "--frozen-timing-cache", action="store_true", help="choose kernels from the cache alone, or fail"
@@ -78,6 +82,7 @@ def execute(options: argparse.Namespace) -> None:
             for line in [line for target in request.targets for line in clear_engines(bundle.path, target.name)]:
                 steps.say(line)
             check_request(bundle, request)
+        steps.warn(bundle.rejected(engines=not options.force))
         records = build_bundle(bundle, request, steps)
     from sttm_export.commands.tables import engine_table
     from sttm_export.engines.gpu import gpu_capability

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
+from sttm_export.commands.values import path_value, text_value
 from sttm_export.errors import UserError
 
 HELP = "Export vision encoder and token merger, build engines, validate, and write a bundle."
@@ -13,7 +13,9 @@ HELP = "Export vision encoder and token merger, build engines, validate, and wri
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     what = parser.add_argument_group("what")
-    what.add_argument("--model", required=True, metavar="NAME", help="a name of `sttm-export models`, or a TOML file")
+    what.add_argument(
+        "--model", type=text_value, required=True, metavar="NAME", help="a name of `sttm-export models`, or a TOML file"
+    )
     what.add_argument(
         "--budget", required=True, type=float, metavar="F", help="share of the visual tokens to keep, (0, 1]"
     )
@@ -37,17 +39,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--spatial-threshold", type=float, metavar="F", help="default of the bundle (default: published)"
     )
     merging.add_argument(
-        "--temporal-threshold", type=float, metavar="F", help="default of the bundle (default: published)"
+        "--temporal-threshold", type=float, metavar="F", help="with --policy threshold: default (default: published)"
     )
     merging.add_argument("--root-level", type=int, metavar="L", help="pyramid level to start at (default: the model's)")
     merging.add_argument("--weighted-avg", action="store_true", help="area-weighted means (default: off)")
     merging.add_argument("--head-dim", type=int, default=0, metavar="D", help="per-head similarity (default: 0, off)")
     weights = parser.add_argument_group("weights: one of --weights and --random-weights is needed")
     weights.add_argument(
-        "--weights", metavar="DIR_OR_HUB_ID", help="checkpoint directory, or owner/name[@revision] on the hub"
+        "--weights",
+        type=text_value,
+        metavar="DIR_OR_HUB_ID",
+        help="checkpoint directory, or owner/name[@revision] on the hub",
     )
     weights.add_argument(
-        "--tower-weights", metavar="DIR_OR_HUB_ID", help="the tower's own checkpoint, if the model's has none"
+        "--tower-weights",
+        type=text_value,
+        metavar="DIR_OR_HUB_ID",
+        help="the tower's own checkpoint, if the model's has none",
     )
     weights.add_argument("--random-weights", type=int, metavar="SEED", help="build and time without a checkpoint")
     engines = parser.add_argument_group("engines")
@@ -63,13 +71,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     engines.add_argument("--no-engines", action="store_true", help="check the targets' rules, build nothing")
     checks = parser.add_argument_group("validation")
-    checks.add_argument("--clip", type=Path, metavar="FILE", help="video to validate on (default: a synthetic scene)")
+    checks.add_argument(
+        "--clip", type=path_value, metavar="FILE", help="video to validate on (default: a synthetic scene)"
+    )
     checks.add_argument(
         "--validation-frames", type=int, metavar="N", help="frames to validate on (default: T, at most 32)"
     )
     checks.add_argument("--no-validation", action="store_true", help="write a bundle that says it is unchecked")
     output = parser.add_argument_group("output")
-    output.add_argument("--output", type=Path, metavar="DIR", help="the bundle (default: MODEL-tT-bBUDGET-PRECISION)")
+    output.add_argument(
+        "--output", type=path_value, metavar="DIR", help="the bundle (default: MODEL-tT-bBUDGET-PRECISION)"
+    )
     output.add_argument("--force", action="store_true", help="replace a bundle that is there")
 
 
@@ -108,6 +120,13 @@ def make_plan(options: argparse.Namespace):  # type: ignore[no-untyped-def]  # n
     )
     if options.no_validation and (options.clip or options.validation_frames is not None):
         raise UserError("--no-validation and --clip or --validation-frames contradict each other; leave one out.")
+    if options.validation_frames == 0:
+        raise UserError("--validation-frames 0 would check nothing; give 1 or more, or say --no-validation.")
+    if options.policy == "budget" and options.temporal_threshold is not None:
+        raise UserError(
+            "--temporal-threshold does nothing with --policy budget, which solves it for every clip; leave it out, or "
+            "give --policy threshold."
+        )
     wanted = min(options.frames, 32) if options.validation_frames is None else options.validation_frames
     return ExportPlan(
         model=model,

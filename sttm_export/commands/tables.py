@@ -32,6 +32,8 @@ def print_bundle(bundle: Bundle, console: Console | None = None) -> None:
     outcome = verdict(manifest)
     said = (f"Verdict: {outcome}", f"bold {_COLOR[outcome]}")
     console.print(Text.assemble(said, f"   report: {bundle.path / 'report.html'}"))
+    if reason := bundle.rejected():
+        console.print(f"This bundle was rejected when it was exported: {reason}.", style="bold red")
 
 
 def _facts(bundle: Bundle) -> Table:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sttm_export.commands.values import path_value, text_value
 from sttm_export.errors import UserError
 
 if TYPE_CHECKING:
@@ -17,16 +17,22 @@ HELP = "Check a bundle again: files, then every stage on its fixtures or on a cl
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
-    parser.add_argument("bundle", type=Path, help="directory that sttm-export wrote")
-    parser.add_argument("--clip", type=Path, metavar="FILE", help="fresh video for every stage (default: the fixtures)")
-    parser.add_argument("--weights", metavar="DIR_OR_HUB_ID", help="the checkpoint again, for the reference on a clip")
-    parser.add_argument("--tower-weights", metavar="DIR_OR_HUB_ID", help="the tower's own checkpoint, if it was given")
+    parser.add_argument("bundle", type=path_value, help="directory that sttm-export wrote")
+    parser.add_argument(
+        "--clip", type=path_value, metavar="FILE", help="fresh video for every stage (default: the fixtures)"
+    )
+    parser.add_argument(
+        "--weights", type=text_value, metavar="DIR_OR_HUB_ID", help="the checkpoint again, for the reference on a clip"
+    )
+    parser.add_argument(
+        "--tower-weights", type=text_value, metavar="DIR_OR_HUB_ID", help="the tower's own checkpoint, if it was given"
+    )
     help_bisect = "find the first tensor that leaves its band: vision_encoder, token_merger or all (default: all)"
     parser.add_argument("--bisect", nargs="?", const="all", metavar="GRAPH", help=help_bisect)
     parser.add_argument("--engine", action="store_true", help="run the bundle's TensorRT engines too, on the fixtures")
     parser.add_argument("--target", metavar="NAME", help="engines of this target (default: the first that run here)")
     parser.add_argument("--provider", metavar="P", help="provider of ONNX Runtime for --bisect (default: cpu)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write what --bisect found as JSON too")
+    parser.add_argument("--json", type=path_value, metavar="FILE", help="write what --bisect found as JSON too")
 
 
 def execute(options: argparse.Namespace) -> None:
@@ -47,6 +53,7 @@ def execute(options: argparse.Namespace) -> None:
         bundle = open_bundle(options.bundle)
         # First of all: that no engine runs here should not come after half a minute of work.
         selection = bundle.engines_here(options.target) if options.engine else None
+    steps.warn(bundle.rejected())
     if options.clip is None:
         report = validate_on_fixtures(bundle, steps)
         if selection is not None:

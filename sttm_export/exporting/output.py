@@ -13,6 +13,8 @@ from sttm_export.files.locks import locked_beside, locked_directory
 from sttm_export.files.staging import give_name, partial_path, recover, remove_tree, sweep
 
 _ELSEWHERE = "choose another --output"
+# Bytes; a directory is made under its name with `.partial-<process>` and may be kept with `.rejected-<number>`.
+_LONGEST_NAME = 200
 
 
 def check_output(output: Path, force: bool) -> None:
@@ -22,6 +24,12 @@ def check_output(output: Path, force: bool) -> None:
         UserError: something is there without `force`, or is not a bundle of this program with nothing else in it; the
             output would lie in a bundle; its parent is not writable.
     """
+    if output.name in {"", ".."}:
+        raise UserError(f"{output} is no name for a bundle; give --output a directory of its own.")
+    if output.is_symlink():
+        raise UserError(f"{output} is a link, which an export does not follow or replace; {_ELSEWHERE}.")
+    if len(os.fsencode(output.name)) > _LONGEST_NAME:
+        raise UserError(f"The name {output.name[:40]}… is too long; {_ELSEWHERE} of at most {_LONGEST_NAME} bytes.")
     around = bundle_around(output)
     if around is not None:
         raise UserError(f"{output} would lie in the bundle {around}, which holds nothing else; {_ELSEWHERE}.")

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from sttm_export.device.memory import read_memory
+from sttm_export.engines.meminfo import ROOT
 from sttm_export.engines.targets import capabilities_for, check_capabilities
 from sttm_export.errors import UserError, did_you_mean
 from sttm_export.exporting.output import check_output
@@ -20,7 +22,7 @@ from sttm_export.spec.graph import (
     token_merger_graph,
     vision_encoder_graph,
 )
-from sttm_export.spec.merge import MergeSpec, Thresholds
+from sttm_export.spec.merge import MAX_FRAMES, MergeSpec, Thresholds
 from sttm_export.spec.model import ModelSpec
 from sttm_export.spec.target import TargetSpec, find_target
 
@@ -118,8 +120,8 @@ def check_plan(plan: ExportPlan) -> None:
         raise UserError(f"Graphs cannot be exported in '{plan.precision}'.{did_you_mean(plan.precision, PRECISIONS)}")
     if plan.accumulate not in ACCUMULATES:
         raise UserError(f"--accumulate has no '{plan.accumulate}'.{did_you_mean(plan.accumulate, ACCUMULATES)}")
-    if plan.batch < 1:
-        raise UserError(f"--batch {plan.batch} is not possible; give the frames per encoder call, 1 or more.")
+    if not 1 <= plan.batch <= MAX_FRAMES:
+        raise UserError(f"--batch {plan.batch} is not possible; give the frames per encoder call, 1 to {MAX_FRAMES}.")
     if plan.validation_frames > plan.merge.frames or plan.validation_frames < 0:
         raise UserError(
             f"--validation-frames {plan.validation_frames} is outside 1..{plan.merge.frames}, the frames the merger "
@@ -131,6 +133,34 @@ def check_plan(plan: ExportPlan) -> None:
 
         probe(plan.clip)
     check_disk(plan)
+    check_memory(plan)
+
+
+def check_memory(plan: ExportPlan) -> None:
+    """Refuse what this machine has no memory for, before it is found out by the kernel."""
+    memory = read_memory(ROOT)
+    if memory.usable is None:
+        return
+    free, need = memory.usable + (memory.swap_free or 0), estimate_memory(plan)
+    if free < need:
+        raise UserError(
+            f"The export needs at least {need / 2**30:.1f} GiB of memory and {free / 2**30:.1f} GiB are free; give "
+            "fewer --frames or a smaller --batch, or export on a machine with more memory."
+        )
+
+
+def estimate_memory(plan: ExportPlan) -> int:
+    """Bytes that the export takes at least: the encoder once as weights and once as module in float32, or the merger.
+
+    The pyramid holds 4/3 of the features; the merger keeps it, the summed copy and the output, in eager and in ONNX
+    Runtime.
+    """
+    tower, size = plan.model.tower, plan.model.tower.image_size
+    patches = tower.patches_per_side**2
+    layer = patches * (4 * tower.hidden_size + 2 * tower.intermediate_size) + tower.heads * patches**2
+    encoder = 4 * (2 * encoder_parameters(plan.model) + plan.batch * (layer + 3 * size**2))
+    features = 4 * plan.merge.frames * plan.merge.cells * plan.merge.channels
+    return max(encoder, 5 * features) + 4 * 3 * size**2 * plan.validation_frames
 
 
 def check_disk(plan: ExportPlan) -> None:

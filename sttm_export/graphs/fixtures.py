@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import struct
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,12 @@ from sttm_export.spec.graph import GraphSpec, TensorSpec
 Array = npt.NDArray[Any]
 # The earliest date a zip file can carry. `numpy.savez` stores the time of writing: a new hash for the same fixture.
 EPOCH = (1980, 1, 1, 0, 0, 0)
+# What zip and NumPy raise for bytes that are not theirs: another method or a password is a RuntimeError, a header that
+# promises an array beyond any memory a MemoryError, one that is no Python literal a SyntaxError or TypeError.
+_DAMAGE = (
+    *(OSError, ValueError, EOFError, KeyError, AttributeError, TypeError, SyntaxError, RuntimeError, MemoryError),
+    *(OverflowError, zipfile.BadZipFile, struct.error, zlib.error),
+)
 
 
 def write_fixture(path: Path, spec: GraphSpec, inputs: Mapping[str, Array], outputs: Mapping[str, Array]) -> Path:
@@ -46,8 +54,9 @@ def read_fixture(path: Path, spec: GraphSpec) -> tuple[dict[str, Array], dict[st
             arrays = {name: archive[name] for name in archive.files}
     except FileNotFoundError as error:
         raise UserError(f"{path} is missing; export the bundle again, which writes it.") from error
-    except (OSError, ValueError, zipfile.BadZipFile, AttributeError) as error:
-        raise UserError(f"{path} is damaged ({error}); export the bundle again, which writes it.") from error
+    except _DAMAGE as error:
+        reason = str(error) or type(error).__name__
+        raise UserError(f"{path} is damaged ({reason}); export the bundle again, which writes it.") from error
     try:
         return _side(arrays, "input", spec.inputs), _side(arrays, "output", spec.outputs)
     except ValueError as error:

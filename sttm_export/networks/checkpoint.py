@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from sttm_export.errors import UserError
 from sttm_export.networks.config_check import check_model_config, check_tower_config
-from sttm_export.networks.files import CheckpointFiles
+from sttm_export.networks.files import CheckpointFiles, LocalFiles
 from sttm_export.networks.layouts import MODEL_LAYOUTS, TOWER_LAYOUTS, Layout, detect_layout
 from sttm_export.networks.parameters import TOWER_PREFIX, Shape, parameter_shapes
 from sttm_export.networks.sources import resolve_checkpoint
@@ -37,6 +38,7 @@ def load_checkpoint(
     shapes = parameter_shapes(model)
     files = resolve_checkpoint(weights)
     index, layout = _open(files, model, check_model_config, MODEL_LAYOUTS, shapes)
+    note = "" if CONFIG in files.names() else f"it has no {CONFIG}, so heads, pooling and projector were not checked"
     has_tower = any(theirs in index for name, theirs in layout.names(shapes).items() if name.startswith(TOWER_PREFIX))
     if has_tower and tower_weights:
         raise UserError(
@@ -48,7 +50,7 @@ def load_checkpoint(
         tower, tower_identifier = _load_tower(model, tower_weights or model.tower.hub_id)
         # The tower comes first in canonical order, which the digest and the caller rely on.
         state, identifier = {**tower, **state}, f"{identifier} with the tower of {tower_identifier}"
-    return state, WeightSource("checkpoint", identifier, digest(state), revision=files.revision)
+    return state, WeightSource("checkpoint", identifier, digest(state), revision=files.revision, note=note)
 
 
 def digest(state: Mapping[str, Tensor]) -> str:
@@ -79,6 +81,8 @@ def _open(
     """Check the config, then find the layout: both cost a few kilobytes, the shards come last."""
     if CONFIG in files.names():
         check(files.path(CONFIG), model)
+    elif isinstance(files, LocalFiles) and os.path.lexists(files.path(CONFIG)):
+        raise UserError(f"{files.path(CONFIG)} is no file; put the checkpoint's own there, or remove it.")
     index = tensor_index(files)
     layout = detect_layout(layouts, shapes, index, preferred=model.layout)
     if layout is None:

@@ -40,7 +40,7 @@ def load_vision_encoder(
 
 
 def _random(model: ModelSpec, seed: int) -> tuple[dict[str, Tensor], WeightSource]:
-    if seed < 0:
-        raise UserError(f"--random-weights {seed} is negative; give a seed of 0 or more.")
+    if not 0 <= seed < 2**63:
+        raise UserError(f"--random-weights {seed} is no seed; give a number from 0 to {2**63 - 1}.")
     state = random_state(model, seed)
     return state, WeightSource("random", "random", digest(state), seed=seed)

@@ -36,7 +36,13 @@ def tensor_index(files: CheckpointFiles) -> dict[str, str]:
     index: dict[str, str] = {}
     for shard in shards:
         with _opened(files.path(shard)) as file:
-            index.update(dict.fromkeys(file.keys(), shard))
+            for name in file.keys():  # noqa: SIM118 - a reader of safetensors, not a dict
+                if name in index:
+                    raise UserError(
+                        f"{files.identifier} holds {name} twice, in {index[name]} and {shard}, and has no {INDEX} that "
+                        "says which counts; remove the file that does not belong there."
+                    )
+                index[name] = shard
     return index
 
 

@@ -16,6 +16,7 @@ class WeightSource:
         revision: hub commit, when there is one.
         sha256: of the tensors in canonical order (see `checkpoint.digest`).
         seed: of random weights.
+        note: what could not be checked, as a phrase; empty where all was.
     """
 
     kind: Literal["checkpoint", "random"]
@@ -23,6 +24,7 @@ class WeightSource:
     sha256: str
     revision: str | None = None
     seed: int | None = None
+    note: str = ""
 
     @property
     def is_random(self) -> bool:
@@ -34,4 +36,5 @@ class WeightSource:
         if self.is_random:
             return f"random weights, seed {self.seed}"
         revision = f" at {self.revision[:12]}" if self.revision else ""
-        return f"checkpoint {self.identifier}{revision} (sha256 {self.sha256[:16]}…)"
+        note = f"; {self.note}" if self.note else ""
+        return f"checkpoint {self.identifier}{revision} (sha256 {self.sha256[:16]}…){note}"

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from sttm_export.errors import UserError
+from sttm_export.errors import UserError, out_of_memory
 from sttm_export.runtime.providers import CPU, Provider, check_taken, find_provider, prepare
 from sttm_export.runtime.session import Array, Arrays, check_inputs, check_outputs
 from sttm_export.spec.graph import GraphSpec
@@ -67,6 +67,11 @@ class OrtSession:
         try:
             values = self._session.run(names, dict(inputs))
         except Exception as error:  # ONNX Runtime has a family of exceptions without a public base
+            if out_of_memory(error):
+                raise UserError(
+                    f"Memory ran out while ONNX Runtime ran {self._path.name}; close other programs, or use a machine "
+                    "with more."
+                ) from error
             raise UserError(f"ONNX Runtime could not run {self._path.name}: {_first_line(error)}.") from error
         outputs = dict(zip(names, values, strict=True))
         check_outputs(self._graph, outputs)
@@ -127,6 +132,10 @@ def _create(ort: Any, path: Path, options: Any, provider: Provider) -> Any:
         # Without the fallback of the Python layer, which changes providers in the middle of a run.
         return ort.InferenceSession(str(path), options, providers=list(provider.chain), enable_fallback=0)
     except Exception as error:  # no public base, as above
+        if out_of_memory(error):
+            raise UserError(
+                f"Memory ran out while ONNX Runtime loaded {path}; close other programs, or use a machine with more."
+            ) from error
         if provider.name != CPU:
             raise UserError(
                 f"ONNX Runtime cannot load {path} with {provider.name} ({_first_line(error)}); see whether "
