@@ -70,7 +70,7 @@ def run_bundle(bundle: Bundle, request: Request, steps: Steps) -> MergedTokens:
         )
     selection = bundle.engines_here(request.target) if request.engine else None
     if selection is None:
-        check_provider(request.provider or CPU)
+        check_provider(CPU if request.provider is None else request.provider)
     with steps.step("Decode the video"):
         # The graph takes at most T frames, whatever the model was evaluated with.
         bound = min(model.sampling.max_frames, merge.frames)
@@ -143,7 +143,7 @@ def open_session(bundle: Bundle, name: str, request: Request, selection: Selecti
     """Load a graph of the bundle, as an engine if there is a selection, and free it at the end of the block."""
     graph, onnx = bundle.graph(name), bundle.onnx_path(name)
     if selection is None:
-        yield OrtSession(onnx, graph, provider=request.provider or CPU, low_memory=True)
+        yield OrtSession(onnx, graph, provider=CPU if request.provider is None else request.provider, low_memory=True)
         return
     with TrtSession(selection.engines[name], graph, onnx_path=onnx, cuda_graph=request.cuda_graph) as session:
         yield session

@@ -205,7 +205,7 @@ def test_memory_is_estimated_before_work(place, capsys):
         return make_plan(build_parser().parse_args(["export", *EXPORT, "--model", "llava-video-7b", *extra]))
 
     assert 3 * 2**30 < estimate_memory(plan("--frames", "32")) < 6 * 2**30
-    assert estimate_memory(plan("--frames", "2000")) > 40 * 2**30
+    assert estimate_memory(plan("--frames", "2000")) > 20 * 2**30
 
 
 def test_memory_that_ran_out_is_not_called_damage(place, capsys, monkeypatch):

@@ -38,7 +38,7 @@ def test_checkpoint(tmp_path):
         (None, None, None, "--weights DIR_OR_HUB_ID .*--random-weights SEED"),
         ("somewhere", 0, None, "exclude each other"),
         (None, 0, "somewhere", "--tower-weights needs --weights"),
-        (None, -1, None, "--random-weights -1 is negative"),
+        (None, -1, None, "--random-weights -1 is no seed"),
     ],
 )
 def test_options_that_do_not_go_together(weights, seed, tower, message):

@@ -11,8 +11,8 @@ from sttm_export.runtime.providers import CPU, Provider, check_taken, find_provi
 from sttm_export.runtime.session import Array, Arrays, check_inputs, check_outputs
 from sttm_export.spec.graph import GraphSpec
 
-# Errors only: the warnings of ONNX Runtime are about its own optimiser and nothing a user could mend.
-_QUIET = 3
+# Nothing is logged: warnings are about its own optimiser, and an error comes as an exception with the same words.
+_QUIET = 4
 
 
 class OrtSession:
