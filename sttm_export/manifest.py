@@ -131,8 +131,8 @@ class Manifest:
     files: tuple[FileRow, ...]
     versions: dict[str, str]
     accumulate: Accumulate = "default"
-    validation: _Validation | None = None
-    example: Example | None = None
+    validation: _Validation | None
+    example: Example | None
     data: dict[str, Any] = dataclasses.field(default_factory=dict, init=False, repr=False)
 
     @property
