@@ -130,9 +130,9 @@ class Manifest:
     rule_findings: dict[str, tuple[RuleFinding, ...]]
     files: tuple[FileRow, ...]
     versions: dict[str, str]
-    accumulate: Accumulate = "default"
     validation: _Validation | None
     example: Example | None
+    accumulate: Accumulate = "default"
     data: dict[str, Any] = dataclasses.field(default_factory=dict, init=False, repr=False)
 
     @property
