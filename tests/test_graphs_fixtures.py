@@ -93,3 +93,17 @@ def test_an_array_of_objects_is_refused(tmp_path):
     np.savez(tmp_path / "p.npz", **{"input.x": np.array([{}], dtype=object)})
     with pytest.raises(UserError, match="is damaged"):
         read_fixture(tmp_path / "p.npz", GraphSpec("p", (), ()))
+
+
+@pytest.mark.parametrize(
+    "header", [b"{'descr': '<f2', 'shape': (", b"{'descr': [], 'shape': 3}", b"{" * 5000, b"\xff" * 64, b""]
+)
+def test_a_member_whose_header_is_damaged(tmp_path, header):
+    """NumPy raises whatever its reader of Python literals meets; all of it is a damaged file."""
+    import struct
+    import zipfile
+
+    with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive:
+        archive.writestr("input.x.npy", b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header) + 1) + header + b"\n")
+    with pytest.raises(UserError, match=r"a\.npz is (damaged|made for another graph)"):
+        read_fixture(tmp_path / "a.npz", tiny_spec())

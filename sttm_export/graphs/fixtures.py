@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
@@ -22,7 +23,7 @@ EPOCH = (1980, 1, 1, 0, 0, 0)
 # promises an array beyond any memory a MemoryError, one that is no Python literal a SyntaxError or TypeError.
 _DAMAGE = (
     *(OSError, ValueError, EOFError, KeyError, AttributeError, TypeError, SyntaxError, RuntimeError, MemoryError),
-    *(OverflowError, zipfile.BadZipFile, struct.error, zlib.error),
+    *(OverflowError, tokenize.TokenError, zipfile.BadZipFile, struct.error, zlib.error),
 )
 
 
