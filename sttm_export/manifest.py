@@ -22,7 +22,7 @@ from sttm_export.spec.merge import MergeSpec, Thresholds
 from sttm_export.spec.model import ModelSpec, inconsistencies
 from sttm_export.spec.records import Count, Number, read_json, read_record
 
-FORMAT = 2
+FORMAT = 3
 MANIFEST, TIMES = "manifest.json", "times.json"
 AGAIN = "export it again"
 _FAULTS_SHOWN = 5

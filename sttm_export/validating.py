@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from sttm_export.bundle import Bundle
+from sttm_export.device.check_job import check_fixtures
 from sttm_export.engines.selection import Selection
 from sttm_export.errors import UserError
 from sttm_export.exporting.bundle_weights import load_bundle_weights
@@ -15,7 +16,7 @@ from sttm_export.runtime.ort_session import OrtSession
 from sttm_export.runtime.trt_session import TrtSession
 from sttm_export.spec.graph import TOKEN_MERGER, VISION_ENCODER
 from sttm_export.terminal import Advance, Steps
-from sttm_export.validation.fixture_check import check_encoder_fixture, check_finite, check_merger_fixture
+from sttm_export.validation.fixture_check import check_finite
 from sttm_export.validation.results import ValidationReport, skipped
 
 
@@ -33,10 +34,7 @@ def validate_on_fixtures(bundle: Bundle, steps: Steps) -> ValidationReport:
     with steps.step("Validate on the fixtures") as advance:
         advance("vision encoder", 0.1)
         graph = bundle.graph(VISION_ENCODER)
-        session = OrtSession(bundle.onnx_path(VISION_ENCODER), graph, low_memory=True)
-        fixture = read_fixture(bundle.fixture_path(VISION_ENCODER), graph)
-        report = check_encoder_fixture(session, fixture, bundle.model, bundle.accumulate)
-        del session
+        report = check_fixtures(OrtSession(bundle.onnx_path(VISION_ENCODER), graph, low_memory=True), bundle)
         report += _check_merger(bundle, advance)
     return report.on("the fixtures")
 
@@ -76,12 +74,8 @@ def validate_engines(bundle: Bundle, selection: Selection, steps: Steps) -> Vali
         for place, name in enumerate((VISION_ENCODER, TOKEN_MERGER)):
             advance(name, place / 2)
             graph = bundle.graph(name)
-            fixture = read_fixture(bundle.fixture_path(name), graph)
             with TrtSession(selection.engines[name], graph, onnx_path=bundle.onnx_path(name)) as session:
-                if name == VISION_ENCODER:
-                    report += check_encoder_fixture(session, fixture, bundle.model, bundle.accumulate)
-                else:
-                    report += check_merger_fixture(session, fixture, bundle.merge)
+                report += check_fixtures(session, bundle)
     return report.on("the fixtures")
 
 

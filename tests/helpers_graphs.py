@@ -98,3 +98,10 @@ def same_bits(first: list[np.ndarray], second: list[np.ndarray]) -> None:
         np.testing.assert_array_equal(left, right, strict=True)
         if left.dtype.kind == "f":
             np.testing.assert_array_equal(np.signbit(left[~np.isnan(left)]), np.signbit(right[~np.isnan(right)]))
+
+
+def plant(path: Path, fault) -> None:
+    """Change a graph on disk, its weights left where they are."""
+    model = onnx.load(path, load_external_data=False)
+    fault(model)
+    path.write_bytes(model.SerializeToString())

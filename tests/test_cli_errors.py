@@ -238,9 +238,9 @@ def test_bundle_with_a_missing_file(copy, capsys):
 def test_what_is_no_bundle(tmp_path, copy, capsys):
     assert "is not a bundle" in fails(capsys, "inspect", tmp_path)
     manifest = json.loads((copy / "manifest.json").read_text())
-    manifest["format"] = 99
+    manifest["format"] = 2
     (copy / "manifest.json").write_text(json.dumps(manifest))
-    assert "has bundle format 99, this program reads format 2" in fails(capsys, "inspect", copy)
+    assert "has bundle format 2, this program reads format 3; export it again" in fails(capsys, "inspect", copy)
 
 
 def test_run_refuses_bad_requests(tiny_bundle, tmp_path, capsys):

@@ -1,4 +1,4 @@
-"""A job: run the engine of one graph on its fixture, compare with the reference, and take the time."""
+"""A job: run the engine of one graph on its fixtures, compare with the reference, and take the time."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from sttm_export.bundle import open_bundle
+from sttm_export.bundle import Bundle, open_bundle
 from sttm_export.device.jobs import serve_job
 from sttm_export.graphs.fixtures import read_fixture
-from sttm_export.runtime.session import Array
+from sttm_export.runtime.session import Array, Session
 from sttm_export.runtime.trt_session import TrtSession
 from sttm_export.spec.graph import VISION_ENCODER
 from sttm_export.validation.fixture_check import check_encoder_fixture, check_merger_fixture
+from sttm_export.validation.results import ValidationReport
 
 _MOST_MILLISECONDS = 20_000.0
 
@@ -22,15 +23,24 @@ def check(request: dict[str, Any]) -> dict[str, Any]:
     """Run and compare; return the validation report and the latency in milliseconds."""
     bundle, name = open_bundle(request["bundle"], verify=False), request["graph"]
     graph = bundle.graph(name)
-    fixture = read_fixture(bundle.fixture_path(name), graph)
     with TrtSession(Path(request["engine"]), graph, onnx_path=bundle.onnx_path(name)) as session:
-        if name == VISION_ENCODER:
-            report = check_encoder_fixture(session, fixture, bundle.model, bundle.accumulate)
-        else:
-            report = check_merger_fixture(session, fixture, bundle.merge)
-        taken = _time(session, fixture[0], request["runs"])
+        report = check_fixtures(session, bundle)
+        taken = _time(session, read_fixture(bundle.fixture_path(name), graph)[0], request["runs"])
     latency = {"median_ms": statistics.median(taken), "min_ms": min(taken), "runs": len(taken)}
     return {"validation": report.to_json(), "latency": latency}
+
+
+def check_fixtures(session: Session, bundle: Bundle) -> ValidationReport:
+    """Run one graph on each of its fixtures, one in memory at a time, and compare."""
+    report = ValidationReport()
+    for case, path in bundle.fixture_paths(session.graph.name).items():
+        fixture = read_fixture(path, session.graph)
+        if session.graph.name == VISION_ENCODER:
+            found = check_encoder_fixture(session, fixture, bundle.model, bundle.accumulate)
+        else:
+            found = check_merger_fixture(session, fixture, bundle.merge)
+        report += found.on(case)
+    return report
 
 
 def _time(session: TrtSession, inputs: Mapping[str, Array], runs: int) -> list[float]:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from sttm_export.exporting.edge_cases import edge_clips, edge_pixels
 from sttm_export.exporting.frames import Scene
 from sttm_export.merging.budget import NOTHING_MERGES
 from sttm_export.merging.outputs import reference_outputs, static_outputs
@@ -35,7 +36,10 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 Array = NDArray[np.generic]
+Result = TypeVar("Result")
 Fixture = tuple[Mapping[str, Array], Mapping[str, Array]]
+# The case of real frames; the others are those of `edge_cases.py`.
+CLIP = "clip"
 
 
 @dataclass(frozen=True)
@@ -44,12 +48,12 @@ class EncoderEvidence:
 
     Attributes:
         report: their comparison.
-        fixture: one batch of pixel values and the reference's features.
+        fixtures: by case, one batch of pixel values and the reference's features.
         features: [n, N, C], features of all frames by ONNX Runtime; what the merger is validated on.
     """
 
     report: ValidationReport
-    fixture: Fixture
+    fixtures: Mapping[str, Fixture]
     features: NDArray[np.floating]
 
 
@@ -59,12 +63,13 @@ class MergerEvidence:
 
     Attributes:
         report: their comparison.
-        fixture: inputs and the reference's outputs; None where the features are not finite, which gives no reference.
+        fixtures: by case, inputs and the reference's outputs; none where the features are not finite, which gives no
+            reference.
         merged: the result of ONNX Runtime.
     """
 
     report: ValidationReport
-    fixture: Fixture | None
+    fixtures: Mapping[str, Fixture]
     merged: MergedTokens
 
 
@@ -78,43 +83,41 @@ def examine_encoder(
     scene: Scene,
     advance: Advance,
 ) -> EncoderEvidence:
-    """Reference → static eager → ONNX Runtime on one batch, then ONNX Runtime on every frame."""
+    """Reference → static eager → ONNX Runtime on a batch of frames and on edge cases; ONNX Runtime on every frame."""
     pixels, features = graph.inputs[0], graph.outputs[0]
     values = pixel_values(scene.frames, model.tower.image_size)
-    picks = uniform(len(values), pixels.shape[0])
-    # Every stage gets the very numbers that the graph gets.
-    batch = np.resize(values[picks], pixels.shape).astype(pixels.dtype)
-    kept: dict[str, NDArray[np.floating]] = {}
-
-    def reference(given: NDArray[np.floating]) -> NDArray[np.floating]:
-        advance("reference, PyTorch", 0.05)
-        kept["features"] = _run_module(lambda: build_reference(model, state), given)
-        return kept["features"]
-
-    def eager(given: NDArray[np.floating]) -> NDArray[np.floating]:
-        advance("static eager, PyTorch", 0.15)
-        return _run_module(lambda: build_eager_encoder(model, state, precision), given)
-
+    batches = _batches(graph, values)
+    advance("reference, PyTorch", 0.05)
+    expected = _run_module(lambda: build_reference(model, state), batches)
+    advance("static eager, PyTorch", 0.15)
+    eager = _run_module(lambda: build_eager_encoder(model, state, precision), batches)
     session = OrtSession(onnx_path, graph, low_memory=True)
     longest = max(model.tower.intermediate_size, model.projector.output_size)
-    report = validate_encoder(
-        reference,
-        eager,
-        session,
-        batch,
-        layers=model.tower.layers + 2,
-        longest_sum=longest,
-        eager_dtype=pixels.dtype,
-        accumulate=accumulate,
-    )
+    report = ValidationReport()
+    for case, batch in batches.items():
+        found = validate_encoder(
+            _always(expected[case]),
+            _always(eager[case]),
+            session,
+            batch,
+            layers=model.tower.layers + 2,
+            longest_sum=longest,
+            eager_dtype=pixels.dtype,
+            accumulate=accumulate,
+        )
+        taken = len(set(uniform(len(values), pixels.shape[0])))
+        report += found.on(f"{taken} frames" if case == CLIP else "edge frames: grey, black, white, chessboards")
     encoded = encode_frames(
         session, graph, values, lambda done, n: advance(f"ONNX Runtime, frame {done} of {n}", 0.25 + 0.6 * done / n)
     )
-    report = report.on(f"{len(set(picks))} frames") + _judge_all(session.backend, features.name, encoded)
+    report += _judge_all(session.backend, features.name, encoded)
     with np.errstate(over="ignore"):
         # What float16 cannot hold becomes an infinity, which is found when the fixture is used.
-        fixture = ({pixels.name: batch}, {features.name: kept["features"].astype(features.dtype)})
-    return EncoderEvidence(report, fixture, encoded)
+        fixtures = {
+            case: ({pixels.name: batch}, {features.name: expected[case].astype(features.dtype)})
+            for case, batch in batches.items()
+        }
+    return EncoderEvidence(report, fixtures, encoded)
 
 
 def _judge_all(stage: str, tensor: str, encoded: NDArray[np.floating]) -> ValidationReport:
@@ -132,37 +135,60 @@ def examine_merger(
     thresholds: tuple[float, float],
     advance: Advance,
 ) -> MergerEvidence:
-    """Reference → static eager → ONNX Runtime: the clip, a part of it in the same graph, and without spatial merging.
+    """Reference → static eager → ONNX Runtime: the clip, a part of it, without spatial merging, and edge cases.
 
-    The last makes sure that merging across frames is seen at work: where the spatial step alone meets the budget, the
-    clip itself would not show it.
+    The third makes sure that merging across frames is seen at work: where the spatial step alone meets the budget, the
+    clip itself would not show it. On the edge cases the graph must decide exactly as the module does.
     """
     session = OrtSession(onnx_path, graph)
     if fault := nonfinite(features):
         return _without_reference(merge, graph, session, features, thresholds, fault)
     merger = TokenMerger(merge)
-    report, fixture, merged = ValidationReport(), None, None
-    count, across_frames = len(features), (NOTHING_MERGES, thresholds[1])
-    runs = ((count, thresholds), (max(1, count // 3), thresholds), (count, across_frames))
-    for place, (used, limits) in enumerate(dict.fromkeys(runs)):
-        advance(f"merging {used} frames in every stage", 0.85 + 0.05 * place)
-        inputs = merger_inputs(graph, features, used, limits)
+    report, fixtures, merged = ValidationReport(), {}, None
+    for place, (key, case, inputs) in enumerate(_merger_runs(merge, graph, features, thresholds)):
+        advance(f"merging {case} in every stage", 0.85 + 0.025 * place)
         eager = static_outputs(merger, inputs)
         # The published method has no budget; the reference runs at the thresholds that were solved for it.
         applied = eager["thresholds_applied"].astype(np.float64)
         reference = reference_outputs(
             merge, inputs, (float(applied[0]), float(applied[1])), _forced(merge, inputs, applied)
         )
-        found = validate_merger(_always(reference), _always(eager), session, inputs, merge)
-        case = f"{used} frames" + (", merged across frames alone" if limits is across_frames else "")
-        report += found.on(case)
-        if fixture is None:
-            fixture = (inputs, reference)
-            merged = MergedTokens.from_outputs(session.run(inputs), used, merge)
-    if count == 1:
+        edge = key not in ("", CLIP)
+        report += validate_merger(_always(reference), _always(eager), session, inputs, merge, exact=edge).on(case)
+        if key:
+            fixtures[key] = (inputs, reference)
+        if key == CLIP:
+            merged = MergedTokens.from_outputs(session.run(inputs), len(features), merge)
+    if len(features) == 1:
         report += ValidationReport([], ["the clip has one frame, so merging across frames was not seen at work"])
-    assert fixture is not None and merged is not None
-    return MergerEvidence(report, fixture, merged)
+    assert merged is not None
+    return MergerEvidence(report, fixtures, merged)
+
+
+def _merger_runs(
+    merge: MergeSpec, graph: GraphSpec, features: NDArray[np.floating], thresholds: tuple[float, float]
+) -> Iterator[tuple[str, str, dict[str, Array]]]:
+    """Key of the fixture (empty: none), what the input is, and the input; one in memory at a time."""
+    count, part = len(features), max(1, len(features) // 3)
+    yield CLIP, f"{count} frames", merger_inputs(graph, features, count, thresholds)
+    if part < count:
+        yield "", f"{part} frames", merger_inputs(graph, features, part, thresholds)
+    across_frames = merger_inputs(graph, features, count, (NOTHING_MERGES, thresholds[1]))
+    yield "", f"{count} frames, merged across frames alone", across_frames
+    for clip in edge_clips(merge, graph.inputs[0].dtype):
+        inputs = merger_inputs(graph, clip.features, clip.frames, clip.thresholds)
+        # Frames that do not count are as the clip has them, not zeros.
+        yield clip.key, f"an edge clip: {clip.name}", inputs | {"features": clip.features}
+
+
+def _batches(graph: GraphSpec, values: NDArray[np.floating]) -> dict[str, NDArray[np.floating]]:
+    """Batches [B, 3, S, S] by the case they belong to; every stage gets the very numbers that the graph gets."""
+    pixels = graph.inputs[0]
+    batch = pixels.shape[0]
+    edges = edge_pixels(pixels.shape[-1], pixels.dtype)
+    rows = {CLIP: values[uniform(len(values), batch)]}
+    rows |= {f"edges{start // batch + 1}": edges[start : start + batch] for start in range(0, len(edges), batch)}
+    return {case: np.resize(some, pixels.shape).astype(pixels.dtype) for case, some in rows.items()}
 
 
 def _without_reference(
@@ -179,7 +205,7 @@ def _without_reference(
     why = f"the features it would be judged on: {fault}"
     rows = budget_results([Stage(session.backend, outputs)], merge.clip_budget(count), why)
     report = ValidationReport(rows, undefined_frames("features", features)).on(f"{count} frames")
-    return MergerEvidence(report, None, MergedTokens.from_outputs(outputs, count, merge))
+    return MergerEvidence(report, {}, MergedTokens.from_outputs(outputs, count, merge))
 
 
 def merger_inputs(
@@ -224,17 +250,21 @@ def _forced(merge: MergeSpec, inputs: Mapping[str, Array], applied: NDArray[np.f
     return True if solved else None
 
 
-def _always(outputs: Mapping[str, Array]) -> Callable[[Mapping[str, Array]], Mapping[str, Array]]:
-    return lambda _: outputs
+def _always(result: Result) -> Callable[[Any], Result]:
+    return lambda _: result
 
 
-def _run_module(build: Callable[[], nn.Module], pixels: NDArray[np.floating]) -> NDArray[np.floating]:
+def _run_module(
+    build: Callable[[], nn.Module], batches: Mapping[str, NDArray[np.floating]]
+) -> dict[str, NDArray[np.floating]]:
     """Build, run in float32 and free: two encoders in memory at once would be one too many."""
     import torch
 
     module = build()
     with torch.no_grad():
-        result: NDArray[np.floating] = module(torch.from_numpy(pixels.astype(np.float32))).numpy()
+        results: dict[str, NDArray[np.floating]] = {
+            case: module(torch.from_numpy(batch.astype(np.float32))).numpy() for case, batch in batches.items()
+        }
     del module
     gc.collect()
-    return result
+    return results

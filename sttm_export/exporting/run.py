@@ -144,7 +144,7 @@ def _examine(plan: ExportPlan, state: Mapping[str, Tensor], partial: Path, steps
     """Validation report, fixtures and picture; empty where validation was not wanted."""
     if not plan.validation_frames:
         return {}
-    from sttm_export.exporting.evidence import draw_example, examine_encoder, examine_merger, example_json
+    from sttm_export.exporting.evidence import CLIP, draw_example, examine_encoder, examine_merger, example_json
     from sttm_export.exporting.frames import take_scene
     from sttm_export.graphs.fixtures import write_fixture
 
@@ -155,10 +155,10 @@ def _examine(plan: ExportPlan, state: Mapping[str, Tensor], partial: Path, steps
         path = partial / encoder.onnx_file
         first = examine_encoder(plan.model, plan.precision, plan.accumulate, state, encoder, path, scene, advance)
         second = examine_merger(plan.merge, merger, partial / merger.onnx_file, first.features, thresholds, advance)
-        for graph, fixture in ((encoder, first.fixture), (merger, second.fixture)):
-            if fixture is None:
-                continue
-            write_fixture(partial / "fixtures" / f"{graph.name}.npz", graph, *fixture)
+        for graph, fixtures in ((encoder, first.fixtures), (merger, second.fixtures)):
+            for case, fixture in fixtures.items():
+                name = graph.name if case == CLIP else f"{graph.name}.{case}"
+                write_fixture(partial / "fixtures" / f"{name}.npz", graph, *fixture, packed=case != CLIP)
         draw_example(partial / PICTURE, scene, second.merged, plan.model)
     if scene.note:
         steps.say(scene.note)

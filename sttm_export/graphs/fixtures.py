@@ -27,19 +27,24 @@ _DAMAGE = (
 )
 
 
-def write_fixture(path: Path, spec: GraphSpec, inputs: Mapping[str, Array], outputs: Mapping[str, Array]) -> Path:
+def write_fixture(
+    path: Path, spec: GraphSpec, inputs: Mapping[str, Array], outputs: Mapping[str, Array], *, packed: bool = False
+) -> Path:
     """Write one set of inputs and reference outputs as `input.<name>` and `output.<name>`.
 
-    The file is an ordinary `.npz` (`numpy.load` reads it); members are stored in the order of the declaration.
+    The file is an ordinary `.npz` (`numpy.load` reads it); members are stored in the order of the declaration. `packed`
+    is for tensors that are mostly zeros; those of real frames gain nothing by it.
 
     Raises:
         ValueError: a tensor is missing, not declared, or of another shape or dtype than declared.
     """
     arrays = dict(_matched(spec.inputs, inputs, "input")) | dict(_matched(spec.outputs, outputs, "output"))
     path.parent.mkdir(parents=True, exist_ok=True)
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
+    with zipfile.ZipFile(path, "w") as archive:
         for name, array in arrays.items():
-            with archive.open(zipfile.ZipInfo(f"{name}.npy", EPOCH), "w", force_zip64=True) as member:
+            entry = zipfile.ZipInfo(f"{name}.npy", EPOCH)
+            entry.compress_type = zipfile.ZIP_DEFLATED if packed else zipfile.ZIP_STORED
+            with archive.open(entry, "w", force_zip64=True) as member:
                 np.lib.format.write_array(member, np.asarray(array, order="C"), allow_pickle=False)
     return path
 

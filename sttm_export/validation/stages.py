@@ -6,7 +6,7 @@ show again in the next. This file knows callables and sessions, not how a graph 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import cast
@@ -107,6 +107,7 @@ def validate_merger(
     *,
     further: Sequence[Session] = (),
     further_sums: str = "float32",
+    exact: bool = False,
 ) -> ValidationReport:
     """Run the token merger's chain on one clip.
 
@@ -118,12 +119,13 @@ def validate_merger(
         merge: constants of the graph.
         further: more sessions of the same graph (engines), in order.
         further_sums: format those accumulate in; `tf32` where tensor cores may round float32 factors.
+        exact: whether the graph must decide as the module does, ties included: on inputs that have none.
     """
     dtype = onnx_session.graph.outputs[0].dtype
     stages = [Stage(REFERENCE, reference_fn(inputs), dtype), Stage(EAGER, eager_fn(inputs), dtype)]
     stages.append(Stage(onnx_session.backend, onnx_session.run(inputs), dtype))
     stages += [Stage(session.backend, session.run(inputs), dtype, further_sums) for session in further]
-    return merger_results(stages, inputs, merge)
+    return merger_results(stages, inputs, merge, (onnx_session.backend,) if exact else ())
 
 
 def budget_results(stages: Sequence[Stage], most: int, why: str) -> list[StageResult]:
@@ -142,8 +144,13 @@ def budget_results(stages: Sequence[Stage], most: int, why: str) -> list[StageRe
     return results
 
 
-def merger_results(stages: Sequence[Stage], inputs: Outputs, merge: MergeSpec) -> ValidationReport:
-    """Hold each stage's decisions and tokens against the stage before; decisions first, they explain the floats."""
+def merger_results(
+    stages: Sequence[Stage], inputs: Outputs, merge: MergeSpec, exact: Collection[str] = ()
+) -> ValidationReport:
+    """Hold each stage's decisions and tokens against the stage before; decisions first, they explain the floats.
+
+    Stages named in `exact` have no decision excused.
+    """
     features, frames = cast("NDArray[np.floating]", inputs["features"]), int(inputs["num_frames"])
     if not 1 <= frames <= merge.frames:
         raise UserError(f"Cannot validate on {frames} frames; give a clip of 1 to {merge.frames}.")
@@ -152,7 +159,7 @@ def merger_results(stages: Sequence[Stage], inputs: Outputs, merge: MergeSpec) -
     tolerance_length = merge.frames * merge.cells
     for before, stage in pairwise(stages):
         report = compare_decisions(features, merge, before.outputs, stage.outputs, frames, dtype=stage.sums)
-        results.append(_decision_result(before, stage, report))
+        results.append(_decision_result(before, stage, report, stage.name in exact))
         results.append(_budget_result(before.name, stage, merge.clip_budget(frames)))
         tolerance = _between(before, stage, 1, tolerance_length)
         token_fault = _not_finite(before, stage, TOKEN_MERGER, "tokens") if finite else None
@@ -197,10 +204,11 @@ def _not_finite(before: Stage, stage: Stage, graph: str, name: str) -> StageResu
     return None
 
 
-def _decision_result(before: Stage, stage: Stage, report: DecisionReport) -> StageResult:
-    return StageResult(
-        stage.name, before.name, TOKEN_MERGER, "assignment", report.passed, report.reason, decisions=report
-    )
+def _decision_result(before: Stage, stage: Stage, report: DecisionReport, exact: bool) -> StageResult:
+    passed, reason = report.passed, report.reason
+    if exact and passed and report.cells_differing:
+        passed, reason = False, f"{reason}, on an input that leaves nothing to rounding: {report.ties[0]}"
+    return StageResult(stage.name, before.name, TOKEN_MERGER, "assignment", passed, reason, decisions=report)
 
 
 def _budget_result(against: str, stage: Stage, most: int) -> StageResult:

@@ -1,0 +1,169 @@
+"""Inputs that feel what a simplification may not do, and faults of that kind that validation must catch and name."""
+
+import functools
+import shutil
+
+import numpy as np
+import onnx
+import pytest
+from helpers_graphs import plant
+from helpers_networks import tiny_model, tiny_state
+
+from sttm_export.errors import ValidationMiss
+from sttm_export.exporting.edge_cases import HUGE, LARGEST_HALF, TINY, edge_clips, edge_pixels
+from sttm_export.exporting.evidence import examine_encoder, examine_merger
+from sttm_export.exporting.frames import synthetic_scene
+from sttm_export.graphs.export import export_graph
+from sttm_export.merging.static import TokenMerger
+from sttm_export.networks.vision_encoder import build_encoder
+from sttm_export.spec.graph import token_merger_graph, vision_encoder_graph
+from sttm_export.spec.merge import MergeSpec
+from sttm_export.validation.quadtree import build_quadtree
+from sttm_export.validation.similarities import compute_similarities
+from sttm_export.validation.ties import rounding_band
+
+SPECS = {
+    "budget": MergeSpec(4, 6, 6, 16, 0.5, "budget"),
+    "threshold": MergeSpec(4, 6, 6, 16, 1.0, "threshold"),
+    "heads": MergeSpec(4, 6, 6, 16, 1.0, "threshold", head_dim=4),
+    "weighted, odd": MergeSpec(3, 7, 5, 24, 1.0, "threshold", weighted_avg=True),
+    "one frame": MergeSpec(1, 6, 6, 16, 1.0, "threshold"),
+    "of a model": MergeSpec(8, 14, 14, 64, 0.5, "budget"),
+}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+@pytest.mark.parametrize("name", SPECS)
+def test_nothing_in_an_edge_clip_is_left_to_rounding(name, dtype):
+    merge = SPECS[name]
+    tree = build_quadtree(merge.height, merge.width, merge.root_level)
+    for clip in edge_clips(merge, dtype):
+        assert clip.features.shape == (merge.frames, merge.cells, merge.channels) and clip.features.dtype == dtype
+        found = compute_similarities(
+            clip.features[: clip.frames], tree, weighted_avg=merge.weighted_avg, head_dim=merge.head_dim
+        )
+        spatial = np.concatenate([least.ravel() for least in found.least])
+        for values, threshold in zip((spatial, found.pairs), clip.thresholds, strict=True):
+            assert np.isfinite(values).all()
+            assert not values.size or np.abs(values - threshold).min() > 20 * rounding_band(merge.channels, "float32")
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_an_edge_clip_holds_what_it_says(dtype):
+    merge = SPECS["heads"]
+    zeros, edges = edge_clips(merge, dtype)
+    assert not zeros.features.any() and zeros.frames == 4
+    used = edges.features[: edges.frames].astype(np.float64)
+    assert (edges.features[edges.frames :] == LARGEST_HALF).all() and edges.frames == 3
+    magnitudes = set(np.unique(np.abs(used)))
+    assert magnitudes & {2.0**exponent for exponent in TINY[dtype]}
+    assert magnitudes & ({2.0**exponent for exponent in HUGE[dtype]} | {LARGEST_HALF})
+    norms = np.linalg.norm(used.reshape(3, 36, 4, 4), axis=-1)
+    assert ((norms == 0).all(-1)).any(), "whole zero vectors"
+    assert ((norms == 0).any(-1) & (norms > 0).any(-1)).any(), "zero heads beside others"
+    assert (used[0] == used[1]).all(-1).any() and (used[0] != used[1]).any(), "exact ties, and changes"
+
+
+def test_edge_frames_are_of_one_colour_or_change_at_every_pixel():
+    grey, black, white, board, least = edge_pixels(8, "float16")
+    assert grey.shape == (3, 8, 8) and not grey.any() and (black == -1).all() and (white == 1).all()
+    assert (board[:, :, 1:] == -board[:, :, :-1]).all()
+    assert set(np.unique(np.abs(least.astype(np.float64)))) == {2.0**-24}
+
+
+def without(op, constant):
+    """A planted fault: every node of a kind with this constant is taken out, as an optimizer would."""
+
+    def change(model):
+        values = {row.name: onnx.numpy_helper.to_array(row) for row in model.graph.initializer if not row.external_data}
+        found = [
+            node
+            for node in model.graph.node
+            if node.op_type == op
+            and any(name in values and np.all(values[name] == constant) for name in node.input[1:])
+        ]
+        assert found, "nothing to take out"
+        for node in found:
+            for reader in model.graph.node:
+                reader.input[:] = [node.input[0] if name == node.output[0] else name for name in reader.input]
+            model.graph.node.remove(node)
+
+    return change
+
+
+EPS = np.float32(1e-8)
+
+
+@pytest.fixture(scope="module")
+def examine(tmp_path_factory):
+    """Examine a merger, whose graph is exported once, with or without a fault planted in a copy."""
+    exported = functools.cache(
+        lambda name, precision: export_graph(
+            TokenMerger(SPECS[name]), token_merger_graph(SPECS[name], precision), tmp_path_factory.mktemp("merger")
+        )
+    )
+
+    def examine(name, precision, fault=None):
+        copy = tmp_path_factory.mktemp("copy") / "graph"
+        shutil.copytree(exported(name, precision).parent, copy)
+        return _examine(SPECS[name], precision, copy / "token_merger.onnx", fault)
+
+    return examine
+
+
+def _examine(merge, precision, path, fault):
+    graph = token_merger_graph(merge, precision)
+    if fault:
+        plant(path, fault)
+    features = np.random.default_rng(0).standard_normal(graph.inputs[0].shape).astype(graph.inputs[0].dtype)
+    return examine_merger(merge, graph, path, features, (0.8, 0.7), lambda *_: None)
+
+
+@pytest.mark.parametrize(("name", "precision"), [("threshold", "fp32"), ("budget", "fp16"), ("heads", "fp16")])
+def test_a_sound_graph_passes(examine, name, precision):
+    evidence = examine(name, precision)
+    evidence.report.raise_on_miss()
+    assert list(evidence.fixtures) == ["clip", "zeros", "edges"]
+
+
+@pytest.mark.parametrize(
+    ("name", "precision", "fault", "said"),
+    [
+        ("threshold", "fp32", without("Add", EPS), "tiny norms, ties and huge values: wrong: cell"),
+        ("heads", "fp16", without("Add", EPS), "tiny norms, ties and huge values: wrong: cell"),
+        ("budget", "fp16", without("Add", EPS), "tiny norms, ties and huge values: wrong: cell"),
+        ("threshold", "fp32", without("Clip", EPS), "all zeros: wrong: cell"),
+        ("heads", "fp16", without("Clip", EPS), "all zeros: wrong: cell"),
+    ],
+)
+def test_a_simplification_that_rounds_is_caught_and_named(examine, name, precision, fault, said):
+    report = examine(name, precision, fault).report
+    with pytest.raises(
+        ValidationMiss, match=f"^onnxruntime .*: token_merger.assignment against static eager departs: .*{said}"
+    ):
+        report.raise_on_miss()
+    ordinary = [row for row in report if row.reason.startswith("4 frames")]
+    assert ordinary and all(row.passed for row in ordinary), "frames with norms near 1 do not show it"
+
+
+def test_the_encoder_is_held_to_edge_frames_too(tmp_path):
+    model = tiny_model()
+    graph, state = vision_encoder_graph(model, 2, "fp16"), tiny_state(model)
+    path = export_graph(build_encoder(model, state, "fp16"), graph, tmp_path)
+    evidence = examine_encoder(model, "fp16", state, graph, path, synthetic_scene(2), lambda *_: None)
+    evidence.report.raise_on_miss()
+    assert list(evidence.fixtures) == ["clip", "edges1", "edges2", "edges3"]
+    assert sum("chessboard" in row.reason for row in evidence.report) == 6
+    plant(path, doubled_scores)
+    report = examine_encoder(model, "fp16", state, graph, path, synthetic_scene(2), lambda *_: None).report
+    with pytest.raises(ValidationMiss, match=r"^onnxruntime .*: vision_encoder\.features against static eager departs"):
+        report.raise_on_miss()
+
+
+def doubled_scores(model):
+    """Double every score of the first attention: the graph is still sound."""
+    softmax = next(node for node in model.graph.node if node.op_type == "Softmax")
+    place = list(model.graph.node).index(softmax)
+    double = onnx.helper.make_node("Add", [softmax.input[0]] * 2, ["doubled"])
+    softmax.input[0] = "doubled"
+    model.graph.node.insert(place, double)
