@@ -31,6 +31,8 @@ from sttm_export.spec.model import ModelSpec
 from sttm_export.spec.records import read_json
 
 REPORT = "report.html"
+# The fixture of real frames; further ones hold inputs that feel a rounding.
+CLIP = "clip"
 _FIXTURE = re.compile(r"fixtures/(?P<graph>\w+)(\.(?P<case>\w+))?\.npz")
 # What the device kit keeps of engines that it has rejected.
 _KIT_EVIDENCE = re.compile(r"rejected/[^/]+/[^/]+\.(json|md|log)")
@@ -81,11 +83,11 @@ class Bundle:
         return self.path / "fixtures" / f"{name}.npz"
 
     def fixture_paths(self, name: str) -> dict[str, Path]:
-        """Every fixture of a graph by the name of its case; first that of the clip, named `clip`."""
+        """Every fixture of a graph by the name of its case; first that of the clip, named `CLIP`."""
         cases = (_FIXTURE.fullmatch(row.path) for row in self.manifest.files)
         further = sorted(match["case"] for match in cases if match and match["graph"] == name and match["case"])
         paths = {case: self.fixture_path(name).with_suffix(f".{case}.npz") for case in further}
-        return {"clip": self.fixture_path(name), **paths}
+        return {CLIP: self.fixture_path(name), **paths}
 
     def engine_targets(self) -> list[str]:
         """Targets that engines were built for, or that say why not."""

@@ -315,7 +315,7 @@ def test_features_that_are_not_finite_are_reported(tiny_bundle):
     )
     assert any("hold 1 NaN/Inf in frames 2" in finding for finding in evidence.report.findings)
     assert evidence.merged.num_tokens <= bundle.merge.max_tokens
-    assert evidence.fixture is None and not evidence.report.passed
+    assert not evidence.fixtures and not evidence.report.passed
     judged = [row for row in evidence.report if not row.skipped]
     assert [(row.tensor, row.passed) for row in judged] == [("num_tokens", True)]
     assert "first at [2, 1, 5]" in evidence.report.first_miss.reason

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from sttm_export.bundle import Bundle, open_bundle
+from sttm_export.bundle import CLIP, Bundle, open_bundle
 from sttm_export.device.jobs import serve_job
 from sttm_export.graphs.fixtures import read_fixture
 from sttm_export.runtime.session import Array, Session
@@ -39,7 +39,7 @@ def check_fixtures(session: Session, bundle: Bundle) -> ValidationReport:
             found = check_encoder_fixture(session, fixture, bundle.model, bundle.accumulate)
         else:
             found = check_merger_fixture(session, fixture, bundle.merge)
-        report += found.on(case)
+        report += found.on("the clip" if case == CLIP else f"the case {case}")
     return report
 
 

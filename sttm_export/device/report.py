@@ -97,7 +97,7 @@ def _engines(report: dict[str, Any]) -> list[tuple[str, ...]]:
 def _validation(validation: dict[str, Any] | None) -> list[str]:
     if not validation or not validation["results"]:
         return ["Nothing was compared."]
-    head = ("stage", "against", "tensor", "measured", "allowed", "", "in words")
+    head = ("stage", "against", "tensor", "on", "measured", "allowed", "", "in words")
     lines = _table(head, map(_stage, validation["results"]))
     return lines + [f"- {finding}" for finding in validation["findings"]]
 
@@ -111,7 +111,8 @@ def _stage(row: dict[str, Any]) -> tuple[str, ...]:
         measured = f"{decisions['cells_differing']} of {decisions['cells']} cells differ"
         allowed = f"ties within {decisions['band']:.2g} of a threshold"
     verdict = mark(row) if row["passed"] else f"**{mark(row)}**"
-    return (row["stage"], row["against"], f"{row['graph']}.{row['tensor']}", measured, allowed, verdict, row["reason"])
+    tensor = f"{row['graph']}.{row['tensor']}"
+    return (row["stage"], row["against"], tensor, row["clip"], measured, allowed, verdict, row["reason"])
 
 
 def _latency(report: dict[str, Any]) -> list[str]:

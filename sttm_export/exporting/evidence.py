@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from sttm_export.bundle import CLIP
 from sttm_export.exporting.edge_cases import edge_clips, edge_pixels
 from sttm_export.exporting.frames import Scene
 from sttm_export.merging.budget import NOTHING_MERGES
@@ -38,8 +39,6 @@ if TYPE_CHECKING:
 Array = NDArray[np.generic]
 Result = TypeVar("Result")
 Fixture = tuple[Mapping[str, Array], Mapping[str, Array]]
-# The case of real frames; the others are those of `edge_cases.py`.
-CLIP = "clip"
 
 
 @dataclass(frozen=True)

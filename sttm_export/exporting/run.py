@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from sttm_export import __version__
 from sttm_export.bundle import (
+    CLIP,
     REPORT,
     Bundle,
     bisect_command,
@@ -144,7 +145,7 @@ def _examine(plan: ExportPlan, state: Mapping[str, Tensor], partial: Path, steps
     """Validation report, fixtures and picture; empty where validation was not wanted."""
     if not plan.validation_frames:
         return {}
-    from sttm_export.exporting.evidence import CLIP, draw_example, examine_encoder, examine_merger, example_json
+    from sttm_export.exporting.evidence import draw_example, examine_encoder, examine_merger, example_json
     from sttm_export.exporting.frames import take_scene
     from sttm_export.graphs.fixtures import write_fixture
 
