@@ -267,6 +267,16 @@ def test_a_config_that_is_missing_is_said(checkpoint):
     assert source.describe().endswith("it has no config.json, so heads, pooling and projector were not checked")
 
 
+def test_a_towers_config_that_is_missing_is_said(place):
+    from sttm_export.networks.checkpoint import load_checkpoint
+
+    model = tiny_model()
+    whole = write_checkpoint(place / "whole", model, tiny_state(model, 3), tower=False)
+    tower = write_checkpoint(place / "tower", model, tiny_state(model, 3), config=False)
+    note = load_checkpoint(model, str(whole), str(tower))[1].note
+    assert note == "the tower's has no config.json, so its heads and layers were not checked"
+
+
 def test_two_files_with_one_tensor(place, checkpoint, capsys):
     tensors = load_file(checkpoint / "model.safetensors")
     name = sorted(tensors)[0]

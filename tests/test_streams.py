@@ -39,7 +39,7 @@ def test_a_bundle_on_an_ascii_terminal(tiny_bundle):
 def test_a_name_that_is_not_utf8(tmp_path):
     done = process("inspect", b"\xff\xfe.bundle", cwd=tmp_path, PYTHONIOENCODING="utf-8")
     assert done.returncode == 2
-    assert rb"\udcff\udcfe.bundle is not a bundle" in done.stderr
+    assert rb"'\udcff\udcfe.bundle' is not UTF-8, so no report can name it" in done.stderr
 
 
 @pytest.mark.parametrize("verb", [["targets"], ["doctor", "--json"]])

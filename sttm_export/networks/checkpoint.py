@@ -38,7 +38,7 @@ def load_checkpoint(
     shapes = parameter_shapes(model)
     files = resolve_checkpoint(weights)
     index, layout = _open(files, model, check_model_config, MODEL_LAYOUTS, shapes)
-    note = "" if CONFIG in files.names() else f"it has no {CONFIG}, so heads, pooling and projector were not checked"
+    note = _note(files, "it", "heads, pooling and projector")
     has_tower = any(theirs in index for name, theirs in layout.names(shapes).items() if name.startswith(TOWER_PREFIX))
     if has_tower and tower_weights:
         raise UserError(
@@ -47,7 +47,8 @@ def load_checkpoint(
     own = {name: shape for name, shape in shapes.items() if has_tower or not name.startswith(TOWER_PREFIX)}
     state, identifier = _read(files, index, layout, own), files.identifier
     if not has_tower:
-        tower, tower_identifier = _load_tower(model, tower_weights or model.tower.hub_id)
+        tower, tower_identifier, tower_note = _load_tower(model, tower_weights or model.tower.hub_id)
+        note = "; ".join(filter(None, (note, tower_note)))
         # The tower comes first in canonical order, which the digest and the caller rely on.
         state, identifier = {**tower, **state}, f"{identifier} with the tower of {tower_identifier}"
     return state, WeightSource("checkpoint", identifier, digest(state), revision=files.revision, note=note)
@@ -68,11 +69,17 @@ def digest(state: Mapping[str, Tensor]) -> str:
     return sha.hexdigest()
 
 
-def _load_tower(model: ModelSpec, source: str) -> tuple[dict[str, Tensor], str]:
+def _load_tower(model: ModelSpec, source: str) -> tuple[dict[str, Tensor], str, str]:
     shapes = {name: shape for name, shape in parameter_shapes(model).items() if name.startswith(TOWER_PREFIX)}
     files = resolve_checkpoint(source)
     index, layout = _open(files, model, check_tower_config, TOWER_LAYOUTS + MODEL_LAYOUTS, shapes)
-    return _read(files, index, layout, shapes), files.identifier
+    note = _note(files, "the tower's", "its heads and layers")
+    return _read(files, index, layout, shapes), files.identifier, note
+
+
+def _note(files: CheckpointFiles, what: str, unchecked: str) -> str:
+    """What shapes alone do not tell, where there is no config to tell it."""
+    return "" if CONFIG in files.names() else f"{what} has no {CONFIG}, so {unchecked} were not checked"
 
 
 def _open(
