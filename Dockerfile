@@ -14,7 +14,7 @@
 #     sttm-export build my-bundle --target x86-trt1016
 #
 #   docker build --target jetson --tag sttm-export-jetson .               # on the Jetson: the image is for aarch64
-#   docker run --rm --runtime nvidia -v /etc/nv_tegra_release:/etc/nv_tegra_release:ro \
+#   docker run --rm --runtime nvidia --group-add "$(getent group render | cut -d: -f3)" -v /etc/nv_tegra_release:/etc/nv_tegra_release:ro \
 #     -v "$PWD/my-bundle:/bundle" sttm-export-jetson                      # bash /bundle/device/build.sh
 
 # An engine runs with the TensorRT that built it, so these two follow the target: `sttm-export targets` shows its image.

@@ -73,6 +73,10 @@ class FakeConfig:
         self.capabilities = (capability, index)
 
 
+class FakeNetwork:
+    num_inputs = num_outputs = 0
+
+
 class FakeParserError:
     def __init__(self, name, operator, text):
         self._parts = (name, operator, text)
@@ -108,7 +112,7 @@ def fake_tensorrt(
 
         def create_network(self, flags):
             made.network_flags.append(flags)
-            return object()
+            return FakeNetwork()
 
         def create_builder_config(self):
             made.configs.append(FakeConfig())
@@ -145,6 +149,7 @@ def fake_tensorrt(
         OnnxParser=Parser,
         NetworkDefinitionCreationFlag=flags,
         BuilderFlag=types.SimpleNamespace(**{name: name for name in FLAGS}),
+        TensorFormat=types.SimpleNamespace(LINEAR=0),
         MemoryPoolType=types.SimpleNamespace(WORKSPACE="WORKSPACE"),
         ComputeCapability=types.SimpleNamespace(SM86="SM86"),
         made=made,

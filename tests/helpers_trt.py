@@ -60,7 +60,7 @@ def mixed_outputs(k=2):
     }
 
 
-def write_engine(onnx_path, path, *flags, api=None, sidecar=True, **changes):
+def write_engine(onnx_path, path, *flags, api=None, sidecar=True, pinned=True, **changes):
     """Build with an `Api` and write the sidecar that a build writes; `changes` replace keys of it."""
     api = api or load_api("tensorrt")
     messages = []
@@ -68,6 +68,8 @@ def write_engine(onnx_path, path, *flags, api=None, sidecar=True, **changes):
     builder = api.builder(logger)
     network = api.network(builder)
     parse_graph(api, network, logger, onnx_path)
+    if pinned:
+        api.pin_formats(network)
     config = api.config(builder, None, None)
     for flag in flags:
         config.set_flag(getattr(api.module.BuilderFlag, flag))

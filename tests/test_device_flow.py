@@ -23,6 +23,7 @@ from sttm_export.device.needs import derive_needs
 from sttm_export.device.power import PowerFacts
 from sttm_export.device.timings import keep_timings
 from sttm_export.device.whole import check_bundle
+from sttm_export.engines.memory import RTX_BASE, builder_base
 from sttm_export.engines.store import only_builder
 from sttm_export.engines.sums import read_sums
 from sttm_export.engines.timing_cache import CACHE_NAME, write_cache
@@ -345,7 +346,7 @@ def test_the_document_has_the_releases_of_the_table():
 
 
 def test_the_document_has_the_memory_that_is_asked_for():
-    encoder = derive_needs({"vision_encoder": int(791.5 * 2**20)}, {})
+    encoder = derive_needs({"vision_encoder": int(791.5 * 2**20)}, {}, builder_base(JP62))
     assert f"asks for {size_text(encoder.memory)}" in DOCUMENT
 
 
@@ -354,4 +355,4 @@ def test_what_is_asked_for_covers_every_peak_that_was_measured():
     rows = re.findall(r"^\| [^|]+ \| ([\d.]+) ([MG]iB) \| ([\d.]+) GiB \| [\d.]+ GiB \|$", DOCUMENT, re.MULTILINE)
     assert len(rows) == 5
     for size, unit, peak in rows:
-        assert derive_needs({"graph": int(float(size) * units[unit])}, {}).memory >= float(peak) * 2**30
+        assert derive_needs({"graph": int(float(size) * units[unit])}, {}, RTX_BASE).memory >= float(peak) * 2**30

@@ -9,11 +9,13 @@ from sttm_export.device.memory import MemoryFacts
 from sttm_export.device.modules import ModuleFacts
 from sttm_export.device.needs import derive_needs
 from sttm_export.device.requirements import check_machine, check_room, failed
+from sttm_export.engines.memory import RTX_BASE, builder_base
+from sttm_export.engines.nodes import closed_nodes, closed_text
 from sttm_export.spec.target import find_target
 
 JP62 = find_target("jetson-orin-jp62")
 X86 = find_target("x86-trt103")
-NEEDS = derive_needs({"vision_encoder": 830 * 10**6, "token_merger": 10**6}, {"token_merger": 90 * 10**6})
+NEEDS = derive_needs({"vision_encoder": 830 * 10**6, "token_merger": 10**6}, {"token_merger": 90 * 10**6}, RTX_BASE)
 
 
 def tensorrt(version="", reason=""):
@@ -92,7 +94,40 @@ def test_wrong_compute_capability_and_no_gpu():
     fault = only_fault(orin(gpu=other))
     assert (fault.name, fault.found, fault.needed) == ("GPU", "sm72 (Xavier)", "sm87")
     fault = only_fault(orin(gpu=None))
-    assert "no NVIDIA GPU" in fault.found and "--runtime nvidia" in fault.mend
+    assert "no NVIDIA GPU" in fault.found
+    assert "--runtime nvidia --group-add video" in fault.mend and "--gpus" not in fault.mend
+    host = orin(processor="x86_64", l4t="", jetpack="", gpu=None)
+    assert "docker run --gpus all" in next(row for row in check_machine(host, X86) if row.name == "GPU").mend
+
+
+def test_a_gpu_that_may_not_be_used_keeps_the_drivers_words(tmp_path):
+    """Outside the groups there is no GPU for CUDA, though its device files are there."""
+    for name in ("nvmap", "nvhost-ctrl", "dri/renderD128", "nvidia0", "dri/card0"):
+        path = tmp_path / "dev" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    assert closed_nodes(tmp_path, lambda path: True) == {} and closed_text({}) == ""
+    found = closed_nodes(tmp_path, lambda path: path.name == "nvidia0")
+    assert list(found) == ["/dev/nvmap", "/dev/nvhost-ctrl", "/dev/dri/renderD128"], "card0 is the display's"
+    nodes = {"/dev/nvmap": "video", "/dev/nvhost-ctrl": "video", "/dev/dri/renderD128": "render"}
+    text = closed_text(nodes)
+    assert "/dev/nvmap, /dev/nvhost-ctrl, /dev/dri/renderD128, of the group video and render" in text
+    assert "sudo usermod -aG video,render $USER, then log in again" in text
+    assert "--group-add 104" in closed_text({"/dev/dri/renderD128": "104"}), "a container has no name for it"
+    reason = "Cannot start the NVIDIA driver: no CUDA-capable device is detected, CUDA_ERROR_NO_DEVICE (CUDA error 100)"
+    fault = only_fault(orin(gpu=None, gpu_fault=f"{reason}; {text}."))
+    assert fault.found == reason and "usermod -aG video,render" in fault.mend and fault.mend.count("group-add") == 2
+
+
+def test_full_tensorrt_takes_more_before_it_reads_a_weight():
+    """927 MiB of the processor's and 752 MiB of the GPU's memory on Orin, which are one."""
+    rtx, host, jetson = (builder_base(find_target(name)) for name in ("rtx", "x86-trt103", "jetson-orin-jp62"))
+    assert (rtx, host, jetson) == (int(0.6 * GIB), 927 * 2**20, 1679 * 2**20)
+    graphs = {"vision_encoder": 830 * 10**6}
+    needs = derive_needs(graphs, {}, jetson)
+    assert needs.memory == int(jetson + 3.05 * 830 * 10**6) and needs.memory_reason.startswith("building")
+    between = orin(memory=MemoryFacts(8 * GIB, (derive_needs(graphs, {}, rtx).memory + needs.memory) // 2))
+    assert check_room(between, needs, 2 * GIB, True, "/data")[0].status == "failed"
 
 
 def test_an_x86_machine_gets_all_its_faults_at_once():
@@ -129,10 +164,10 @@ def test_python_and_numpy(changes, name, mend):
 
 
 def test_what_a_build_needs_is_derived_from_the_largest_graph():
-    assert NEEDS.memory == int(0.6 * GIB + 3.05 * 830 * 10**6)
-    assert NEEDS.memory_reason == "building vision_encoder: 0.6 GiB + 3.05 × 792 MiB"
+    assert NEEDS.memory == int(int(0.6 * GIB) + 3.05 * 830 * 10**6)
+    assert NEEDS.memory_reason == "building vision_encoder: 614 MiB + 3.05 × 792 MiB"
     assert NEEDS.disk == int(128 * 2**20 + 1.2 * (831 * 10**6))
-    large = derive_needs({"token_merger": 10**6}, {"token_merger": 200 * 10**6})
+    large = derive_needs({"token_merger": 10**6}, {"token_merger": 200 * 10**6}, RTX_BASE)
     assert large.memory == int(0.6 * GIB + 2 * 10**6 + 10.2 * 200 * 10**6)
     assert large.memory_reason.startswith("running token_merger")
 

@@ -4,6 +4,7 @@ import types
 
 import pytest
 
+from sttm_export.engines import compatibility
 from sttm_export.engines.compatibility import built_by, check_runs_here, flavour_of, read_sidecar, why_not_here
 from sttm_export.errors import UserError
 
@@ -79,12 +80,14 @@ def test_another_platform():
     assert why_not_here(sidecar(where="Linux riscv64"), api(), "sm87") == [reason]
 
 
-def test_every_reason_in_one_sentence_with_the_mend():
+def test_every_reason_in_one_sentence_with_the_mend(monkeypatch):
+    monkeypatch.setattr(compatibility, "ask_gpu", lambda: (None, "Cannot start it: no device; join the group."))
     with pytest.raises(UserError) as caught:
         check_runs_here(sidecar("tensorrt 10.16.1.11", "sm110", "Linux riscv64"), api(), None)
     assert str(caught.value) == (
         "token_merger.engine does not run here: it was built with tensorrt 10.16.1.11, here is tensorrt 10.3.0.30; it "
-        f"was built for Linux riscv64, this is {HERE}; this machine has no NVIDIA GPU that the driver shows; build it "
+        f"was built for Linux riscv64, this is {HERE}; this machine has no NVIDIA GPU that can be "
+        "used (Cannot start it: no device; join the group); build it "
         "on this machine with `sttm-export build BUNDLE --target NAME`, or in the bundle with `bash device/build.sh`."
     )
 

@@ -42,7 +42,8 @@ def test_no_gpu_and_no_driver(gpu, monkeypatch):
     gpu.knob(cc="none")
     assert find_gpu() is None and gpu_capability() is None
     with pytest.raises(
-        CudaError, match=r"no CUDA-capable device is detected \(CUDA error 100\); check that nvidia-smi"
+        CudaError,
+        match=r"device is detected, CUDA_ERROR_NO_DEVICE \(CUDA error 100\); check that nvidia-smi",
     ):
         load_driver()
 
@@ -117,7 +118,8 @@ def test_too_much_memory(cuda):
         cuda.allocate(9 << 30, "'features' of token_merger.engine")
     assert str(caught.value) == (
         "Cannot allocate 9216.0 MiB of GPU memory for 'features' of token_merger.engine (8192.0 MiB are free): out of "
-        "memory (CUDA error 2); close other programs that use the GPU, or export with fewer --frames or a smaller "
+        "memory, CUDA_ERROR_OUT_OF_MEMORY (CUDA error 2); close other programs that use "
+        "the GPU, or export with fewer --frames or a smaller "
         "--batch."
     )
     assert caught.value.code == 2

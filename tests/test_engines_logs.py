@@ -8,6 +8,8 @@ from sttm_export.engines import memory
 from sttm_export.engines.gpu import find_gpu
 from sttm_export.engines.logs import exhausted, memory_reason, portable_lines, scratch_bytes
 from sttm_export.engines.meminfo import free_memory
+from sttm_export.engines.options import BuildOptions
+from sttm_export.spec.target import find_target
 
 GIB = 1 << 30
 # Lines as TensorRT writes them where memory is short: NVIDIA/TensorRT issues 4258 and 2643.
@@ -76,3 +78,23 @@ def test_a_jetson_shares_its_memory(monkeypatch):
     pretend_gpu(monkeypatch, cc="8.7")
     monkeypatch.setattr(memory, "find_gpu", lambda: dataclasses.replace(find_gpu(), integrated=True))
     assert memory.build_memory("tensorrt") == 7
+
+
+def test_a_jetsons_workspace_is_what_the_build_leaves(monkeypatch, tmp_path):
+    """TensorRT's default is all memory of the GPU, which is all of the machine's there."""
+    graph = tmp_path / "x.onnx"
+    graph.write_bytes(b"g" * 1000)
+    graph.with_name("x.onnx.data").write_bytes(b"w" * (100 << 20))
+    orin, host, rtx = (find_target(name) for name in ("jetson-orin-jp62", "x86-trt103", "rtx"))
+    pretend_gpu(monkeypatch, cc="8.7")
+
+    def limit(target, free, asked=None):
+        monkeypatch.setattr(memory, "free_memory", lambda: free)
+        return memory.with_workspace(BuildOptions(workspace_mib=asked), target, graph).workspace_mib
+
+    assert limit(orin, 6 * GIB) == 6 * 1024 - 1679 - 305 - 1, "less base and 3.05 times the weights"
+    assert limit(orin, 1 * GIB) == 256, "never less than a kernel takes"
+    assert limit(orin, 6 * GIB, asked=64) == 64 and limit(orin, None) is None
+    assert limit(rtx, 6 * GIB) is None
+    monkeypatch.setattr(memory, "find_gpu", lambda: dataclasses.replace(find_gpu(), integrated=False))
+    assert limit(host, 6 * GIB) is None

@@ -65,6 +65,7 @@ def test_the_command_line_says_what_the_python_api_sets():
         "--saveEngine=b.engine",
         "--stronglyTyped",
         "--noTF32",
+        "--profilingVerbosity=detailed",
         "--memPoolSize=workspace:512",
         "--timingCacheFile=t.cache",
         "--errorOnTimingCacheMiss",
@@ -77,7 +78,15 @@ def test_the_command_line_says_what_the_python_api_sets():
 
 def test_by_default_only_the_types_are_kept():
     command = trtexec_command(ORIN, Path("a"), Path("b"), program="/opt/trtexec")
-    assert command == ["/opt/trtexec", "--onnx=a", "--saveEngine=b", "--stronglyTyped", "--noTF32", "--skipInference"]
+    assert command == [
+        "/opt/trtexec",
+        "--onnx=a",
+        "--saveEngine=b",
+        "--stronglyTyped",
+        "--noTF32",
+        "--profilingVerbosity=detailed",
+        "--skipInference",
+    ]
 
 
 def test_strongly_typed_is_a_flag_of_version_10_only():

@@ -4,10 +4,13 @@ import threading
 
 import numpy as np
 import pytest
+from helpers_graphs import HALF, node, proto, save
 from helpers_standins import pretend_gpu
-from helpers_trt import MIXED, mixed_inputs, mixed_outputs, rtx_api, write_engine, write_mixed
+from helpers_trt import MIXED, mixed_inputs, mixed_outputs, rtx_api, write_engine, write_mixed, write_sidecar
 
+from sttm_export.engines.api import load_api
 from sttm_export.engines.driver import CudaError
+from sttm_export.engines.records import sha256_of
 from sttm_export.errors import UserError
 from sttm_export.runtime.trt_session import TrtSession
 from sttm_export.spec.graph import GraphSpec, TensorSpec
@@ -202,7 +205,7 @@ class TestRefusals:
 
     def test_no_gpu(self, gpu, engine):
         gpu.knob(cc="none")
-        with pytest.raises(UserError, match="this machine has no NVIDIA GPU that the driver shows"):
+        with pytest.raises(UserError, match=r"this machine has no NVIDIA GPU that can be used .*CUDA_ERROR_NO_DEVICE"):
             TrtSession(engine, MIXED)
 
     def test_another_version_and_gpu_before_tensorrt_is_asked(self, gpu, graph, tmp_path):
@@ -311,3 +314,46 @@ def test_the_real_tensorrt_rtx_gives_our_sentence_without_a_gpu(tmp_path, graph,
         UserError, match=r"tensorrt-rtx 1\.[\d.]+ does not load real.engine \(.*; build it on this machine"
     ):
         LoadedEngine(api, engine)
+
+
+def test_compute_alone_leaves_the_copies_out(gpu, engine):
+    with TrtSession(engine, MIXED) as session:
+        session.run(mixed_inputs())
+        before = gpu.log.names().count("cuMemcpyHtoDAsync_v2")
+        taken = session.measure(mixed_inputs(), 4, copies=False)
+        # One run to warm up copies its three inputs.
+        assert len(taken) == 4 and gpu.log.names().count("cuMemcpyHtoDAsync_v2") == before + 3
+    names = gpu.log.names()
+    assert names.count("Context.execute_async_v3") == 1 + 1 + 4 and names.count("cuEventRecord") == 8
+
+
+def test_an_engine_that_was_changed_is_refused_before_it_is_loaded(gpu, graph, tmp_path):
+    path = write_engine(graph, tmp_path / "mixed.engine", sidecar=True)
+    write_sidecar(path, graph, load_api("tensorrt"), sha256=sha256_of(path))
+    with TrtSession(path, MIXED) as session:
+        same(session.run(mixed_inputs()), mixed_outputs())
+    with path.open("ab") as file:
+        file.write(b"x")
+    loaded = gpu.log.names().count("Runtime.deserialize_cuda_engine")
+    with pytest.raises(UserError, match=r"mixed.engine was changed after it was built .*build it on this machine"):
+        TrtSession(path, MIXED)
+    assert gpu.log.names().count("Runtime.deserialize_cuda_engine") == loaded
+
+
+def test_inputs_and_outputs_are_row_major_or_refused(gpu, tmp_path):
+    """TensorRT may lay out a float16 image otherwise, and an array that is copied into that is scrambled."""
+    graph = save(proto([node("Abs", ["x"], ["y"])], [("x", HALF, [1, 8, 4, 4])], [("y", HALF, [1, 8, 4, 4])]), tmp_path)
+    spec = GraphSpec("image", *((TensorSpec(name, (1, 8, 4, 4), "float16", ""),) for name in "xy"))
+    loose = write_engine(graph, tmp_path / "loose.engine", pinned=False)
+    with pytest.raises(UserError, match=r"input 'x' is float16 \[1, 8, 4, 4\] in the layout HWC8, expected float16"):
+        TrtSession(loose, spec)
+    with TrtSession(write_engine(graph, tmp_path / "pinned.engine"), spec) as session:
+        session.run({"x": np.ones((1, 8, 4, 4), np.float16)})
+
+
+def test_an_engine_lists_its_layers_or_says_why_not(gpu, engine):
+    with TrtSession(engine, MIXED) as session:
+        assert isinstance(session.layers(), list)
+        gpu.knob(no_inspector="yes")
+        with pytest.raises(UserError, match=r"the inspector of tensorrt 10\.3\.0\.30 gave no layers"):
+            session.layers()

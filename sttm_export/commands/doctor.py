@@ -82,7 +82,9 @@ def machine_rows(facts: MachineFacts) -> list[tuple[str, str]]:
         ("power mode", facts.power.described),
         (
             "GPU",
-            f"{gpu.name}, {gpu.compute_capability}, {size_text(gpu.memory)}{shared}" if gpu else "none, or no driver",
+            f"{gpu.name}, {gpu.compute_capability}, {size_text(gpu.memory)}{shared}"
+            if gpu
+            else facts.gpu_fault or "none",
         ),
         ("driver", f"CUDA up to {gpu.cuda}" if gpu else "none"),
         ("memory", f"{free}{total}{limit}; swap {size_text(memory.swap_total or 0)}"),

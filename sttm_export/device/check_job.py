@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import statistics
+import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from sttm_export.bundle import CLIP, Bundle, open_bundle
 from sttm_export.device.jobs import serve_job
+from sttm_export.device.latency import settle
+from sttm_export.errors import UserError
 from sttm_export.graphs.fixtures import read_fixture
 from sttm_export.runtime.session import Array, Session
 from sttm_export.runtime.trt_session import TrtSession
@@ -16,18 +18,22 @@ from sttm_export.spec.graph import VISION_ENCODER
 from sttm_export.validation.fixture_check import check_encoder_fixture, check_merger_fixture
 from sttm_export.validation.results import ValidationReport
 
-_MOST_MILLISECONDS = 20_000.0
-
 
 def check(request: dict[str, Any]) -> dict[str, Any]:
-    """Run and compare; return the validation report and the latency in milliseconds."""
+    """Run and compare; return the validation report, latencies in milliseconds, and the engine's layers."""
     bundle, name = open_bundle(request["bundle"], verify=False), request["graph"]
     graph = bundle.graph(name)
     with TrtSession(Path(request["engine"]), graph, onnx_path=bundle.onnx_path(name)) as session:
         report = check_fixtures(session, bundle)
-        taken = _time(session, read_fixture(bundle.fixture_path(name), graph)[0], request["runs"])
-    latency = {"median_ms": statistics.median(taken), "min_ms": min(taken), "runs": len(taken)}
-    return {"validation": report.to_json(), "latency": latency}
+        inputs = read_fixture(bundle.fixture_path(name), graph)[0]
+        latency = {
+            "copies": settle(lambda count: session.measure(inputs, count), request["runs"]),
+            "compute": settle(lambda count: session.measure(inputs, count, copies=False), request["runs"]),
+        }
+        layers, reason = _layers(session)
+    # One session at a time: a small device has no room for two.
+    latency["graph"] = _as_graph(bundle, request, inputs)
+    return {"validation": report.to_json(), "latency": latency, "layers": layers, "layers_reason": reason}
 
 
 def check_fixtures(session: Session, bundle: Bundle) -> ValidationReport:
@@ -43,11 +49,21 @@ def check_fixtures(session: Session, bundle: Bundle) -> ValidationReport:
     return report
 
 
-def _time(session: TrtSession, inputs: Mapping[str, Array], runs: int) -> list[float]:
-    """Milliseconds of each run; fewer runs where those asked for would take too long."""
-    first = session.measure(inputs, 1)
-    affordable = int(_MOST_MILLISECONDS / max(first[0], 1e-3))
-    return session.measure(inputs, min(runs, affordable)) if affordable > 1 else first
+def _as_graph(bundle: Bundle, request: dict[str, Any], inputs: Mapping[str, Array]) -> dict[str, Any]:
+    """The same run launched as one CUDA graph, copies included; why not, where it cannot be captured."""
+    graph, onnx = bundle.graph(request["graph"]), bundle.onnx_path(request["graph"])
+    try:
+        with TrtSession(Path(request["engine"]), graph, onnx_path=onnx, cuda_graph=True) as session:
+            return settle(lambda count: session.measure(inputs, count), request["runs"])
+    except UserError as error:
+        return {"reason": str(error)}
+
+
+def _layers(session: TrtSession) -> tuple[list[dict[str, str]], str]:
+    try:
+        return [dataclasses.asdict(layer) for layer in session.layers()], ""
+    except UserError as error:
+        return [], str(error)
 
 
 if __name__ == "__main__":

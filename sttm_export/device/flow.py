@@ -15,7 +15,7 @@ from sttm_export.device.choice import TARGETS, pick_target, read_targets
 from sttm_export.device.jobs import JobError, run_job
 from sttm_export.device.machine import MachineFacts, free_disk, read_machine
 from sttm_export.device.power import PowerFacts
-from sttm_export.device.report import READABLE, check_lines, mark, write_reports
+from sttm_export.device.report import READABLE, check_lines, latency_text, mark, write_reports
 from sttm_export.device.requirements import Check, check_machine, check_room, failed
 from sttm_export.device.timings import keep_timings
 from sttm_export.device.whole import KIT, bundle_needs, check_bundle, graph_names, is_writable
@@ -33,6 +33,7 @@ from sttm_export.engines.store import (
 from sttm_export.engines.timing_cache import CACHE_NAME
 from sttm_export.errors import UserError, ValidationMiss, in_lines
 from sttm_export.manifest import MANIFEST
+from sttm_export.spec.graph import VISION_ENCODER
 from sttm_export.spec.target import TargetSpec
 
 REJECTED = "rejected"
@@ -77,6 +78,7 @@ class _Work:
     results: list[dict[str, Any]] = field(default_factory=list)
     findings: list[str] = field(default_factory=list)
     latency: dict[str, Any] = field(default_factory=dict)
+    layers: dict[str, Any] = field(default_factory=dict)
 
 
 def run_kit(bundle: Bundle, request: Request, say: Say) -> Path | None:
@@ -123,7 +125,7 @@ def _look(bundle: Bundle, request: Request) -> _Work:
     checks = [*check_bundle(bundle, target), *check_machine(facts, target, trtexec=request.tool == "trtexec")]
     checks += check_room(
         facts,
-        bundle_needs(bundle),
+        bundle_needs(bundle, target),
         free_disk(bundle.path),
         is_writable(bundle.path),
         str(bundle.path),
@@ -219,8 +221,8 @@ def _compare(work: _Work, partial: Path, say: Say) -> None:
         work.latency[name] = answer["latency"]
         for row in answer["validation"]["results"]:
             say(f"      {mark(row)}  {row['graph']}.{row['tensor']}: {row['reason']}")
-        latency = answer["latency"]
-        say(f"      {latency['median_ms']:.2f} ms in the median of {latency['runs']} runs")
+        work.layers[name] = {"layers": answer["layers"], "reason": answer["layers_reason"]}
+        say(f"      {latency_text(answer['latency'])}")
 
 
 def _first_miss(work: _Work) -> tuple[list[str], str]:
@@ -262,6 +264,8 @@ def _report(work: _Work, fault: str) -> dict[str, Any]:
         "builds": work.builds,
         "validation": {"results": work.results, "findings": work.findings},
         "latency": work.latency,
+        "layers": work.layers,
+        "attention_blocks": {VISION_ENCODER: work.bundle.model.tower.layers},
     }
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -17,7 +16,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from sttm_export.device.jetpack import read_text
+from sttm_export.device.machine import size_text
+from sttm_export.device.watch import MemoryWatch
 from sttm_export.engines.children import child_environment, ended_when_still, python_command
 from sttm_export.engines.faults import EngineError
 from sttm_export.errors import UserError
@@ -28,7 +28,9 @@ class JobError(Exception):
 
 
 def run_job(module: str, request: Mapping[str, Any], answer: Path) -> dict[str, Any]:
-    """Run a module as a program with a request and return its answer; what it prints goes where this process prints.
+    """Run a module as a program with a request; return its answer, and as `memory` what the machine had left meanwhile.
+
+    What the job prints goes where this process prints.
 
     Args:
         module: calls `serve_job` when it is run.
@@ -41,51 +43,47 @@ def run_job(module: str, request: Mapping[str, Any], answer: Path) -> dict[str, 
     """
     command = python_command(module, str(answer.resolve()))
     # A session of its own: the keyboard's interrupt comes here alone, and trtexec can be ended together with the job.
+    watch = MemoryWatch()
     process = subprocess.Popen(
         command, stdin=subprocess.PIPE, text=True, cwd=answer.parent, env=child_environment(), start_new_session=True
     )
     try:
-        with ended_when_still(process) as still:
+        with watch, ended_when_still(process) as still:
             process.communicate(json.dumps(request))
     finally:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
     if not answer.is_file():
-        raise JobError(_death(process.returncode, still))
+        raise JobError(_death(process.returncode, still, watch.least))
     found: dict[str, Any] = json.loads(answer.read_text(encoding="utf-8"))
     answer.unlink()
     if "user_error" in found:
         raise UserError(found["user_error"])
     if "engine_error" in found:
         raise JobError(found["engine_error"])
-    return found
+    return {**found, "memory": watch.facts()}
 
 
 def serve_job(work: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
-    """Be a job: read the request, work, write the answer with the peak of this process's memory in bytes."""
+    """Be a job: read the request, work, write the answer."""
     try:
         answer = work(json.loads(sys.stdin.read()))
     except UserError as error:
         answer = {"user_error": str(error)}
     except EngineError as error:
         answer = {"engine_error": str(error)}
-    Path(sys.argv[1]).write_text(json.dumps({**answer, "peak_bytes": _peak()}), encoding="utf-8")
+    Path(sys.argv[1]).write_text(json.dumps(answer), encoding="utf-8")
 
 
-def _peak() -> int | None:
-    """Most memory this process has held. `getrusage` would count what its parent held when it was started."""
-    match = re.search(r"^VmHWM:\s+(\d+) kB", read_text(Path("/proc/self/status")), re.MULTILINE)
-    return int(match.group(1)) * 1024 if match else None
-
-
-def _death(code: int, still: threading.Event) -> str:
+def _death(code: int, still: threading.Event, least: int | None) -> str:
+    seen = "" if least is None else f" (the least that was free: {size_text(least)})"
     if still.is_set():
-        return "its process stood still and was ended, most likely because memory ran out; see what it printed"
+        return f"its process stood still and was ended, most likely because memory ran out{seen}; see what it printed"
     if code == -signal.SIGKILL:
         return (
-            "its process was killed, most likely because memory ran out; close other programs, stop the desktop, add "
-            "swap, or give the builder less scratch memory with --workspace 1024, and run again"
+            f"its process was killed, most likely because memory ran out{seen}; close other programs, stop the desktop"
+            ", add swap, or give the builder less scratch memory with --workspace 1024, and run again"
         )
     if code < 0:
         return f"its process died of {signal.Signals(-code).name}, inside TensorRT or the driver; see what it printed"

@@ -14,6 +14,7 @@ from sttm_export.device.closure import PACKAGE, kit_sources
 from sttm_export.device.machine import size_text
 from sttm_export.device.needs import Needs, derive_needs
 from sttm_export.device.whole import KIT
+from sttm_export.engines.memory import builder_base
 from sttm_export.spec.files import data_directory
 from sttm_export.spec.target import TargetSpec
 
@@ -42,7 +43,8 @@ def pack_kit(bundle: Path, title: str, graphs: Sequence[Path], targets: Sequence
     (kit / TARGETS).write_text(json.dumps(rows, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     sizes = {graph.stem: _size(graph) + _size(graph.with_name(f"{graph.name}.data")) for graph in graphs}
     fixtures = {name: _size(bundle / "fixtures" / f"{name}.npz") for name in sizes}
-    (kit / README).write_text(_readme(title, sizes, derive_needs(sizes, fixtures), packed), encoding="utf-8")
+    needs = derive_needs(sizes, fixtures, max(map(builder_base, packed)))
+    (kit / README).write_text(_readme(title, sizes, needs, packed), encoding="utf-8")
     return kit
 
 

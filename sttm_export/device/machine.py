@@ -16,7 +16,7 @@ from sttm_export.device.jetpack import read_jetpack, read_l4t, read_packages, re
 from sttm_export.device.memory import MemoryFacts, read_memory
 from sttm_export.device.modules import ModuleFacts, ask_module, ask_onnxruntime, ask_tensorrt
 from sttm_export.device.power import PowerFacts, read_power
-from sttm_export.engines.gpu import Gpu, find_gpu
+from sttm_export.engines.gpu import Gpu, ask_gpu
 from sttm_export.engines.meminfo import ROOT
 from sttm_export.engines.trtexec import locate_trtexec
 
@@ -39,7 +39,8 @@ class MachineFacts:
         virtual: whether it is a virtual environment's, which does not see JetPack's packages by default.
         numpy: whether NumPy loads.
         memory: of the machine and its container.
-        gpu: the first one; None without GPU or driver.
+        gpu: the first one; None where none can be used.
+        gpu_fault: why none can be used, and what to do; empty if one can.
         tensorrt: by flavour.
         trtexec: its path.
         onnxruntime: with its execution providers; None where it was not asked for.
@@ -59,6 +60,7 @@ class MachineFacts:
     numpy: ModuleFacts = field(default_factory=lambda: ModuleFacts("numpy", reason="not asked"))
     memory: MemoryFacts = field(default_factory=MemoryFacts)
     gpu: Gpu | None = None
+    gpu_fault: str = ""
     tensorrt: Mapping[str, ModuleFacts] = field(default_factory=dict)
     trtexec: str = ""
     onnxruntime: ModuleFacts | None = None
@@ -82,6 +84,7 @@ def read_machine(root: Path = ROOT, *, onnxruntime: bool = False) -> MachineFact
     """
     packages = read_packages(root)
     l4t = read_l4t(root, packages)
+    gpu, fault = ask_gpu()
     return MachineFacts(
         system=platform.system(),
         processor=_processor(),
@@ -96,7 +99,8 @@ def read_machine(root: Path = ROOT, *, onnxruntime: bool = False) -> MachineFact
         virtual=sys.prefix != sys.base_prefix,
         numpy=ask_module("numpy"),
         memory=read_memory(root),
-        gpu=find_gpu(),
+        gpu=gpu,
+        gpu_fault=fault,
         tensorrt=ask_tensorrt(),
         trtexec=locate_trtexec(root),
         onnxruntime=ask_onnxruntime() if onnxruntime else None,

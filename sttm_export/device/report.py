@@ -7,11 +7,15 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from sttm_export.device.latency import AGREEMENT
 from sttm_export.device.machine import size_text
 from sttm_export.device.power import PowerFacts
 from sttm_export.device.requirements import Check
+from sttm_export.engines.layers import Layer, count_attention
 
 REPORT, READABLE = "report.json", "report.md"
+_KINDS = {"copies": "with copies", "compute": "compute alone", "graph": "as a CUDA graph, with copies"}
+_WIDEST = 100
 _MARK = {"ok": "ok", "failed": "**failed**", "unknown": "unknown"}
 
 
@@ -33,9 +37,14 @@ def readable_report(report: dict[str, Any]) -> str:
             "",
             *_table(("check", "", "found", "needed", "to do"), map(_check, report["checks"])),
         ],
-        ["## Engines", "", *_table(("graph", "size", "built in", "peak of memory", "sha256"), _engines(report))],
+        [
+            "## Engines",
+            "",
+            *_table(("graph", "size", "built in", "memory taken", "least left free", "sha256"), _engines(report)),
+        ],
         ["## Against the reference", "", *_validation(report["validation"])],
         ["## Latency", "", *_latency(report)],
+        ["## Layers", "", *_layers(report)],
     ]
     return "\n".join(line for part in parts for line in [*part, ""])
 
@@ -88,10 +97,15 @@ def _check(check: dict[str, str]) -> tuple[str, ...]:
 def _engines(report: dict[str, Any]) -> list[tuple[str, ...]]:
     rows: list[tuple[str, ...]] = []
     for build in report["builds"]:
-        record, peak = build["record"], size_text(build["peak_bytes"]) if build["peak_bytes"] else ""
+        record = build["record"]
+        taken, least = (_size(build["memory"][name]) for name in ("taken", "least_free"))
         size = size_text(record["bytes"]) if record["bytes"] else record["status"]
-        rows.append((record["graph"], size, f"{record['seconds']:.1f} s", peak, record["sha256"][:16]))
+        rows.append((record["graph"], size, f"{record['seconds']:.1f} s", taken, least, record["sha256"][:16]))
     return rows
+
+
+def _size(size: int | None) -> str:
+    return "" if size is None else size_text(size)
 
 
 def _validation(validation: dict[str, Any] | None) -> list[str]:
@@ -115,18 +129,53 @@ def _stage(row: dict[str, Any]) -> tuple[str, ...]:
     return (row["stage"], row["against"], tensor, row["clip"], measured, allowed, verdict, row["reason"])
 
 
+def latency_text(found: dict[str, Any]) -> str:
+    """The three figures of one graph, in a line."""
+    parts = [f"{_milliseconds(found[kind])} {words}" for kind, words in _KINDS.items()]
+    return "median: " + ", ".join(parts)
+
+
+def _milliseconds(figure: dict[str, Any]) -> str:
+    return f"{figure['median_ms']:.2f} ms" if "median_ms" in figure else "not possible"
+
+
 def _latency(report: dict[str, Any]) -> list[str]:
     if not report["latency"]:
         return ["Not measured."]
-    rows = [
-        (name, f"{found['median_ms']:.2f} ms", f"{found['min_ms']:.2f} ms", str(found["runs"]))
-        for name, found in report["latency"].items()
-    ]
+    rows, notes = [], []
+    for name, found in report["latency"].items():
+        for kind, words in _KINDS.items():
+            figure = found[kind]
+            if "median_ms" not in figure:
+                rows.append((name, words, "not possible", "", "", ""))
+                notes.append(f"- {name}: {figure['reason']}")
+                continue
+            settled = f"yes, in {figure['windows']} windows" if figure["settled"] else "**no**"
+            least = f"{figure['min_ms']:.2f} ms"
+            rows.append((name, words, _milliseconds(figure), least, str(figure["runs"]), settled))
     mode = PowerFacts(**report["machine"]["power"]).described
-    note = (
-        f"By the GPU's clock, copies of inputs and outputs included. Power mode: {mode}; clocks were left as they are."
+    notes.append(
+        "By the GPU's clock, in windows of runs until the medians of two in a row agreed within "
+        f"{AGREEMENT:.0%}. Power mode: {mode}; clocks were left as they are."
     )
-    return [*_table(("graph", "median", "least", "runs"), rows), note]
+    return [*_table(("graph", "what", "median", "least", "runs", "settled"), rows), *notes]
+
+
+def _layers(report: dict[str, Any]) -> list[str]:
+    lines = []
+    for name, found in report["layers"].items():
+        if found["reason"]:
+            lines += [f"{name}: layers were not listed: {found['reason']}.", ""]
+            continue
+        layers = [Layer(**row) for row in found["layers"]]
+        blocks, fused = report["attention_blocks"].get(name, 0), count_attention(layers)
+        attention = f" Attention is fused in {fused} of {blocks} blocks, by the names of kernels." if blocks else ""
+        rows = [
+            (str(number), layer.name[:_WIDEST], layer.kind, layer.kernel[:_WIDEST])
+            for number, layer in enumerate(layers, 1)
+        ]
+        lines += [f"{name}: {len(layers)} layers.{attention}", "", *_table(("", "layer", "kind", "kernel"), rows), ""]
+    return lines or ["Not listed."]
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:

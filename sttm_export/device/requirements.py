@@ -15,6 +15,8 @@ from sttm_export.spec.target import TargetSpec
 Status = Literal["ok", "failed", "unknown"]
 OLDEST_PYTHON = (3, 10)
 OLDEST_NUMPY = (1, 21)
+# No --gpus: NVIDIA's container toolkit refuses it on Jetsons (nvidia-container-runtime-hook).
+_CONTAINER = 'docker run --runtime nvidia --group-add video --group-add "$(getent group render | cut -d: -f3)"'
 
 
 @dataclass(frozen=True)
@@ -111,11 +113,11 @@ def _jetpack(facts: MachineFacts, target: TargetSpec) -> Check:
 def _gpu(facts: MachineFacts, target: TargetSpec) -> Check:
     needed = " or ".join(target.compute_capabilities)
     if facts.gpu is None:
-        mend = (
-            "use a machine with an NVIDIA GPU and its driver; in a container, start it with the GPU "
-            "(docker run --runtime nvidia --gpus all)"
-        )
-        return Check("GPU", "failed", "no NVIDIA GPU, or no driver for it", needed, mend)
+        found, _, advice = facts.gpu_fault.rstrip(".").partition("; ")
+        mend = advice or "use a machine with an NVIDIA GPU and its driver"
+        start = _CONTAINER if target.built == "device" else "docker run --gpus all"
+        mend += "" if "--group-add" in mend else f"; in a container, start it with the GPU: {start}"
+        return Check("GPU", "failed", found or "no NVIDIA GPU", needed, mend)
     found = f"{facts.gpu.compute_capability} ({facts.gpu.name or 'no name'})"
     mend = "take the --target that names this GPU; an engine runs on the GPU it was built for"
     return _judge("GPU", facts.gpu.compute_capability in target.compute_capabilities, found, needed, mend)

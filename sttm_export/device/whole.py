@@ -9,6 +9,7 @@ from pathlib import Path
 from sttm_export.bundle import Bundle
 from sttm_export.device.needs import Needs, derive_needs
 from sttm_export.device.requirements import Check
+from sttm_export.engines.memory import builder_base
 from sttm_export.engines.records import sha256_of
 from sttm_export.engines.sums import read_sums
 from sttm_export.errors import UserError
@@ -34,12 +35,13 @@ def verify_manifest(directory: Path) -> None:
         raise UserError(f"{path} was changed after the export; copy the bundle anew, or export it again.")
 
 
-def bundle_needs(bundle: Bundle) -> Needs:
-    """Return memory and disk that the bundle's engines take."""
+def bundle_needs(bundle: Bundle, target: TargetSpec) -> Needs:
+    """Return memory and disk that the bundle's engines for a target take."""
     sizes = {row.path: row.bytes for row in bundle.manifest.files}
     files = {name: f"{name}.onnx" for name in graph_names(bundle)}
     graphs = {name: sizes.get(file, 0) + sizes.get(f"{file}.data", 0) for name, file in files.items()}
-    return derive_needs(graphs, {name: sizes.get(f"fixtures/{name}.npz", 0) for name in graphs})
+    fixtures = {name: sizes.get(f"fixtures/{name}.npz", 0) for name in graphs}
+    return derive_needs(graphs, fixtures, builder_base(target))
 
 
 def graph_names(bundle: Bundle) -> list[str]:

@@ -76,6 +76,13 @@ class Api:
         flag = getattr(self.module.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
         return builder.create_network(0 if flag is None else 1 << int(flag))
 
+    def pin_formats(self, network: Any) -> None:
+        """Let inputs and outputs be row-major only, as sessions fill and read them; TensorRT could pick others."""
+        linear = 1 << int(self.module.TensorFormat.LINEAR)
+        ends = [network.get_input(number) for number in range(network.num_inputs)]
+        for tensor in [*ends, *(network.get_output(number) for number in range(network.num_outputs))]:
+            tensor.allowed_formats = linear
+
     def config(
         self,
         builder: Any,

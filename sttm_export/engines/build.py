@@ -12,6 +12,7 @@ from sttm_export.engines.faults import UnavailableError
 from sttm_export.engines.gpu import gpu_capability
 from sttm_export.engines.isolated import serialize_isolated
 from sttm_export.engines.logs import portable_lines, scratch_bytes
+from sttm_export.engines.memory import with_workspace
 from sttm_export.engines.options import BuildOptions, check_options
 from sttm_export.engines.progress import OnProgress, PhaseTree
 from sttm_export.engines.records import BuildResult, Tool, sha256_of
@@ -66,6 +67,7 @@ def build_engine(
         raise UserError(f"{onnx_path} is missing; give the path of an exported graph.")
     check_capability(target, compute_capability)
     check_options(options, target)
+    options = with_workspace(options, target, onnx_path)
     try:
         if tool == "trtexec":
             program, version = available_trtexec(target)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from sttm_export.engines.api import Flavour
+from sttm_export.engines.gpu import ask_gpu
 from sttm_export.engines.sidecar import Sidecar, sidecar_path
 from sttm_export.errors import UserError
 from sttm_export.spec.records import read_json, read_record
@@ -113,7 +114,7 @@ def _machine_faults(sidecar: dict[str, Any], capability: str | None) -> list[str
         faults.append(f"it was built for {built}, this is {here}")
     wanted = sidecar.get("compute_capability")
     if capability is None:
-        faults.append("this machine has no NVIDIA GPU that the driver shows")
+        faults.append(f"this machine has no NVIDIA GPU that can be used ({ask_gpu()[1].rstrip('.')})")
     elif wanted not in {None, "", "portable", capability}:
         faults.append(f"it was built for a GPU of compute capability {wanted}, this one has {capability}")
     return faults

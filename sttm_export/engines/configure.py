@@ -19,6 +19,9 @@ def set_options(module: Any, config: Any, options: BuildOptions) -> None:
     Raises:
         EngineError: this TensorRT is too old for an option.
     """
+    if hasattr(module, "ProfilingVerbosity"):
+        # So that the inspector names kernels (`layers.py`).
+        config.profiling_verbosity = module.ProfilingVerbosity.DETAILED
     if options.workspace_mib is not None:
         config.set_memory_pool_limit(module.MemoryPoolType.WORKSPACE, options.workspace_mib * MIB)
     if options.optimization_level is not None:

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
+from sttm_export.engines.nodes import closed_nodes, closed_text
 from sttm_export.errors import UserError
 
 Handle = ctypes.c_void_p
@@ -57,7 +58,7 @@ SIGNATURES: Mapping[str, tuple[Any, ...]] = {
 OUT_OF_MEMORY = 2
 NO_DRIVER = (
     "This machine has no NVIDIA driver (libcuda.so.1 does not load); use a machine with an NVIDIA GPU, or start the "
-    "container with access to it (docker run --gpus all)."
+    "container with access to it (docker run --gpus all, on a Jetson --runtime nvidia)."
 )
 # What a user can do about the failures that users meet; the numbers are those of CUresult.
 _MENDS = {
@@ -65,6 +66,7 @@ _MENDS = {
     100: "check that nvidia-smi (on a Jetson: tegrastats) shows a GPU, and that the container may see it",
     35: "update the NVIDIA driver",
     803: "update the NVIDIA driver",
+    801: "in a container, see that it has /dev/dri/renderD*, and the user their group",
     999: "reboot, or reload the NVIDIA driver",
 }
 
@@ -96,8 +98,12 @@ class Driver:
         """
         code = self.code(name, *arguments)
         if code:
-            mend = _MENDS.get(code, "see `sttm-export doctor` for what this machine can do")
-            raise CudaError(f"Cannot {doing}: {self._reason(code)} (CUDA error {code}); {mend}.", code)
+            raise self.refusal(code, doing)
+
+    def refusal(self, code: int, doing: str, mend: str = "") -> CudaError:
+        """Return the error for a CUresult, in the driver's own words; `mend` says what to do, if it is known better."""
+        mend = mend or _MENDS.get(code, "see `sttm-export doctor` for what this machine can do")
+        return CudaError(f"Cannot {doing}: {self._reason(code)} (CUDA error {code}); {mend}.", code)
 
     def code(self, name: str, *arguments: Any) -> int:
         """The same, but return the CUresult: for clean-up, and for questions to which "no" is an answer."""
@@ -109,10 +115,13 @@ class Driver:
         return int(function(*arguments))
 
     def _reason(self, code: int) -> str:
+        found = [self._text(name, code) for name in ("cuGetErrorString", "cuGetErrorName")]
+        return ", ".join(filter(None, found)) or "no reason given"
+
+    def _text(self, name: str, code: int) -> str:
         text = ctypes.c_char_p()
-        if self.code("cuGetErrorString", code, ctypes.byref(text)) or not text.value:
-            return "no reason given"
-        return text.value.decode("utf-8", "replace")
+        failed = self.code(name, code, ctypes.byref(text))
+        return "" if failed or not text.value else text.value.decode("utf-8", "replace")
 
 
 def load_driver() -> Driver:
@@ -126,5 +135,7 @@ def load_driver() -> Driver:
     except OSError as error:
         raise CudaError(NO_DRIVER, 0) from error
     driver = Driver(library)
-    driver.call("cuInit", 0, doing="start the NVIDIA driver")
+    code = driver.code("cuInit", 0)
+    if code:
+        raise driver.refusal(code, "start the NVIDIA driver", closed_text(closed_nodes()))
     return driver

@@ -9,6 +9,7 @@ from typing import Any
 
 from sttm_export.engines.api import Api, Message
 from sttm_export.engines.compatibility import BUILD_HERE
+from sttm_export.engines.layers import Layer, parse_layers
 from sttm_export.errors import UserError
 
 # TensorRT's names of the types that graphs declare.
@@ -23,6 +24,7 @@ class EngineTensor:
     is_input: bool
     shape: tuple[int, ...]
     dtype: str
+    layout: str = "LINEAR"
 
 
 class LoadedEngine:
@@ -68,9 +70,24 @@ class LoadedEngine:
                     is_input=engine.get_tensor_mode(name) == self.api.module.TensorIOMode.INPUT,
                     shape=tuple(int(size) for size in engine.get_tensor_shape(name)),
                     dtype=DTYPES.get(kind, kind.lower()),
+                    layout=engine.get_tensor_format(name).name,
                 )
             )
         return rows
+
+    def layers(self) -> list[Layer]:
+        """Return every layer of the engine.
+
+        Raises:
+            UserError: these bindings have no inspector, or it gives nothing that can be read.
+        """
+        try:
+            inspector = self._engine.create_engine_inspector()
+            return parse_layers(inspector.get_engine_information(self.api.module.LayerInformationFormat.JSON))
+        except (AttributeError, ValueError, KeyError, TypeError) as error:
+            raise UserError(
+                f"the inspector of {self.api.flavour} {self.api.version} gave no layers ({error})"
+            ) from error
 
     def refit(self, onnx_path: Path) -> None:
         """Give a weight-stripped engine the weights of the graph it was built from.

@@ -38,10 +38,15 @@ def gpu_capability() -> str | None:
 
 def find_gpu() -> Gpu | None:
     """Return the first GPU, or None where there is no GPU or no driver."""
+    return ask_gpu()[0]
+
+
+def ask_gpu() -> tuple[Gpu | None, str]:
+    """Return the first GPU, or None and why, in the driver's own words and with what to do."""
     try:
-        return describe_gpu(load_driver())
-    except CudaError:
-        return None
+        return describe_gpu(load_driver()), ""
+    except CudaError as error:
+        return None, str(error)
 
 
 def describe_gpu(driver: Driver) -> Gpu:

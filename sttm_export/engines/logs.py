@@ -40,7 +40,7 @@ def memory_reason(lines: Sequence[str], workspace_mib: int | None, free: int | N
     """
     text = "\n".join(lines)
     if workspace_mib is not None and _WORKSPACE.search(text):
-        return f"no kernel fits into a workspace of {workspace_mib} MiB; give a larger --workspace, or leave it out"
+        return f"no kernel fits into a workspace of {workspace_mib} MiB; give a larger --workspace"
     if not _EXHAUSTED.search(text):
         return None
     return exhausted(max((int(size) for found in _ASKED.findall(text) for size in found if size), default=0), free)

@@ -26,7 +26,8 @@ class BuildOptions:
     """How an engine is built. Types and TF32 are no options: strongly typed, without TF32, always.
 
     Attributes:
-        workspace_mib: most scratch memory a kernel may use, in MiB; None leaves TensorRT's default, all of the GPU's.
+        workspace_mib: most scratch memory a kernel may use, in MiB; None takes what a
+            build leaves where CPU and GPU share their memory, elsewhere TensorRT's default, all of the GPU's.
         version_compatible: the engine carries a lean runtime and runs with later TensorRT versions too.
         strip_weights: leave weights out of the engine; who loads it refits it from the ONNX graph.
         timing_cache: file of measured kernel times, read and, unless it is frozen, written; None keeps none.

@@ -75,6 +75,7 @@ def _serialize(job: Job, file: BinaryIO, messages: list[Message], tree: PhaseTre
     builder = api.builder(logger)
     network = api.network(builder)
     parse_graph(api, network, logger, job.onnx_path)
+    api.pin_formats(network)
     config = api.config(builder, job.compute_capability, tree, job.options)
     before = b""
     if cache is not None:

@@ -49,6 +49,7 @@ def trtexec_command(
     if target.flavour != "tensorrt":
         raise UserError(f"trtexec is a tool of full TensorRT and does not build for '{target.name}'; use --with api.")
     command = [program, f"--onnx={onnx_path}", f"--saveEngine={engine}", *target.trtexec_flags, "--noTF32"]
+    command.append("--profilingVerbosity=detailed")
     if options.workspace_mib is not None:
         command.append(f"--memPoolSize=workspace:{options.workspace_mib}")
     if options.timing_cache is not None:

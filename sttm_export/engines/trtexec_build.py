@@ -40,7 +40,8 @@ def build_with_trtexec(
 ) -> BuildResult:
     """Build one engine.
 
-    trtexec works in a temporary directory beside the engine, since it writes the timing cache itself, whatever comes.
+    trtexec itself lets inputs and outputs be row-major only, unless it is told otherwise (its `sampleEngines.cpp`). It
+    works in a temporary directory beside the engine, since it writes the timing cache itself, whatever comes.
 
     Args:
         program: path of trtexec.

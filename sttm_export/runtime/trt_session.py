@@ -23,6 +23,7 @@ from sttm_export.engines.compatibility import (
 from sttm_export.engines.cuda import Cuda
 from sttm_export.engines.execution import EngineTensor, LoadedEngine
 from sttm_export.engines.gpu import gpu_capability
+from sttm_export.engines.layers import Layer
 from sttm_export.engines.records import sha256_of
 from sttm_export.errors import UserError
 from sttm_export.runtime.session import Array, Arrays, check_inputs, check_outputs
@@ -63,6 +64,7 @@ class TrtSession:
         if not self._path.is_file():
             raise UserError(f"There is no engine at {self._path}; run `sttm-export build`, or check the path.")
         sidecar = read_sidecar(self._path)
+        check_unchanged(self._path, sidecar)
         self._api = api or load_api(flavour_of(self._path, sidecar))
         check_runs_here(sidecar, self._api, gpu_capability())
         self._captured: Any = None
@@ -101,12 +103,21 @@ class TrtSession:
         check_outputs(self._graph, outputs)
         return outputs
 
-    def measure(self, inputs: Mapping[str, Array], runs: int) -> list[float]:
-        """Time runs by the clock of the GPU (CUDA events): copies of inputs and outputs included, Python not.
+    def layers(self) -> list[Layer]:
+        """Return every layer of the engine.
+
+        Raises:
+            UserError: TensorRT does not tell.
+        """
+        return self._loaded().layers()
+
+    def measure(self, inputs: Mapping[str, Array], runs: int, *, copies: bool = True) -> list[float]:
+        """Time runs by the clock of the GPU (CUDA events): Python not included.
 
         Args:
             inputs: as for `run`, which is called once before, to warm up and to capture.
             runs: how many.
+            copies: whether copies of inputs and outputs count; a CUDA graph holds them.
 
         Returns:
             Milliseconds of each run.
@@ -116,7 +127,10 @@ class TrtSession:
         taken = []
         for _ in range(runs):
             self._stream.record(first)
-            self._launch()
+            if copies or self._captured is not None:
+                self._launch()
+            else:
+                self._execute()
             self._stream.record(last)
             self._stream.synchronize()
             taken.append(self._stream.milliseconds(first, last))
@@ -182,11 +196,14 @@ class TrtSession:
         for tensor in self._graph.inputs:
             host = self._host[tensor.name]
             self._stream.to_device(self._device[tensor.name], host.ctypes.data, host.nbytes)
-        if not self._context.execute_async_v3(self._stream.handle):
-            raise UserError(f"{self._path.name} failed to run ({self._reason()}); {BUILD_HERE}.")
+        self._execute()
         for tensor in self._graph.outputs:
             host = self._host[tensor.name]
             self._stream.to_host(host.ctypes.data, self._device[tensor.name], host.nbytes)
+
+    def _execute(self) -> None:
+        if not self._context.execute_async_v3(self._stream.handle):
+            raise UserError(f"{self._path.name} failed to run ({self._reason()}); {BUILD_HERE}.")
 
     def _capture(self) -> None:
         try:
@@ -223,6 +240,13 @@ class TrtSession:
         return self._engine
 
 
+def check_unchanged(engine: Path, sidecar: dict[str, Any]) -> None:
+    """Refuse an engine whose bytes are not those that its sidecar records; without a record it is not judged."""
+    recorded = sidecar.get("sha256")
+    if recorded and sha256_of(engine) != recorded:
+        raise UserError(f"{engine} was changed after it was built (its sha256 is not the recorded one); {BUILD_HERE}.")
+
+
 def check_tensors(graph: GraphSpec, found: list[EngineTensor], path: Path) -> None:
     """Refuse an engine whose inputs and outputs are not the declared ones; every difference in one message."""
     faults = []
@@ -248,7 +272,8 @@ def _bytes(array: NDArray[Any]) -> NDArray[np.uint8]:
 
 
 def _described(tensor: EngineTensor | TensorSpec) -> str:
-    return f"{tensor.dtype} {list(tensor.shape)}"
+    layout = getattr(tensor, "layout", "LINEAR")
+    return f"{tensor.dtype} {list(tensor.shape)}{'' if layout == 'LINEAR' else f' in the layout {layout}'}"
 
 
 def _weights_for(engine: Path, sidecar: dict[str, Any], onnx_path: Path | None) -> Path:

@@ -219,6 +219,18 @@ def tensors(network):
     rows = [("INPUT", network.get_input(number)) for number in range(network.num_inputs)]
     rows += [("OUTPUT", network.get_output(number)) for number in range(network.num_outputs)]
     return [
-        {"mode": mode, "name": tensor.name, "shape": list(tensor.shape), "dtype": tensor.dtype.name}
+        {
+            "mode": mode,
+            "name": tensor.name,
+            "shape": list(tensor.shape),
+            "dtype": tensor.dtype.name,
+            "format": picked_format(tensor),
+        }
         for mode, tensor in rows
     ]
+
+
+def picked_format(tensor):
+    """What a tensor is laid out in: where nothing is pinned, the one that is unlike an array, if there is one."""
+    pinned = tensor.allowed_formats == 1 << int(real.TensorFormat.LINEAR)
+    return "LINEAR" if pinned or tensor.dtype != real.DataType.HALF or len(tensor.shape) < 3 else "HWC8"
