@@ -37,6 +37,7 @@ from sttm_export.spec.target import TargetSpec, find_target
 from sttm_export.terminal import Advance, Steps
 from sttm_export.validation.drift import Check, DriftReport, Place, check_tensor, first_out
 from sttm_export.validation.finiteness import nonfinite
+from sttm_export.validation.gates import format_of_sums
 
 if TYPE_CHECKING:
     from sttm_export.graphs.reference_trace import Reference
@@ -213,11 +214,12 @@ class Search:
         names = [name for name in self.chain.boundaries() if name in self.reference.counterparts]
         if len(names) < 2:
             return
-        places = dict(zip(names, self._block_places(names), strict=True))
         made: dict[str, Array] = {}
         for group in in_groups(names, self.chain, self.limit):
             self.advance(f"whole graph, up to {group[-1]}", 0.0)
             made.update(self._run_part(self.chain.inputs, group, self.inputs))
+        # What ran it is known by now, and with it what sums were made in.
+        places = dict(zip(names, self._block_places(names), strict=True))
         for name, expected in self.reference.run(self.inputs, names):
             self.advance(f"whole graph, {places[name].module}", 0.4 * places[name].blocks / len(names))
             yield check_tensor(made.pop(name), expected, places[name])
@@ -251,8 +253,9 @@ class Search:
 
     def _place(self, name: str) -> Place:
         tensor, origin = self.chain.tensors[name], self.reference.origin(name)
+        sums = format_of_sums(tensor.dtype, self.reference.accumulate, self.backend)
         module = f"{origin.module} ({origin.kind})" if origin.module else origin.kind
-        return Place(name, tensor.op, module, origin.source, origin.code, tensor.dtype, tensor.summed)
+        return Place(name, tensor.op, module, origin.source, origin.code, tensor.dtype, tensor.summed, sums=sums)
 
     def _block_places(self, names: Sequence[str]) -> Iterator[Place]:
         """Places of boundaries: blocks are counted, the longest sum is that of every tensor so far."""

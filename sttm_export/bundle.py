@@ -171,6 +171,17 @@ def _check_names(directory: Path, manifest: Manifest) -> None:
         check_links(directory, check_name(row.path, MANIFEST), MANIFEST)
 
 
+def verify_manifest(directory: Path) -> None:
+    """Refuse a manifest that is not the exported one, before anything is read from it.
+
+    Raises:
+        UserError: changed, or without its sum.
+    """
+    path = directory / MANIFEST
+    if path.is_file() and read_sums(directory).get(MANIFEST) != sha256_of(path):
+        raise UserError(f"{path} was changed after the export; copy the bundle anew, or {AGAIN}.")
+
+
 def verify_files(directory: Path, manifest: Manifest, *, engines: bool = True) -> None:
     """Compare every file with its recorded sha256, the manifest and every target's engines included.
 

@@ -360,3 +360,21 @@ def test_targets_whose_engines_do_not_run_here(tiny_bundle, monkeypatch):
         engine_factory(bundle, "rtx")
     with pytest.raises(UserError, match=r"jetson-orin-jp62: .*10\.7"):
         engine_factory(bundle, "jetson-orin-jp62")
+
+
+@pytest.mark.parametrize(("accumulate", "sums"), [("fp32", "float32"), ("default", "float16")])
+def test_an_engine_is_held_to_the_sums_that_its_graph_asks_for(tmp_path, accumulate, sums):
+    """An engine that may sum in float16 is not blamed for it."""
+
+    class Engine(OrtSession):
+        backend = "tensorrt 10.3.0.30"
+
+    model = tiny_model()
+    spec = vision_encoder_graph(model, 2, "fp16")
+    module = build_encoder(model, random_state(model, 7), "fp16")
+    path = export_graph(module, spec, tmp_path, accumulate=accumulate)
+    inputs = {"pixel_values": np.random.default_rng(0).standard_normal(spec.inputs[0].shape).astype(np.float16)}
+    candidate = search(Reference(module, spec, accumulate), path, inputs, tmp_path / "parts", factory=Engine)
+    boundaries = list(candidate.whole())
+    assert boundaries and all(check.passed for check in boundaries)
+    assert all(f"u({sums})·√(" in check.band for check in boundaries)

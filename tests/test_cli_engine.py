@@ -1,5 +1,6 @@
 """`run --engine` and `validate --engine`, from the command line down to the driver calls, on a pretended Orin."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -145,3 +146,29 @@ def test_contradictions(bundle, video, tmp_path, capsys, options, message):
     assert main([verb, str(bundle), *files, *more]) == 2
     assert message in sentence(capsys)
     assert not list(tmp_path.iterdir())
+
+
+def edited(path, **changes):
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def test_a_start_verifies_what_it_loads_and_no_more(orin, bundle, video, tmp_path, capsys):
+    """Graphs and fixtures of gigabytes are not read by an engine, so they are not hashed when one starts."""
+    copy = shutil.copytree(bundle, tmp_path / "copy")
+    (copy / "vision_encoder.onnx.data").write_bytes(b"other weights")
+    (copy / "fixtures" / "token_merger.npz").unlink()
+    assert run(copy, video, tmp_path / "a.npz") == 2
+    assert run(copy, video, tmp_path / "a.npz", "--engine") == 0
+    capsys.readouterr()
+    engine = copy / ENGINES / ORIN / "token_merger.engine"
+    whole = engine.read_bytes()
+    engine.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    assert run(copy, video, tmp_path / "b.npz", "--engine") == 2
+    assert "token_merger.engine was changed after it was built" in sentence(capsys)
+    engine.write_bytes(whole)
+    edited(engine.with_name("token_merger.engine.json"), sha256="0" * 64)
+    assert run(copy, video, tmp_path / "b.npz", "--engine") == 2
+    assert "another sha256 in its sidecar than in the index" in sentence(capsys)
+    edited(copy / "manifest.json", program="sttm-export 9")
+    assert run(copy, video, tmp_path / "b.npz", "--engine") == 2
+    assert "manifest.json was changed after the export" in sentence(capsys)

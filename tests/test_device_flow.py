@@ -265,7 +265,12 @@ def built(machine, bundle, monkeypatch):
     def build(work, partial, say):
         for name in GRAPHS:
             record = write_engine(partial, JP62.name, name, "sm87", b"new", "{graph}")
-            work.builds.append({"record": dataclasses.asdict(record), "peak_bytes": 0})
+            work.builds.append(
+                {
+                    "record": dataclasses.asdict(record),
+                    "memory": {"free_before": None, "least_free": None, "taken": None},
+                }
+            )
 
     monkeypatch.setattr(flow, "_build", build)
     monkeypatch.setattr(flow, "_compare", lambda work, partial, say: None)

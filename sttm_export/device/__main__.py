@@ -10,10 +10,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 
-from sttm_export.bundle import open_bundle
+from sttm_export.bundle import open_bundle, verify_manifest
 from sttm_export.device.flow import Request, run_kit
 from sttm_export.device.report import READABLE
-from sttm_export.device.whole import verify_manifest
 from sttm_export.engines.options import LARGEST_WORKSPACE
 from sttm_export.errors import UserError, ValidationMiss
 from sttm_export.manifest import MANIFEST

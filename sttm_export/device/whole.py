@@ -12,8 +12,6 @@ from sttm_export.device.requirements import Check
 from sttm_export.engines.memory import builder_base
 from sttm_export.engines.records import sha256_of
 from sttm_export.engines.sums import read_sums
-from sttm_export.errors import UserError
-from sttm_export.manifest import MANIFEST
 from sttm_export.spec.target import TargetSpec
 
 KIT = "device"
@@ -22,17 +20,6 @@ KIT = "device"
 def check_bundle(bundle: Bundle, target: TargetSpec) -> list[Check]:
     """Hold the bundle's files, fixtures, precision and rules against what a build for the target takes."""
     return [_files(bundle), _fixtures(bundle), _precision(bundle, target), _rules(bundle, target)]
-
-
-def verify_manifest(directory: Path) -> None:
-    """Refuse a manifest that is not the exported one, before anything is read from it.
-
-    Raises:
-        UserError: changed, or without its sum.
-    """
-    path = directory / MANIFEST
-    if path.is_file() and not _same(path, read_sums(directory).get(MANIFEST)):
-        raise UserError(f"{path} was changed after the export; copy the bundle anew, or export it again.")
 
 
 def bundle_needs(bundle: Bundle, target: TargetSpec) -> Needs:

@@ -60,12 +60,12 @@ def _of_target(folder: Path, records: list[EngineRecord], graphs: Sequence[str])
     engines = {}
     for graph in graphs:
         mine = [record for record in records if record.graph == graph]
-        built = [folder / record.file for record in mine if record.status == "built"]
+        built = [record for record in mine if record.status == "built"]
         reasons = [record.reason for record in mine if record.status != "built"]
-        for path in built:
-            reason = _why_not(path)
+        for record in built:
+            reason = _why_not(folder / record.file, record.sha256)
             if not reason:
-                engines[graph] = path
+                engines[graph] = folder / record.file
                 break
             reasons.append(reason)
         if graph not in engines:
@@ -73,10 +73,13 @@ def _of_target(folder: Path, records: list[EngineRecord], graphs: Sequence[str])
     return engines, ""
 
 
-def _why_not(engine: Path) -> str:
+def _why_not(engine: Path, sha256: str) -> str:
     if not engine.is_file():
         return f"{engine.name} is missing"
     sidecar = read_sidecar(engine)
+    # Who loads the engine holds its bytes to the sidecar.
+    if sidecar.get("sha256", sha256) != sha256:
+        return f"{engine.name} has another sha256 in its sidecar than in the index of its target"
     try:
         api = load_api(flavour_of(engine, sidecar))
     except UnavailableError as error:

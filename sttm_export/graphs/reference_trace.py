@@ -59,6 +59,7 @@ class Reference:
         accumulate: as the graph was exported.
 
     Attributes:
+        accumulate: as it was given.
         node_names: what the nodes of the exported graph are called.
         counterparts: by the name of the tensor in the exported graph.
     """
@@ -67,6 +68,7 @@ class Reference:
         keep_frames()
         traced = trace(module, spec, stack_traces=True)
         names = clean_up(traced.model, accumulate)
+        self.accumulate = accumulate
         self._spec, self._program = spec, traced.exported_program
         self._nodes: dict[str, Node] = {node.name: node for node in self._program.graph.nodes}
         self.node_names = [node.name for node in traced.model.graph]

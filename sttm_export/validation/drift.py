@@ -43,6 +43,7 @@ class Place:
         dtype: format it is stored in.
         summed: longest sum on the way to it (one operator, or the blocks so far).
         blocks: blocks on the way to it, for a boundary; 0 where one operator is looked at.
+        sums: format that whoever ran it sums products in.
     """
 
     tensor: str
@@ -53,6 +54,7 @@ class Place:
     dtype: str
     summed: int = 1
     blocks: int = 0
+    sums: str = "float32"
 
 
 @dataclass(frozen=True)
@@ -243,7 +245,9 @@ def _check_whole(actual: Array, expected: Array, place: Place, undefined: NDArra
 
 
 def _check_floats(actual: Array, expected: Array, place: Place) -> Check:
-    tolerance = derive_tolerance(store=place.dtype, length=place.summed, layers=max(1, place.blocks))
+    tolerance = derive_tolerance(
+        store=place.dtype, length=place.summed, layers=max(1, place.blocks), accumulate=place.sums
+    )
     errors = measure(actual, expected, place.dtype)
     measured = errors.overall if place.blocks else errors.worst_row
     faults = (
