@@ -16,8 +16,8 @@ Advance = Callable[[str, float], None]
 class _Console(Console):
     """Prints texts as they are: a path or a reason may hold what rich would take for markup or an emoji."""
 
-    def __init__(self, *, stderr: bool = False, width: int | None = None) -> None:
-        super().__init__(stderr=stderr, width=width, highlight=False, markup=False, emoji=False)
+    def __init__(self, *, stderr: bool = False) -> None:
+        super().__init__(stderr=stderr, highlight=False, markup=False, emoji=False)
 
     def on_broken_pipe(self) -> None:
         """Leave it to `cli.main`: rich would end the process with 1, the exit code of a numeric miss."""
@@ -25,9 +25,8 @@ class _Console(Console):
 
 
 def table_console() -> Console:
-    """Console for tables on standard output; wide where that is a file, so that nothing is cut in a CI log."""
-    console = _Console()
-    return console if console.is_terminal else _Console(width=160)
+    """Console for tables on standard output; a file or a pipe is 80 columns wide, or as `COLUMNS` says."""
+    return _Console()
 
 
 class Steps:

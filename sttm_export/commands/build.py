@@ -84,10 +84,10 @@ def execute(options: argparse.Namespace) -> None:
             check_request(bundle, request)
         steps.warn(bundle.rejected(engines=not options.force))
         records = build_bundle(bundle, request, steps)
-    from sttm_export.commands.tables import engine_table
+    from sttm_export.commands.tables import print_engines
     from sttm_export.engines.gpu import gpu_capability
 
-    table_console().print(engine_table(records))
+    print_engines(records, table_console())
     if gpu_capability() in {record.compute_capability for record in records}:
         print(f"Check them on this GPU: sttm-export validate {options.bundle} --engine")
     else:

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.text import Text
 
+    from sttm_export.commands.layout import Cell
     from sttm_export.device.doctor import Ability, TargetVerdict
     from sttm_export.device.machine import MachineFacts
 
@@ -45,25 +46,22 @@ def execute(options: argparse.Namespace) -> None:
 
 def print_report(facts: MachineFacts, verdicts: Sequence[TargetVerdict], console: Console) -> None:
     """Print the machine, the targets, and what would mend each no."""
-    from rich.table import Table
+    from rich.text import Text
 
-    machine = Table(title="This machine", show_header=False)
-    machine.add_column(no_wrap=True)
-    machine.add_column(overflow="fold")
-    for name, value in machine_rows(facts):
-        machine.add_row(name, value)
-    console.print(machine)
-    table = Table("target", "check rules", "build", "run", "why not", title="Targets")
-    for verdict in verdicts:
-        answers = [_colored(ability) for ability in (verdict.check, verdict.build, verdict.run)]
-        table.add_row(verdict.target, *answers, "\n".join(_reasons(verdict, "why")))
-    console.print(table)
-    mends: dict[str, list[str]] = {}
-    for verdict in verdicts:
-        for mend in _reasons(verdict, "mend"):
-            mends.setdefault(mend, []).append(verdict.target)
-    for mend, names in mends.items():
-        console.print(f"{', '.join(names)}: {mend}.", markup=False, soft_wrap=True)
+    from sttm_export.commands.layout import print_facts, print_table
+
+    print_facts(console, "This machine", machine_rows(facts))
+    answers: list[list[Cell]] = [
+        [row.target, _colored(row.check), _colored(row.build), _colored(row.run)] for row in verdicts
+    ]
+    print_table(console, "Targets", ("target", "check rules", "build", "run"), answers)
+    for kind, heading in (("why", "Why not"), ("mend", "What to do")):
+        said: dict[str, list[str]] = {}
+        for verdict in verdicts:
+            for reason in _reasons(verdict, kind):
+                said.setdefault(reason.rstrip("."), []).append(verdict.target)
+        for reason, names in said.items():
+            console.print(Text(f"{heading}, {', '.join(names)}: {reason}."), soft_wrap=True)
 
 
 def machine_rows(facts: MachineFacts) -> list[tuple[str, str]]:

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import groupby
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from sttm_export.bundle import Bundle
+from sttm_export.commands.layout import print_facts, print_table
 from sttm_export.engines.records import EngineRecord
 from sttm_export.terminal import table_console
 from sttm_export.validation.report import format_size, listed_files, verdict
 
+_FIGURES = ("cosine_min", "norm_ratio_min", "norm_ratio_max", "sqnr_db")
 _COLOR = {"passed": "green", "missed": "red", "unchecked": "yellow"}
 
 
@@ -21,25 +23,22 @@ def print_bundle(bundle: Bundle, console: Console | None = None) -> None:
     """Print files, sizes, K, decisions and the verdict."""
     console = console or table_console()
     manifest = bundle.manifest.data
-    console.print(_facts(bundle))
-    console.print(_files(manifest))
+    print_facts(console, f"Bundle {bundle.path}", _facts(bundle))
+    _print_files(manifest, console)
     if records := bundle.engine_records():
-        console.print(engine_table(records))
+        print_engines(records, console)
     if manifest["validation"]:
-        console.print(stage_table(manifest["validation"]))
-        for finding in manifest["validation"]["findings"]:
-            console.print(f"finding: {finding}", markup=False)
+        print_stages(manifest["validation"], console)
     outcome = verdict(manifest)
     said = (f"Verdict: {outcome}", f"bold {_COLOR[outcome]}")
-    console.print(Text.assemble(said, f"   report: {bundle.path / 'report.html'}"))
+    console.print(Text.assemble(said, f"   report: {bundle.path / 'report.html'}"), soft_wrap=True)
     if reason := bundle.rejected():
-        console.print(f"This bundle was rejected when it was exported: {reason}.", style="bold red")
+        console.print(f"This bundle was rejected when it was exported: {reason}.", style="bold red", soft_wrap=True)
 
 
-def _facts(bundle: Bundle) -> Table:
+def _facts(bundle: Bundle) -> list[tuple[str, str]]:
     merge, manifest = bundle.merge, bundle.manifest
     thresholds, example = manifest.thresholds, manifest.example
-    table = Table(title=f"Bundle {bundle.path}", show_header=False)
     rows = [
         ("model", f"{bundle.model.title}, {manifest.precision}"),
         ("weights", _loud(bundle)),
@@ -54,9 +53,7 @@ def _facts(bundle: Bundle) -> Table:
         used = example.num_tokens / max(example.max_tokens, 1)
         solved = "spatial {:.4f}, temporal {:.4f}".format(*map(float, example.thresholds))
         rows.append(("validation clip", f"{example.clip}: {example.num_tokens} tokens, {used:.1%} of K; {solved}"))
-    for name, value in rows:
-        table.add_row(name, value)
-    return table
+    return rows
 
 
 def _loud(bundle: Bundle) -> str:
@@ -69,37 +66,51 @@ def _loud(bundle: Bundle) -> str:
     )
 
 
-def _files(manifest: dict[str, Any]) -> Table:
-    table = Table("file", "size", "sha256", title="Files")
-    for row in listed_files(manifest["files"]):
-        table.add_row(row["path"], format_size(row["bytes"]), f"{row['sha256'][:16]}…" if row["sha256"] else "")
-    return table
+def _print_files(manifest: dict[str, Any], console: Console) -> None:
+    rows = [
+        (row["path"], format_size(row["bytes"]), f"{row['sha256'][:16]}…" if row["sha256"] else "")
+        for row in listed_files(manifest["files"])
+    ]
+    print_table(console, "Files", ("file", "size", "sha256"), rows)
 
 
-def engine_table(records: Sequence[EngineRecord]) -> Table:
-    """One row for each engine that was built, skipped or refused."""
-    table = Table("target", "graph", "status", "size", "seconds", "why not", title="Engines")
+def print_engines(records: Sequence[EngineRecord], console: Console) -> None:
+    """Print one row for each engine that was built, skipped or refused, and why one is not there."""
+    rows = []
     for record in records:
         size, seconds = (format_size(record.bytes), f"{record.seconds:.1f}") if record.bytes else ("", "")
         target = f"{record.target} {record.compute_capability}".rstrip()
-        table.add_row(target, record.graph, record.status, size, seconds, record.reason)
-    return table
+        rows.append((target, record.graph, record.status, size, seconds))
+    print_table(console, "Engines", ("target", "graph", "status", "size", "seconds"), rows)
+    for reason in dict.fromkeys(f"{r.target}, {r.status}: {r.reason}" for r in records if r.reason):
+        console.print(Text(reason), soft_wrap=True)
 
 
-def stage_table(validation: dict[str, Any]) -> Table:
-    """One row for each tensor of each stage, from `ValidationReport.to_json()`."""
-    table = Table("stage", "graph", "tensor", "cosine", "norm ratio", "SQNR dB", "decisions", "verdict", title="Stages")
-    for row in validation["results"]:
-        figures, decisions = row["comparison"], row["decisions"]
-        floats = ("", "", "")
-        if figures:
-            ratios = f"{float(figures['norm_ratio_min']):.5f}…{float(figures['norm_ratio_max']):.5f}"
-            floats = (f"{float(figures['cosine_min']):.6f}", ratios, f"{float(figures['sqnr_db']):.1f}")
-        agreed = (
-            f"{decisions['cells_differing']} of {decisions['cells']} differ, {len(decisions['ties'])} ties"
-            if decisions
-            else ""
+def print_stages(validation: dict[str, Any], console: Console) -> None:
+    """Print `ValidationReport.to_json()`: for each graph and clip one row a tensor and stage; then the findings."""
+    for (graph, clip), rows in groupby(validation["results"], key=lambda row: (row["graph"], row.get("clip", ""))):
+        title = f"Stages of {graph}{f', on {clip}' if clip else ''}"
+        shown = [(row["stage"], row["tensor"], _measured(row), _mark(row)) for row in rows]
+        print_table(console, title, ("stage", "tensor", "measured", "verdict"), shown)
+    for finding in validation["findings"]:
+        console.print(Text(f"finding: {finding}"), soft_wrap=True)
+
+
+def _measured(row: dict[str, Any]) -> str:
+    """Figures of a tensor that passed, the reason of one that did not."""
+    figures, decisions = row["comparison"], row["decisions"]
+    if figures:
+        ratios = f"{float(figures['norm_ratio_min']):.5f}…{float(figures['norm_ratio_max']):.5f}"
+        text = (
+            f"cosine {float(figures['cosine_min']):.6f}, norm ratio {ratios}, SQNR {float(figures['sqnr_db']):.1f} dB"
         )
-        mark = Text("pass", "green") if row["passed"] else Text("MISS", "red")
-        table.add_row(row["stage"], row["graph"], row["tensor"], *floats, agreed, mark)
-    return table
+        return text if row["passed"] else f"{text}; {row['reason']}"
+    if decisions and row["passed"]:
+        return f"{decisions['cells_differing']} of {decisions['cells']} differ, {len(decisions['ties'])} ties"
+    return str(row["reason"])
+
+
+def _mark(row: dict[str, Any]) -> Text:
+    if row["passed"]:
+        return Text("pass", "green")
+    return Text("skip", "yellow") if row.get("skipped") else Text("MISS", "red")

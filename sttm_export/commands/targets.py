@@ -21,20 +21,17 @@ def execute(options: argparse.Namespace) -> None:
     if options.json:
         print(json.dumps([target.to_json() for target in targets().values()], indent=1, ensure_ascii=False))
         return
-    from rich.table import Table
-
+    from sttm_export.commands.layout import print_table
     from sttm_export.terminal import table_console
 
-    table = Table(title="Targets (precisions: of TensorRT on that hardware; graphs are exported in fp16 and fp32)")
-    for heading in ("name", "target", "GPUs", "opsets", "precisions", "engines are built", "rules"):
-        table.add_column(heading, overflow="fold", no_wrap=heading in {"name", "engines are built"})
+    headings = ("name", "target", "GPUs", "opsets", "precisions", "engines are built", "container image", "rules")
+    rows = []
     for name, target in targets().items():
         capabilities, precisions = ", ".join(target.compute_capabilities), ", ".join(target.precisions)
-        opsets = f"{target.opsets[0]} to {target.opsets[1]}"
-        rules = str(count_rules(name))
-        built = f"{_BUILT[target.built]}\n{target.image}".rstrip()
-        table.add_row(name, target.title, capabilities, opsets, precisions, built, rules)
-    table_console().print(table)
+        opsets, rules = f"{target.opsets[0]} to {target.opsets[1]}", str(count_rules(name))
+        rows.append((name, target.title, capabilities, opsets, precisions, _BUILT[target.built], target.image, rules))
+    title = "Targets (precisions: of TensorRT on that hardware; graphs are exported in fp16 and fp32)"
+    print_table(table_console(), title, headings, rows)
 
 
 def count_rules(name: str) -> int:

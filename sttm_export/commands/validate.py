@@ -39,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def execute(options: argparse.Namespace) -> None:
     """Verify, run the stages, print them; a miss is an error."""
     from sttm_export.bundle import open_bundle
-    from sttm_export.commands.tables import stage_table
+    from sttm_export.commands.tables import print_stages
     from sttm_export.terminal import Steps, table_console
     from sttm_export.validating import validate_engines, validate_on_clip, validate_on_fixtures
 
@@ -62,9 +62,7 @@ def execute(options: argparse.Namespace) -> None:
     else:
         report = validate_on_clip(bundle, options.clip, options.weights, options.tower_weights, steps)
     console = table_console()
-    console.print(stage_table(report.to_json()))
-    for finding in report.findings:
-        console.print(f"finding: {finding}", markup=False)
+    print_stages(report.to_json(), console)
     report.raise_on_miss(_evidence(bundle, report, options))
     console.print("Verdict: passed", style="bold green")
 
