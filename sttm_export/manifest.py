@@ -54,6 +54,8 @@ class Example:
     num_tokens: Count
     max_tokens: Count
     thresholds: tuple[Number, Number]
+    tokens_per_frame: tuple[Count, ...] = ()
+    converged: bool = True
 
 
 @dataclass(frozen=True)
@@ -87,6 +89,8 @@ class _Stage:
     reason: str
     comparison: _Figures | None
     decisions: _Decisions | None
+    skipped: bool = False
+    clip: str = ""
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from sttm_export.engines.selection import Selection
 from sttm_export.errors import UserError
 from sttm_export.files.whole import check_not_input, check_writable, written_whole
 from sttm_export.runtime.draw import render_tokens, write_png
-from sttm_export.runtime.merged import MergedTokens, write_npz
+from sttm_export.runtime.merged import NOT_CONVERGED, MergedTokens, write_npz
 from sttm_export.runtime.ort_session import OrtSession, check_provider
 from sttm_export.runtime.pipeline import encode_frames, merge_features
 from sttm_export.runtime.preprocess import pixel_values
@@ -92,6 +92,8 @@ def run_bundle(bundle: Bundle, request: Request, steps: Steps) -> MergedTokens:
         temporal = defaults.temporal if request.temporal is None else request.temporal
         with open_session(bundle, TOKEN_MERGER, request, selection) as session:
             merged = merge_features(session, merge, features, len(features), spatial, temporal)
+    if not merged.converged:
+        steps.say(NOT_CONVERGED)
     if len(features) == 1:
         steps.say("the clip has one frame, so there was nothing to merge across frames")
     with steps.step("Write tokens and picture"):

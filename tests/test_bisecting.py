@@ -220,7 +220,8 @@ def test_an_export_that_was_rejected_can_be_searched(overflowing, tiny_toml, tmp
     command = ["--model", str(tiny_toml), "--budget", "1", "--frames", "1", "--batch", "1", "--no-engines"]
     assert main([*command, "--weights", str(checkpoint), "--output", str(output)]) == 1
     rejected = str(tmp_path / "bundle.rejected")
-    assert f"to find the cause: sttm-export validate {rejected} --bisect" in capsys.readouterr().err
+    command = f"sttm-export validate {rejected} --bisect {ENCODER} --weights {checkpoint}"
+    assert f"to find the cause: {command}" in capsys.readouterr().err
     assert main(["validate", rejected, "--bisect", ENCODER]) == 2
     assert "give it with --weights" in capsys.readouterr().err
     other = write_checkpoint(tmp_path / "other", model, tiny_state(model, 8))

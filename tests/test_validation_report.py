@@ -6,8 +6,10 @@ from PIL import Image
 from test_validation_stages import bunny, merger_chain  # noqa: F401
 
 from sttm_export.errors import UserError
+from sttm_export.runtime.merged import NOT_CONVERGED
 from sttm_export.validation.charts import tokens_chart
 from sttm_export.validation.report import format_figure, format_size, render_report, verdict, write_report
+from sttm_export.validation.results import skipped
 
 
 @pytest.fixture(scope="module")
@@ -105,7 +107,8 @@ def test_a_miss_is_the_headline(bunny, manifest):  # noqa: F811
     html = render_report(json.loads(json.dumps(missed)))
     Checker(html)
     assert verdict(missed) == "missed" and "Validation missed" in html and "checks passed" not in html
-    assert "norm ratio rises to 2" in html
+    assert "norm ratio rises to 2" in html and "token_merger.tokens departs from" in html
+    assert "smallest tolerance that would pass: 1 by row" in html
 
 
 def test_decisions_findings_and_infinite_figures(bunny, manifest):  # noqa: F811
@@ -117,6 +120,57 @@ def test_decisions_findings_and_infinite_figures(bunny, manifest):  # noqa: F811
     html = render_report({**manifest, "validation": report})
     Checker(html)
     assert "Finding: features hold 3" in html and "cell 11" in html and "cell 12" not in html and "∞" in html
+
+
+class Cells(HTMLParser):
+    """Classes of the tables, the containers they scroll in, and the labels of cells in the order of their headings."""
+
+    def __init__(self, html):
+        super().__init__()
+        self.containers, self.unlabelled, self.open = [], [], []
+        self.feed(html)
+
+    def handle_starttag(self, tag, attrs):
+        attributes = dict(attrs)
+        if tag in ("table", "svg"):
+            self.containers.append((tag, self.open[-1]))
+        if tag == "td" and "n" in attributes.get("class", "").split() and "colspan" not in attributes:
+            self.unlabelled += [] if attributes.get("data-label") else [attrs]
+        if tag == "div":
+            self.open.append(attributes.get("class"))
+
+    def handle_endtag(self, tag):
+        if tag == "div":
+            self.open.pop()
+
+
+def test_a_phone_loses_nothing(manifest):
+    """Wide things scroll in their own container, and where a table is stacked every figure carries its heading."""
+    html = render_report(manifest)
+    cells = Cells(html)
+    assert cells.containers.count(("table", "scroll")) == 4 and ("svg", "chart") in cells.containers
+    assert {container for tag, container in cells.containers if tag == "table"} == {"scroll"}
+    assert cells.unlabelled == [] and html.count("<table") == html.count('<table class="stack">')
+    assert '<meta name="viewport" content="width=device-width, initial-scale=1">' in html
+    for rule in ("@media (max-width: 720px)", "content: attr(data-label)", ".scroll { overflow-x: auto;"):
+        assert rule in html
+
+
+def test_what_was_not_judged_is_no_miss_and_rows_say_their_clip(bunny, manifest):  # noqa: F811
+    report = merger_chain(bunny, *[bunny.run()] * 3).on("9 frames of a.mp4")
+    report.results.append(skipped("onnxruntime", "", "token_merger", "tokens", "for want of features"))
+    html = render_report({**manifest, "validation": report.to_json()})
+    Checker(html)
+    assert "not judged: for want of features" in html and ">skip</span>" in html and ">miss</span>" not in html
+    assert html.count("<small>on 9 frames of a.mp4</small>") == 6 and "against ;" not in html
+    assert "was not judged." in html and verdict({"validation": report.to_json()}) == "missed"
+
+
+def test_merging_that_did_not_converge_is_said(manifest):
+    assert NOT_CONVERGED not in render_report(manifest)
+    for converged in (True, False):
+        example = {**manifest["example"], "converged": converged}
+        assert (NOT_CONVERGED in render_report({**manifest, "example": example})) == (not converged)
 
 
 def test_checkpoint_weights_do_not_shout(manifest):

@@ -6,6 +6,7 @@ searches for or copies, so no word is ever broken while there is another way to 
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 
 from rich.console import Console
@@ -52,17 +53,28 @@ def column_widths(rows: Sequence[Sequence[Cell]], room: int) -> list[int] | None
         room: columns of the terminal.
     """
     columns = [[str(cell) for cell in column] for column in zip(*rows, strict=True)]
-    widths = [max(len(word) for cell in column for word in [*cell.split(), ""]) for column in columns]
-    wanted = [max(len(line) for cell in column for line in [*cell.split("\n"), ""]) for column in columns]
+    widths = [max(len(word) for cell in column for word in [*cell.split(), "-"]) for column in columns]
     left = room - _overhead(len(columns)) - sum(widths)
     if left < 0:
         return None
-    while left and (short := [place for place, width in enumerate(widths) if width < wanted[place]]):
-        # The column that is folded most gets the next character.
-        place = max(short, key=lambda place: wanted[place] / max(1, widths[place]))
-        widths[place] += 1
-        left -= 1
+    open_columns = set(range(len(columns)))
+    while open_columns:
+        # Rows are as tall as their tallest cell: the column that is folded most gets what unfolds it by one line.
+        place = max(sorted(open_columns), key=lambda place: _height(columns[place], widths[place]))
+        now = _height(columns[place], widths[place])
+        more = next((n for n in range(1, left + 1) if _height(columns[place], widths[place] + n) < now), None)
+        if more is None:
+            open_columns.remove(place)
+            continue
+        widths[place] += more
+        left -= more
     return widths
+
+
+def _height(cells: Sequence[str], width: int) -> int:
+    """Lines of the tallest cell in a column of this width."""
+    lines = [cell.split("\n") for cell in cells]
+    return max(sum(max(1, len(textwrap.wrap(line, width, break_on_hyphens=False))) for line in cell) for cell in lines)
 
 
 def _overhead(columns: int) -> int:

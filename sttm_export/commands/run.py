@@ -63,5 +63,6 @@ def execute(options: argparse.Namespace) -> None:
     print(
         f"{merged.num_tokens} tokens of {merged.assignment.size} cells ({merged.share:.1%}; budget "
         f"{merged.max_tokens}), thresholds {merged.thresholds[0]:.4f}, {merged.thresholds[1]:.4f} "
-        f"(margins {merged.margins[0]:.1g}, {merged.margins[1]:.1g})\n{request.output}\n{request.picture}"
+        f"(margins {merged.margins[0]:.1g}, {merged.margins[1]:.1g})"
+        f"{'' if merged.converged else '; NOT CONVERGED'}\n{request.output}\n{request.picture}"
     )

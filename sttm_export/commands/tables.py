@@ -13,6 +13,7 @@ from sttm_export.bundle import Bundle
 from sttm_export.commands.layout import print_facts, print_table
 from sttm_export.engines.records import EngineRecord
 from sttm_export.terminal import table_console
+from sttm_export.validation.results import frames_text
 from sttm_export.validation.report import format_size, listed_files, verdict
 
 _FIGURES = ("cosine_min", "norm_ratio_min", "norm_ratio_max", "sqnr_db")
@@ -52,7 +53,10 @@ def _facts(bundle: Bundle) -> list[tuple[str, str]]:
     if example:
         used = example.num_tokens / max(example.max_tokens, 1)
         solved = "spatial {:.4f}, temporal {:.4f}".format(*map(float, example.thresholds))
-        rows.append(("validation clip", f"{example.clip}: {example.num_tokens} tokens, {used:.1%} of K; {solved}"))
+        frames = frames_text(len(example.tokens_per_frame))
+        ended = "" if example.converged else "; merging did NOT CONVERGE"
+        kept = f"{example.num_tokens} tokens, {used:.1%} of K"
+        rows.append(("validation clip", f"{example.clip}, {frames}: {kept}; {solved}{ended}"))
     return rows
 
 

@@ -30,7 +30,7 @@ from sttm_export.spec.merge import MergeSpec
 from sttm_export.spec.model import ModelSpec
 from sttm_export.terminal import Advance
 from sttm_export.validation.finiteness import nonfinite, undefined_frames
-from sttm_export.validation.results import StageResult, ValidationReport
+from sttm_export.validation.results import StageResult, ValidationReport, frames_text
 from sttm_export.validation.stages import Stage, budget_results, validate_encoder, validate_merger
 
 if TYPE_CHECKING:
@@ -123,7 +123,7 @@ def _judge_all(stage: str, tensor: str, encoded: NDArray[np.floating]) -> Valida
     """The batch that is compared may be finite where another frame of the clip is not."""
     fault = nonfinite(encoded)
     miss = [StageResult(stage, "", VISION_ENCODER, tensor, False, fault)] if fault else []
-    return ValidationReport(miss).on(f"{len(encoded)} frames")
+    return ValidationReport(miss).on(frames_text(len(encoded)))
 
 
 def examine_merger(
@@ -240,6 +240,7 @@ def example_json(scene: Scene, merged: MergedTokens) -> dict[str, Any]:
         "timestamps": [round(float(time), 3) for time in scene.timestamps],
         "thresholds": [float(value) for value in merged.thresholds],
         "margins": [float(value) for value in merged.margins],
+        "converged": merged.converged,
     }
 
 

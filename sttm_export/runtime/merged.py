@@ -15,6 +15,11 @@ from sttm_export.files.whole import written_whole
 from sttm_export.runtime.session import Array
 from sttm_export.spec.merge import MergeSpec
 
+NOT_CONVERGED = (
+    "Merging across frames did not end within the rounds of the graph, so some tokens that the published method merges "
+    "are still apart; the budget holds all the same."
+)
+
 
 @dataclass(frozen=True)
 class MergedTokens:

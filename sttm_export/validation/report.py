@@ -7,7 +7,7 @@ Keys that are read; each may be missing, and its section then says so or is left
 - `weights` {kind, identifier, revision, seed, sha256}
 - `merge`: fields of `MergeSpec`, and `max_tokens`
 - `validation`: `ValidationReport.to_json()`
-- `example` {clip, num_tokens, tokens_per_frame, timestamps, thresholds}
+- `example` {clip, num_tokens, tokens_per_frame, timestamps, thresholds, converged}
 - `files`: [{path, bytes, sha256}], or {path: {bytes, sha256}}
 - `engines`: `EngineRecord.to_json()` of every engine
 """
@@ -21,8 +21,10 @@ from pathlib import Path
 from typing import Any
 
 from sttm_export.errors import UserError
+from sttm_export.runtime.merged import NOT_CONVERGED
 from sttm_export.validation.charts import tokens_chart
 from sttm_export.validation.gates import UNIT_ROUNDOFF
+from sttm_export.validation.results import ValidationReport
 
 _TEMPLATES = Path(__file__).parent / "templates"
 _PNG = b"\x89PNG\r\n\x1a\n"
@@ -59,7 +61,8 @@ def render_report(manifest: Mapping[str, Any], picture: str | Path | None = None
         cells=cells,
         files=listed_files(manifest.get("files")),
         verdict=verdict(manifest),
-        miss=_first_miss(manifest),
+        miss=_miss_lines(manifest),
+        not_converged=NOT_CONVERGED,
         chart=chart,
         picture=None if picture is None else _embed(Path(picture)),
         roundoffs=UNIT_ROUNDOFF,
@@ -107,9 +110,11 @@ def format_figure(value: float | str | None, digits: int = 3) -> str:
     return f"{number:.{digits}g}"
 
 
-def _first_miss(manifest: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    results = (manifest.get("validation") or {}).get("results") or []
-    return next((result for result in results if not result["passed"]), None)
+def _miss_lines(manifest: Mapping[str, Any]) -> list[str]:
+    validation = manifest.get("validation") or {}
+    if not validation.get("results"):
+        return []
+    return ValidationReport.from_json({"findings": [], **validation}).miss_lines()
 
 
 def _cells(manifest: Mapping[str, Any]) -> int:
