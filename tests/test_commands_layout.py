@@ -91,13 +91,13 @@ def test_a_bundle(width, tiny_bundle):
     text = rendered(width, lambda console: print_bundle(bundle, console))
     # Sentences (paths, reasons) are left to the terminal to wrap, so that they can be searched and copied whole.
     table = "\n".join(line for line in text.splitlines() if ": " not in line or line.startswith((" ", "│")))
-    for row in bundle.manifest["validation"]["results"]:
+    for row in bundle.manifest.data["validation"]["results"]:
         assert_shown(table, width, row["stage"], row["tensor"], "pass")
         assert f"Stages of {row['graph']}, on {row['clip']}" in " ".join(text.split())
     assert "4 frames of a synthetic scene" in " ".join(text.split())
     for record in bundle.engine_records():
         assert_shown(table, width, record.target, record.graph, record.status)
-    for row in bundle.manifest["files"]:
+    for row in bundle.manifest.data["files"]:
         if not row["path"].startswith("device/"):
             assert_shown(table, width, row["path"], f"{row['sha256'][:16]}…")
 

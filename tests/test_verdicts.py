@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import onnx
@@ -177,3 +178,32 @@ def test_anything_that_is_not_finite_anywhere_is_a_sentence(broken, capsys):
         assert "sttm-export: " in capsys.readouterr().err
         for path, content in kept.items():
             path.write_bytes(content)
+
+
+def test_a_clip_that_did_not_converge_is_said(tiny_bundle, tmp_path, monkeypatch, capsys):
+    from sttm_export import running
+
+    merge = running.merge_features
+    monkeypatch.setattr(running, "merge_features", lambda *given: replace(merge(*given), converged=False))
+    out = tmp_path / "t.npz"
+    command = ["run", str(tiny_bundle), "--video", str(find_sample_clip("bikes")), "--output", str(out)]
+    assert main(command) == 0
+    shown = capsys.readouterr()
+    assert "; NOT CONVERGED\n" in shown.out and "Merging across frames did not end" in shown.err
+    assert not np.load(out)["converged"]
+    monkeypatch.undo()
+    assert main(command) == 0
+    shown = capsys.readouterr()
+    assert "CONVERGED" not in shown.out and "did not end" not in shown.err and np.load(out)["converged"]
+
+
+def test_the_closing_table_says_whether_the_clip_converged(broken, capsys):
+    assert open_bundle(broken).manifest.data["example"]["converged"] is True
+    path = broken / "manifest.json"
+    manifest = json.loads(path.read_text())
+    manifest["example"]["converged"] = False
+    path.write_text(json.dumps(manifest, ensure_ascii=False))
+    resign(broken)
+    assert main(["inspect", str(broken)]) == 0
+    assert "a synthetic scene, 4 frames: " in (text := " ".join(capsys.readouterr().out.replace("│", "").split()))
+    assert "merging did NOT CONVERGE" in text

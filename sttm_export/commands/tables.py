@@ -13,8 +13,8 @@ from sttm_export.bundle import Bundle
 from sttm_export.commands.layout import print_facts, print_table
 from sttm_export.engines.records import EngineRecord
 from sttm_export.terminal import table_console
-from sttm_export.validation.results import frames_text
 from sttm_export.validation.report import format_size, listed_files, verdict
+from sttm_export.validation.results import frames_text
 
 _FIGURES = ("cosine_min", "norm_ratio_min", "norm_ratio_max", "sqnr_db")
 _COLOR = {"passed": "green", "missed": "red", "unchecked": "yellow"}
