@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from sttm_export.bundle import Bundle
+from sttm_export.bundle import CLIP, Bundle
 from sttm_export.device.check_job import check_fixtures
 from sttm_export.engines.selection import Selection
 from sttm_export.errors import UserError
@@ -18,6 +18,8 @@ from sttm_export.spec.graph import TOKEN_MERGER, VISION_ENCODER
 from sttm_export.terminal import Advance, Steps
 from sttm_export.validation.fixture_check import check_finite
 from sttm_export.validation.results import ValidationReport, skipped
+
+_FIXTURES = "the fixtures"
 
 
 def validate_on_fixtures(bundle: Bundle, steps: Steps) -> ValidationReport:
@@ -35,8 +37,7 @@ def validate_on_fixtures(bundle: Bundle, steps: Steps) -> ValidationReport:
         advance("vision encoder", 0.1)
         graph = bundle.graph(VISION_ENCODER)
         report = check_fixtures(OrtSession(bundle.onnx_path(VISION_ENCODER), graph, low_memory=True), bundle)
-        report += _check_merger(bundle, advance)
-    return report.on("the fixtures")
+        return report.on(_FIXTURES) + _check_merger(bundle, advance)
 
 
 def _check_merger(bundle: Bundle, advance: Advance) -> ValidationReport:
@@ -44,10 +45,11 @@ def _check_merger(bundle: Bundle, advance: Advance) -> ValidationReport:
     graph, path = bundle.graph(TOKEN_MERGER), bundle.fixture_path(TOKEN_MERGER)
     if not path.is_file() and bundle.manifest.missed:
         why = "the bundle has no fixture of it, because the features it would be judged on were not finite"
-        return ValidationReport([skipped("every stage", "", TOKEN_MERGER, "tokens", why)])
+        return ValidationReport([skipped("every stage", "", TOKEN_MERGER, "tokens", why)]).on(_FIXTURES)
+    for case, file in bundle.fixture_paths(TOKEN_MERGER).items():
+        if damaged := check_finite(graph, read_fixture(file, graph), "every stage"):
+            return ValidationReport(damaged).on("the clip" if case == CLIP else f"the case {case}").on(_FIXTURES)
     fixture = read_fixture(path, graph)
-    if damaged := check_finite(graph, fixture, "every stage"):
-        return ValidationReport(damaged)
     inputs, count = fixture[0], int(fixture[0]["num_frames"])
     if not 1 <= count <= bundle.merge.frames:
         raise UserError(
@@ -55,7 +57,9 @@ def _check_merger(bundle: Bundle, advance: Advance) -> ValidationReport:
         )
     limits = (bundle.manifest.thresholds.spatial, bundle.manifest.thresholds.temporal)
     features = inputs["features"][:count]
-    return examine_merger(bundle.merge, graph, bundle.onnx_path(TOKEN_MERGER), features, limits, advance).report
+    return examine_merger(
+        bundle.merge, graph, bundle.onnx_path(TOKEN_MERGER), features, limits, advance, _FIXTURES
+    ).report
 
 
 def validate_engines(bundle: Bundle, selection: Selection, steps: Steps) -> ValidationReport:
@@ -76,7 +80,7 @@ def validate_engines(bundle: Bundle, selection: Selection, steps: Steps) -> Vali
             graph = bundle.graph(name)
             with TrtSession(selection.engines[name], graph, onnx_path=bundle.onnx_path(name)) as session:
                 report += check_fixtures(session, bundle)
-    return report.on("the fixtures")
+    return report.on(_FIXTURES)
 
 
 def validate_on_clip(
@@ -97,5 +101,5 @@ def validate_on_clip(
         first = examine_encoder(model, precision, bundle.accumulate, state, graph, path, scene, advance)
         limits = (thresholds.spatial, thresholds.temporal)
         path = bundle.onnx_path(TOKEN_MERGER)
-        second = examine_merger(bundle.merge, merger, path, first.features, limits, advance)
-    return (first.report + second.report).on(clip.name)
+        second = examine_merger(bundle.merge, merger, path, first.features, limits, advance, clip.name)
+    return first.report + second.report

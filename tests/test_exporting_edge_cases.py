@@ -156,7 +156,7 @@ def test_the_encoder_is_held_to_edge_frames_too(tmp_path):
     plant(path, doubled_scores)
     report = examine_encoder(model, "fp16", "fp32", state, graph, path, synthetic_scene(2), lambda *_: None).report
     missed = [row.clip for row in report if not row.passed]
-    assert missed == ["2 frames"] + 3 * ["edge frames: grey, black, white, chessboards"]
+    assert missed == ["2 frames of a synthetic scene"] + 3 * ["edge frames: grey, black, white, chessboards"]
 
 
 def doubled_scores(model):

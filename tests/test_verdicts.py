@@ -129,7 +129,10 @@ def test_a_weight_that_is_nan(broken, capsys):
     plant_in_weight(broken, VISION_ENCODER, float_weights(broken, VISION_ENCODER)[0], 3, np.nan)
     assert main(["validate", str(broken)]) == 1
     first, second, third = lines_of(capsys.readouterr().err)
-    assert "onnxruntime" in first and "vision_encoder.features departs from packed reference, on the fixtures" in first
+    assert (
+        "onnxruntime" in first
+        and "vision_encoder.features departs from packed reference, on the clip of the fixtures" in first
+    )
     assert "values are not finite" in second and third.endswith(f"validate {broken} --bisect vision_encoder")
     assert main(["validate", str(broken), "--bisect", "vision_encoder"]) == 1
 

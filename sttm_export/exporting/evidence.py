@@ -104,12 +104,13 @@ def examine_encoder(
             eager_dtype=pixels.dtype,
             accumulate=accumulate,
         )
-        taken = len(set(uniform(len(values), pixels.shape[0])))
-        report += found.on(f"{taken} frames" if case == CLIP else "edge frames: grey, black, white, chessboards")
+        taken = frames_text(len(set(uniform(len(values), pixels.shape[0]))))
+        edges = "edge frames: grey, black, white, chessboards"
+        report += found.on(f"{taken} of {scene.name}" if case == CLIP else edges)
     encoded = encode_frames(
         session, graph, values, lambda done, n: advance(f"ONNX Runtime, frame {done} of {n}", 0.25 + 0.6 * done / n)
     )
-    report += _judge_all(session.backend, features.name, encoded)
+    report += _judge_all(session.backend, features.name, encoded).on(scene.name)
     with np.errstate(over="ignore"):
         # What float16 cannot hold becomes an infinity, which is found when the fixture is used.
         fixtures = {
@@ -133,15 +134,17 @@ def examine_merger(
     features: NDArray[np.floating],
     thresholds: tuple[float, float],
     advance: Advance,
+    clip: str = "the clip",
 ) -> MergerEvidence:
     """Reference → static eager → ONNX Runtime: the clip, a part of it, without spatial merging, and edge cases.
 
     The third makes sure that merging across frames is seen at work: where the spatial step alone meets the budget, the
-    clip itself would not show it. On the edge cases the graph must decide exactly as the module does.
+    clip itself would not show it. On the edge cases the graph must decide exactly as the module does. Results say what
+    they were found on: so many frames of `clip`, or which edge case.
     """
     session = OrtSession(onnx_path, graph)
     if fault := nonfinite(features):
-        return _without_reference(merge, graph, session, features, thresholds, fault)
+        return _without_reference(merge, graph, session, features, thresholds, fault, clip)
     merger = TokenMerger(merge)
     report, fixtures, merged = ValidationReport(), {}, None
     for place, (key, case, inputs) in enumerate(_merger_runs(merge, graph, features, thresholds)):
@@ -153,7 +156,8 @@ def examine_merger(
             merge, inputs, (float(applied[0]), float(applied[1])), _forced(merge, inputs, applied)
         )
         edge = key not in ("", CLIP)
-        report += validate_merger(_always(reference), _always(eager), session, inputs, merge, exact=edge).on(case)
+        found = validate_merger(_always(reference), _always(eager), session, inputs, merge, exact=edge)
+        report += found.on(case if edge else f"{case} of {clip}")
         if key:
             fixtures[key] = (inputs, reference)
         if key == CLIP:
@@ -169,11 +173,11 @@ def _merger_runs(
 ) -> Iterator[tuple[str, str, dict[str, Array]]]:
     """Key of the fixture (empty: none), what the input is, and the input; one in memory at a time."""
     count, part = len(features), max(1, len(features) // 3)
-    yield CLIP, f"{count} frames", merger_inputs(graph, features, count, thresholds)
+    yield CLIP, frames_text(count), merger_inputs(graph, features, count, thresholds)
     if part < count:
-        yield "", f"{part} frames", merger_inputs(graph, features, part, thresholds)
+        yield "", frames_text(part), merger_inputs(graph, features, part, thresholds)
     across_frames = merger_inputs(graph, features, count, (NOTHING_MERGES, thresholds[1]))
-    yield "", f"{count} frames, merged across frames alone", across_frames
+    yield "", f"merging across frames alone, {frames_text(count)}", across_frames
     for clip in edge_clips(merge, graph.inputs[0].dtype):
         inputs = merger_inputs(graph, clip.features, clip.frames, clip.thresholds)
         # Frames that do not count are as the clip has them, not zeros.
@@ -197,13 +201,14 @@ def _without_reference(
     features: NDArray[np.floating],
     thresholds: tuple[float, float],
     fault: str,
+    clip: str,
 ) -> MergerEvidence:
     """On features that are not finite there is nothing to compare with; the budget must hold all the same."""
     count = len(features)
     outputs = session.run(merger_inputs(graph, features, count, thresholds))
     why = f"the features it would be judged on: {fault}"
     rows = budget_results([Stage(session.backend, outputs)], merge.clip_budget(count), why)
-    report = ValidationReport(rows, undefined_frames("features", features)).on(f"{count} frames")
+    report = ValidationReport(rows, undefined_frames("features", features)).on(f"{frames_text(count)} of {clip}")
     return MergerEvidence(report, {}, MergedTokens.from_outputs(outputs, count, merge))
 
 

@@ -155,7 +155,8 @@ def _examine(plan: ExportPlan, state: Mapping[str, Tensor], partial: Path, steps
         encoder, merger = plan.encoder_graph, plan.merger_graph
         path = partial / encoder.onnx_file
         first = examine_encoder(plan.model, plan.precision, plan.accumulate, state, encoder, path, scene, advance)
-        second = examine_merger(plan.merge, merger, partial / merger.onnx_file, first.features, thresholds, advance)
+        path = partial / merger.onnx_file
+        second = examine_merger(plan.merge, merger, path, first.features, thresholds, advance, scene.name)
         for graph, fixtures in ((encoder, first.fixtures), (merger, second.fixtures)):
             for case, fixture in fixtures.items():
                 name = graph.name if case == CLIP else f"{graph.name}.{case}"
@@ -163,7 +164,7 @@ def _examine(plan: ExportPlan, state: Mapping[str, Tensor], partial: Path, steps
         draw_example(partial / PICTURE, scene, second.merged, plan.model)
     if scene.note:
         steps.say(scene.note)
-    return {"validation": (first.report + second.report).on(scene.name), "example": example_json(scene, second.merged)}
+    return {"validation": first.report + second.report, "example": example_json(scene, second.merged)}
 
 
 def _manifest(
