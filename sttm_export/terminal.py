@@ -7,10 +7,11 @@ import time
 from collections.abc import Callable, Iterator
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Column
 
-Advance = Callable[[str, float], None]
-"""Called with (what is being done, fraction in [0, 1])."""
+Advance = Callable[[str, float | None], None]
+"""Called with (what is being done, fraction in [0, 1]); None, or 0, where it is not known how far that is."""
 
 
 class _Console(Console):
@@ -47,12 +48,12 @@ class Steps:
             yield _ignore
             self._done(head, title, start)
             return
-        columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), BarColumn(), TimeElapsedColumn())
-        with Progress(*columns, console=self.console, transient=True) as progress:
-            task = progress.add_task(head, total=1.0)
+        with Progress(*_columns(), console=self.console, transient=True, expand=True) as progress:
+            # Without a total the bar runs to and fro: how far it is is not known until somebody says so.
+            task = progress.add_task(head, total=None, what="")
 
-            def advance(what: str, fraction: float) -> None:
-                progress.update(task, description=f"{head}: {what}" if what else head, completed=fraction)
+            def advance(what: str, fraction: float | None) -> None:
+                progress.update(task, what=what, total=1.0 if fraction else None, completed=fraction or 0.0)
 
             yield advance
         self._done(head, title, start)
@@ -71,5 +72,16 @@ class Steps:
         self.console.print(f"      {line}", markup=False, soft_wrap=True)
 
 
-def _ignore(_what: str, _fraction: float) -> None:
+def _columns() -> tuple[ProgressColumn, ...]:
+    """What comes last is cut where the terminal is narrow: the words for what is being done now."""
+    return (
+        SpinnerColumn(),
+        TextColumn("{task.description}", markup=False),
+        BarColumn(bar_width=12),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[what]}", markup=False, table_column=Column(ratio=1, no_wrap=True)),
+    )
+
+
+def _ignore(_what: str, _fraction: float | None) -> None:
     """No bar where the output is a file: CI logs get one line a step."""

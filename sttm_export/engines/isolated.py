@@ -49,6 +49,7 @@ def serialize_isolated(job: Job, file: BinaryIO, messages: list[Message], tree: 
         "options": dataclasses.asdict(job.options),
     }
     free, answer = free_memory(), None
+    tree.tell("starting TensorRT", 0.0)
     with _start(job.onnx_path.parent, file) as process, ended_when_still(process) as still:
         try:
             _send(process, request)

@@ -8,6 +8,11 @@ from dataclasses import dataclass
 OnProgress = Callable[[str, float], None]
 
 
+def part_of(on_progress: OnProgress, place: int, parts: int) -> OnProgress:
+    """Return what tells the progress of one part as that of the whole, parts being of equal length."""
+    return lambda phase, fraction: on_progress(phase, (place + fraction) / parts)
+
+
 @dataclass
 class _Phase:
     parent: str | None

@@ -74,6 +74,7 @@ def _serialize(job: Job, file: BinaryIO, messages: list[Message], tree: PhaseTre
     logger = api.logger(messages)
     builder = api.builder(logger)
     network = api.network(builder)
+    tree.tell("reading the graph", 0.0)
     parse_graph(api, network, logger, job.onnx_path)
     api.pin_formats(network)
     config = api.config(builder, job.compute_capability, tree, job.options)

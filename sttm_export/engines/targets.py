@@ -8,7 +8,7 @@ from pathlib import Path
 from sttm_export.engines.build import DEFAULTS, build_engine
 from sttm_export.engines.faults import EngineError
 from sttm_export.engines.options import BuildOptions, check_options
-from sttm_export.engines.progress import OnProgress
+from sttm_export.engines.progress import OnProgress, part_of
 from sttm_export.engines.records import BuildResult, EngineRecord, Tool
 from sttm_export.engines.timing_cache import CACHE_NAME
 from sttm_export.errors import UserError
@@ -39,7 +39,7 @@ def build_targets(
         compute_capabilities: those wanted; each must belong to one of the targets. Empty: sm86 and sm89 for
             TensorRT-RTX, the GPU that is present elsewhere.
         out_dir: where the targets' directories go.
-        on_progress: called with (graph, target and phase, fraction in [0, 1] of that engine).
+        on_progress: called with (graph, target and phase, fraction in [0, 1] of all engines).
         options: the same for every engine; one timing cache serves all graphs of a target.
         tool: `api` or `trtexec`.
 
@@ -53,9 +53,14 @@ def build_targets(
         check_options(options, target)
     plan = [(target, name) for target in targets for name in capabilities_for(target, compute_capabilities)]
     check_capabilities(targets, compute_capabilities)
-    return [
-        _record(graph, target, name, out_dir, on_progress, options, tool) for target, name in plan for graph in graphs
-    ]
+    wanted = [(target, name, graph) for target, name in plan for graph in graphs]
+    records = []
+    for place, (target, name, graph) in enumerate(wanted):
+        told = None if on_progress is None else part_of(on_progress, place, len(wanted))
+        records.append(_record(graph, target, name, out_dir, told, options, tool))
+        if told is not None:
+            told(f"{graph.stem}, {target.name}: {records[-1].status}", 1.0)
+    return records
 
 
 def kept_timings(target: TargetSpec, folder: Path) -> BuildOptions:

@@ -6,7 +6,7 @@ import dataclasses
 import datetime
 import gc
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,7 +30,7 @@ from sttm_export.exporting.output import keep_rejected, publish, staging
 from sttm_export.exporting.plan import ExportPlan
 from sttm_export.manifest import FORMAT
 from sttm_export.spec.target import targets
-from sttm_export.terminal import Steps
+from sttm_export.terminal import Advance, Steps
 from sttm_export.validation.results import ValidationReport
 
 if TYPE_CHECKING:
@@ -114,26 +114,38 @@ def _export_graphs(plan: ExportPlan, state: Mapping[str, Tensor], partial: Path,
 
     # The merger is traced first: a grid or level that cannot be merged shows before the long export.
     merger = TokenMerger(plan.merge)
-    with steps.step("Export the vision encoder"):
-        encoder = export_graph(
-            build_encoder(plan.model, state, plan.precision), plan.encoder_graph, partial, accumulate=plan.accumulate
-        )
+    with steps.step("Export the vision encoder") as advance:
+        advance("building the module", None)
+        module, told = build_encoder(plan.model, state, plan.precision), _steps_of(advance)
+        encoder = export_graph(module, plan.encoder_graph, partial, accumulate=plan.accumulate, on_step=told)
+        del module
         gc.collect()
-    with steps.step("Export the token merger"):
-        return [encoder, export_graph(merger, plan.merger_graph, partial, accumulate=plan.accumulate)]
+    with steps.step("Export the token merger") as advance:
+        told = _steps_of(advance)
+        return [
+            encoder,
+            export_graph(merger, plan.merger_graph, partial, accumulate=plan.accumulate, on_step=told),
+        ]
+
+
+def _steps_of(advance: Advance) -> Callable[[str], None]:
+    """What an export does one after the other, each of unknown length."""
+    return lambda what: advance(what, None)
 
 
 def _build_engines(plan: ExportPlan, graphs: Sequence[Path], partial: Path, steps: Steps) -> list[EngineRecord]:
+    from sttm_export.engines.progress import part_of
     from sttm_export.engines.targets import build_targets, kept_timings
 
     if not plan.engines:
         return []
     records: list[EngineRecord] = []
     with steps.step("Build engines") as advance:
-        for target in plan.targets:
+        for place, target in enumerate(plan.targets):
             mine = [name for name in plan.capabilities if name in target.compute_capabilities]
             options = kept_timings(target, partial / ENGINES / target.name)
-            records += build_targets(graphs, [target], mine, partial / ENGINES, advance, options=options)
+            told = part_of(advance, place, len(plan.targets))
+            records += build_targets(graphs, [target], mine, partial / ENGINES, told, options=options)
     for target in plan.targets:
         seal_target(partial / ENGINES / target.name, [record for record in records if record.target == target.name])
     for reason in dict.fromkeys(f"{r.target}: {r.status}: {r.reason}" for r in records if r.status != "built"):

@@ -7,7 +7,7 @@ import errno
 import io
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +26,18 @@ OPSET = 20
 INLINE_BYTES = 1024
 
 
-def export_graph(module: torch.nn.Module, spec: GraphSpec, directory: Path, *, accumulate: Accumulate = "fp32") -> Path:
+OnStep = Callable[[str], None]
+"""Called with what is done next: a trace can take minutes, and tells nothing on its way."""
+
+
+def export_graph(
+    module: torch.nn.Module,
+    spec: GraphSpec,
+    directory: Path,
+    *,
+    accumulate: Accumulate = "fp32",
+    on_step: OnStep = lambda _what: None,
+) -> Path:
     """Export a module as `<directory>/<spec.name>.onnx`, clean it up and check it against its declaration.
 
     Names, shapes and dtypes come from `spec` alone: example inputs are made from it, the result is compared with it.
@@ -37,6 +48,7 @@ def export_graph(module: torch.nn.Module, spec: GraphSpec, directory: Path, *, a
         spec: the declaration.
         directory: where the graph and its weights go; made if missing.
         accumulate: what float16 products are summed in.
+        on_step: told what is done next.
 
     Returns:
         Path of the ONNX file.
@@ -44,11 +56,15 @@ def export_graph(module: torch.nn.Module, spec: GraphSpec, directory: Path, *, a
     Raises:
         GraphError: the produced graph departs from the declaration, is not static or is not sound.
     """
+    on_step("tracing and translating the module")
     model = trace(module, spec).model
+    on_step("cleaning the graph up")
     clean_up(model, accumulate)
     directory.mkdir(parents=True, exist_ok=True)
     path = directory / spec.onnx_file
+    on_step("saving graph and weights")
     _save(model, path)
+    on_step("checking the saved graph")
     check_graph(path, spec)
     return path
 

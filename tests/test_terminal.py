@@ -1,0 +1,107 @@
+"""Progress: one line a step on a pipe, a bar that moves on a terminal, also where no fraction is known."""
+
+import io
+
+import pytest
+from helpers_graphs import tiny_module, tiny_spec
+from rich.console import Console
+
+from sttm_export import terminal
+from sttm_export.engines import targets as engines
+from sttm_export.engines.faults import EngineError
+from sttm_export.engines.progress import part_of
+from sttm_export.graphs.export import export_graph
+from sttm_export.spec.target import find_target
+from sttm_export.terminal import Steps
+
+
+def test_a_pipe_gets_one_line_a_step():
+    console = Console(file=io.StringIO(), width=80)
+    steps = Steps(2, console)
+    for title in ("First", "Second"):
+        with steps.step(title) as advance:
+            for place in range(50):
+                advance(f"part {place}", place / 50)
+            advance("nobody knows", None)
+    first, second = console.file.getvalue().splitlines()
+    assert first.startswith("[1/2] First  ") and second.startswith("[2/2] Second  ")
+
+
+def test_a_terminal_shows_what_is_done_in_lines_that_fit():
+    console = Console(file=io.StringIO(), width=80, force_terminal=True, color_system=None)
+    with Steps(1, console).step("Export the vision encoder") as advance:
+        advance("tracing and translating the module, which takes longer than anybody would like", None)
+        # What the live display draws at its next turn.
+        (line,) = console.render_lines(console._live_stack[-1].get_renderable(), pad=False)
+    text = "".join(segment.text for segment in line)
+    assert "[1/1] Export the vision encoder" in text and "0:00:0" in text and "tracing and" in text and len(text) <= 80
+
+
+class Recorder:
+    """Stands in for rich's Progress."""
+
+    def __init__(self, *_columns, **_options):
+        self.totals = []
+        Recorder.last = self
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        return None
+
+    def add_task(self, _description, total, **_fields):
+        self.totals.append(("", total, 0.0))
+        return 0
+
+    def update(self, _task, what, total, completed):
+        self.totals.append((what, total, completed))
+
+
+def test_the_bar_is_indeterminate_until_a_fraction_is_known(monkeypatch):
+    monkeypatch.setattr(terminal, "Progress", Recorder)
+    console = Console(file=io.StringIO(), force_terminal=True)
+    with Steps(1, console).step("Build engines") as advance:
+        for what, fraction in (("starting", 0.0), ("tracing", None), ("half", 0.5), ("saving", None), ("done", 1.0)):
+            advance(what, fraction)
+    assert Recorder.last.totals == [
+        ("", None, 0.0),
+        ("starting", None, 0.0),
+        ("tracing", None, 0.0),
+        ("half", 1.0, 0.5),
+        ("saving", None, 0.0),
+        ("done", 1.0, 1.0),
+    ]
+
+
+def test_an_export_tells_its_steps(tmp_path):
+    told = []
+    export_graph(tiny_module(), tiny_spec(), tmp_path, on_step=told.append)
+    assert [words.split()[0] for words in told] == ["tracing", "cleaning", "saving", "checking"]
+
+
+def test_several_builds_make_one_fraction(tmp_path, monkeypatch):
+    """The bar goes once from left to right, whatever number of engines there is."""
+
+    def build(*_given, on_progress, **_options):
+        for fraction in (0.0, 0.5, 1.0):
+            on_progress("timing kernels", fraction)
+        raise EngineError("enough")
+
+    monkeypatch.setattr(engines, "build_engine", build)
+    seen = []
+    graphs = [tmp_path / "a.onnx", tmp_path / "b.onnx"]
+    told = part_of(lambda *row: seen.append(row), 1, 2)
+    engines.build_targets(graphs, [find_target("rtx")], ["sm86", "sm89"], tmp_path, told)
+    fractions = [fraction for _, fraction in seen]
+    assert fractions == sorted(fractions) and fractions[0] == 0.5 and fractions[-1] == 1.0
+    assert seen[0][0] == "a, rtx sm86: timing kernels" and seen[-1][0] == "b, rtx: failed"
+
+
+def test_a_build_in_another_process_says_what_it_does(tmp_path):
+    pytest.importorskip("tensorrt_rtx_bindings", reason="TensorRT-RTX is not installed")
+    graph = export_graph(tiny_module("float16"), tiny_spec("float16"), tmp_path)
+    seen = []
+    engines.build_targets([graph], [find_target("rtx")], ["sm86"], tmp_path / "e", lambda *row: seen.append(row[0]))
+    said = [words.split(": ")[1] for words in seen]
+    assert said[:2] == ["starting TensorRT", "reading the graph"] and "Building engine" in said
