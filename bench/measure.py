@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 
 from bench.clip import real_features
 from bench.timing import interleave, memory_mib, milliseconds, summary
-from sttm_export.spec.graph import token_merger_graph
-from sttm_export.spec.merge import MergeSpec
+from sttm_export.contracts.graph import token_merger_graph
+from sttm_export.contracts.merge import MergeSpec
 
 GRID = (14, 14)
 IMPLEMENTATIONS = ("onnxruntime", "reference", "static_eager")

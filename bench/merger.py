@@ -18,9 +18,9 @@ from typing import Any
 from bench import machine
 from bench.clip import CLIPS
 from bench.measure import IMPLEMENTATIONS, PROVIDERS, Settings
+from sttm_export.contracts.merge import POLICIES
+from sttm_export.contracts.model import load_model
 from sttm_export.errors import UserError
-from sttm_export.spec.merge import POLICIES
-from sttm_export.spec.model import load_model
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy as np
 
+from sttm_export.contracts.merge import MergeSpec
 from sttm_export.errors import UserError
 from sttm_export.runtime.sample_clips import CLIPS, find_sample_clip
-from sttm_export.spec.merge import MergeSpec
 
 BUDGETS = (0.5, 0.3, 0.15)
 
@@ -117,9 +117,9 @@ def solve_video(bundle_path: Path, video: str, spatial: float | None) -> Solved:
     """
     import tempfile
 
-    from sttm_export.bundle import open_bundle
-    from sttm_export.running import Request, run_bundle
+    from sttm_export.bundle.opened import open_bundle
     from sttm_export.terminal import Steps
+    from sttm_export.workflows.run import Request, run_bundle
 
     bundle = open_bundle(bundle_path)
     if bundle.merge.policy != "budget":

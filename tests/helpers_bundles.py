@@ -5,13 +5,13 @@ import hashlib
 import json
 import subprocess
 
-from sttm_export.engines.records import EngineRecord
-from sttm_export.engines.store import engines_staging, publish_engines
-from sttm_export.engines.sums import write_sums
-from sttm_export.manifest import FORMAT
-from sttm_export.spec.graph import token_merger_graph, vision_encoder_graph
-from sttm_export.spec.merge import MergeSpec
-from sttm_export.spec.model import load_model
+from sttm_export.bundle.manifest import FORMAT
+from sttm_export.bundle.records import EngineRecord
+from sttm_export.bundle.store import engines_staging, publish_engines
+from sttm_export.bundle.sums import write_sums
+from sttm_export.contracts.graph import token_merger_graph, vision_encoder_graph
+from sttm_export.contracts.merge import MergeSpec
+from sttm_export.contracts.model import load_model
 
 _MODEL = load_model("llava-video-7b")
 _MERGE = MergeSpec(4, _MODEL.grid.height, _MODEL.grid.width, _MODEL.projector.output_size, 0.5)

@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from sttm_export.engines.records import sha256_of
+from sttm_export.bundle.records import sha256_of
 
 
 def copy_bundle(source, directory):

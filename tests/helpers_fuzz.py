@@ -14,10 +14,10 @@ import random
 import sys
 from pathlib import Path
 
-from sttm_export.bundle import list_files, write_manifest
+from sttm_export.bundle.opened import list_files, write_manifest
+from sttm_export.bundle.records import sha256_of
+from sttm_export.bundle.sums import write_sums
 from sttm_export.cli import main
-from sttm_export.engines.records import sha256_of
-from sttm_export.engines.sums import write_sums
 
 VALUES = [
     *(

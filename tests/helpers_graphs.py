@@ -10,7 +10,7 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
-from sttm_export.spec.graph import GraphSpec, TensorSpec
+from sttm_export.contracts.graph import GraphSpec, TensorSpec
 
 FLOAT, HALF, INT32, INT64, BOOL = (
     TensorProto.FLOAT,

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sttm_export.contracts.merge import MergeSpec
 from sttm_export.merging.reference import Merged, merge
 from sttm_export.merging.static import TokenMerger
-from sttm_export.spec.merge import MergeSpec
 
 GOLDEN = sorted((Path(__file__).parent / "golden").glob("*.npz"))
 REAL_CLIPS = [path for path in GOLDEN if path.stem.split("_")[0] in {"bunny", "bikes", "carphone"}]

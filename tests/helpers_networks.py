@@ -10,9 +10,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from sttm_export.networks.layouts import MODEL_LAYOUTS, TOWER_LAYOUTS, Layout
-from sttm_export.networks.random_weights import random_state
-from sttm_export.spec.model import (
+from sttm_export.contracts.model import (
     GridSpec,
     MergingDefaults,
     ModelSpec,
@@ -21,6 +19,8 @@ from sttm_export.spec.model import (
     SamplingSpec,
     TowerSpec,
 )
+from sttm_export.families.llava.layouts import MODEL_LAYOUTS, TOWER_LAYOUTS, Layout
+from sttm_export.weights.random import random_state
 
 LAYOUTS: dict[str, Layout] = {layout.name: layout for layout in (*MODEL_LAYOUTS, *TOWER_LAYOUTS)}
 TOWER_ID = "google/tiny-siglip"

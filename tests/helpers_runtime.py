@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
-from sttm_export.spec.graph import GraphSpec, TensorSpec
+from sttm_export.contracts.graph import GraphSpec, TensorSpec
 
 ADDER = GraphSpec(
     "adder",

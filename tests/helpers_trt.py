@@ -7,9 +7,9 @@ import numpy as np
 import onnx
 from helpers_graphs import BOOL, FLOAT, HALF, INT32, node, proto
 
+from sttm_export.bundle.records import sha256_of
+from sttm_export.contracts.graph import GraphSpec, TensorSpec
 from sttm_export.engines.api import Api, load_api, parse_graph
-from sttm_export.engines.records import sha256_of
-from sttm_export.spec.graph import GraphSpec, TensorSpec
 
 MIXED = GraphSpec(
     "mixed",

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import numpy as np
 
-from sttm_export.spec.graph import token_merger_graph
-from sttm_export.spec.merge import MergeSpec
+from sttm_export.contracts.graph import token_merger_graph
+from sttm_export.contracts.merge import MergeSpec
 from sttm_export.validation.quadtree import build_quadtree
 from sttm_export.validation.replay import choose, replay
 from sttm_export.validation.similarities import compute_similarities, node_features

@@ -21,23 +21,23 @@ ROOMS = {
     "errors": set(),
     "streams": set(),
     "files": {"errors"},
-    "spec": {"errors"},
-    "merging": {"errors", "spec"},
-    "networks": {"errors", "spec"},
-    "graphs": {"errors", "spec"},
-    "engines": {"errors", "files", "spec"},
-    "runtime": {"errors", "files", "spec", "engines"},
-    "validation": {"errors", "spec", "runtime"},
-    "manifest": {"errors", "spec", "networks"},
-    "bundle": {"errors", "files", "spec", "networks", "engines", "manifest"},
-    "device": {
-        *("errors", "files", "streams", "spec", "graphs", "engines", "runtime", "validation", "manifest", "bundle")
+    "contracts": {"errors"},
+    "merging": {"errors", "contracts"},
+    "families": {"errors", "contracts"},
+    "weights": {"errors", "contracts", "families"},
+    "graphs": {"errors", "contracts"},
+    "bundle": {"errors", "files", "contracts"},
+    "engines": {"errors", "contracts", "bundle"},
+    "runtime": {"errors", "files", "contracts", "bundle", "engines"},
+    "validation": {"errors", "contracts", "runtime"},
+    "machine": {"errors", "contracts", "engines"},
+    "kit": {
+        *("errors", "files", "streams", "contracts", "graphs", "bundle", "engines", "runtime", "validation", "machine")
     },
     "terminal": set(),
 }
-ROOMS["exporting"] = set(ROOMS)
-ABOVE = ("validating", "bisecting", "building", "running")
-ROOMS |= {room: set(ROOMS) for room in ABOVE}
+ROOMS["workflows"] = set(ROOMS)
+ROOMS["drift"] = set(ROOMS)
 ROOMS["commands"] = set(ROOMS)
 ROOMS["cli"] = set(ROOMS)
 ROOMS["__main__"] = {"cli"}
@@ -51,22 +51,20 @@ ALLOWED = {
     "errors": set(),
     "streams": set(),
     "files": set(),
-    "spec": set(),
+    "contracts": set(),
     "merging": {"torch", "numpy"},
-    "networks": {"torch", "numpy", "transformers", "safetensors", "huggingface_hub"},
+    "families": {"torch", "numpy", "transformers"},
+    "weights": {"torch", "numpy", "safetensors", "huggingface_hub"},
     "graphs": {"torch", "numpy", "onnx", "onnx_ir"},
+    "bundle": set(),
     "engines": set(),
     "runtime": {"numpy", "av", "PIL", "onnxruntime"},
     "validation": {"numpy", "jinja2"},
-    "manifest": set(),
-    "bundle": set(),
-    "device": {"numpy"},
+    "machine": set(),
+    "kit": {"numpy"},
     "terminal": {"rich"},
-    "exporting": {"torch", "numpy"},
-    "validating": {"numpy"},
-    "bisecting": {"numpy"},
-    "building": set(),
-    "running": {"numpy"},
+    "workflows": {"torch", "numpy"},
+    "drift": {"torch", "numpy", "onnx", "onnx_ir"},
     "commands": {"rich"},
     "cli": set(),
     "__main__": set(),
@@ -124,7 +122,7 @@ def test_the_document_has_the_same_table():
     assert set(table) == set(ROOMS) - {"__main__"}
     for room, allowed in table.items():
         if allowed == "all of the above":
-            assert {"exporting", *ABOVE, "commands", "cli"} >= {room}
+            assert {"workflows", "drift", "commands", "cli"} >= {room}
         else:
             assert set(allowed.replace("nothing", "").split(", ")) - {""} == ROOMS[room], room
 
@@ -166,7 +164,7 @@ def test_help_imports_nothing_heavy(verb):
         ("engines.targets", "build_targets"),
         ("runtime.pipeline", "merge_features"),
         ("validation.stages", "validate_merger"),
-        ("bundle", "open_bundle"),
+        ("bundle.opened", "open_bundle"),
     ],
 )
 def test_what_a_device_uses_needs_no_torch(module, name):

@@ -10,22 +10,22 @@ from helpers_drift import add_constant, copy_bundle, edit, node_of, scale_weight
 from helpers_networks import tiny_model, tiny_pixels, tiny_state, write_checkpoint
 from helpers_standins import pretend_gpu
 
-from sttm_export.bisecting import Search, bisect_graph, chosen_graphs, engine_factory, ort_factory
-from sttm_export.bundle import open_bundle
+from sttm_export.bundle.opened import open_bundle
 from sttm_export.cli import main
+from sttm_export.contracts.graph import token_merger_graph, vision_encoder_graph
+from sttm_export.contracts.merge import MergeSpec
+from sttm_export.drift.checks import check_tensor
+from sttm_export.drift.marking import Chain, share_weights, write_part
+from sttm_export.drift.reference_trace import Reference
+from sttm_export.drift.search import Search, bisect_graph, chosen_graphs, engine_factory, ort_factory
 from sttm_export.errors import UserError
+from sttm_export.families.llava.vision_encoder import build_encoder
 from sttm_export.graphs.export import export_graph
 from sttm_export.graphs.fixtures import read_fixture
-from sttm_export.graphs.marking import Chain, share_weights, write_part
-from sttm_export.graphs.reference_trace import Reference
 from sttm_export.merging.static import TokenMerger
-from sttm_export.networks.random_weights import random_state
-from sttm_export.networks.vision_encoder import build_encoder
 from sttm_export.runtime.ort_session import OrtSession
-from sttm_export.spec.graph import token_merger_graph, vision_encoder_graph
-from sttm_export.spec.merge import MergeSpec
 from sttm_export.terminal import Steps
-from sttm_export.validation.drift import check_tensor
+from sttm_export.weights.random import random_state
 
 ENCODER = "vision_encoder"
 
@@ -131,7 +131,7 @@ def test_a_wrong_attribute_is_named(reference, broken, tmp_path):
     report = search_bundle(reference, broken, tmp_path / "parts").run(ENCODER)
     assert report.finding.place.tensor == tensor
     assert report.finding.place.module == "tower.layers.1.layer_norm2 (Float32LayerNorm)"
-    assert report.finding.place.source.startswith("networks/siglip.py:")
+    assert report.finding.place.source.startswith("families/llava/siglip.py:")
 
 
 def test_another_operator_is_refused_by_name(broken):

@@ -14,13 +14,13 @@ from helpers_standins import pretend_gpu
 from helpers_trtexec import put_trtexec
 from test_cli_bundle import resign
 
-from sttm_export import building
-from sttm_export.bundle import open_bundle
+from sttm_export.bundle.opened import open_bundle
+from sttm_export.bundle.store import only_builder, seal_target
 from sttm_export.cli import main
 from sttm_export.engines.gpu import gpu_capability
-from sttm_export.engines.store import only_builder, seal_target
 from sttm_export.graphs.rule_table import rules
 from sttm_export.graphs.rules import Finding
+from sttm_export.workflows import build as building
 
 GRAPHS = ("vision_encoder", "token_merger")
 

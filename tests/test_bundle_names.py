@@ -5,9 +5,9 @@ import json
 import pytest
 from helpers_bundles import make_bundle
 
-from sttm_export.bundle import open_bundle
+from sttm_export.bundle.opened import open_bundle
+from sttm_export.bundle.sums import write_sums
 from sttm_export.cli import main
-from sttm_export.engines.sums import write_sums
 from sttm_export.errors import UserError
 
 OUT = ["/etc/hostname", "../secret", "fixtures/../../secret", "a\\b", "a\nb", "", "."]
@@ -43,7 +43,7 @@ def test_graphs_have_names_of_their_own(bundle, name):
 @pytest.mark.parametrize("name", [name for name in OUT if "\n" not in name])
 def test_sums_name_files_of_their_own(bundle, name, monkeypatch):
     hashed = []
-    monkeypatch.setattr("sttm_export.engines.sums.sha256_of", hashed.append)
+    monkeypatch.setattr("sttm_export.bundle.sums.sha256_of", hashed.append)
     with (bundle / "SHA256SUMS").open("a") as file:
         file.write(f"{'0' * 64}  {name}\n")
     with pytest.raises(UserError, match="SHA256SUMS names"):

@@ -8,9 +8,9 @@ import pytest
 from helpers_merging import REAL_CLIPS, load_golden
 
 from calibration.solve import Solved, main, solve_features, solve_video
+from sttm_export.contracts.data import data_directory, read_toml
 from sttm_export.errors import UserError
 from sttm_export.merging.reference import merge
-from sttm_export.spec.files import data_directory, read_toml
 
 TABLE = read_toml(data_directory("calibration") / "solved.toml")["solved"]
 
@@ -88,7 +88,7 @@ def test_a_bundle_solves_on_a_video(tiny_bundle):
 def test_a_bundle_of_policy_threshold_is_refused(tiny_bundle, monkeypatch):
     import dataclasses
 
-    from sttm_export.bundle import Bundle, open_bundle
+    from sttm_export.bundle.opened import Bundle, open_bundle
 
     merge = dataclasses.replace(open_bundle(tiny_bundle).merge, policy="threshold")
     monkeypatch.setattr(Bundle, "merge", property(lambda self: merge))

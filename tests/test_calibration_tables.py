@@ -9,11 +9,11 @@ import pytest
 from helpers_merging import REAL_CLIPS
 from helpers_rooms import ROOT
 
+from sttm_export.contracts.data import data_directory, read_toml
+from sttm_export.contracts.model import load_model, model_names
 from sttm_export.errors import UserError
 from sttm_export.runtime.probe import probe
 from sttm_export.runtime.sample_clips import CLIPS, DISTRIBUTION, find_sample_clip
-from sttm_export.spec.files import data_directory, read_toml
-from sttm_export.spec.model import load_model, model_names
 
 ROOM = data_directory("calibration")
 PUBLISHED = read_toml(ROOM / "published.toml")

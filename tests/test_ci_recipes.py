@@ -23,12 +23,12 @@ from helpers_recipes import (
     run_script,
 )
 
+from sttm_export.bundle.store import ENGINES
 from sttm_export.cli import VERBS, build_parser
-from sttm_export.device.__main__ import build_parser as kit_parser
-from sttm_export.device.flow import REJECTED
-from sttm_export.engines.store import ENGINES
-from sttm_export.spec.model import load_model, model_names
-from sttm_export.spec.target import find_target
+from sttm_export.contracts.model import load_model, model_names
+from sttm_export.contracts.target import find_target
+from sttm_export.kit.__main__ import build_parser as kit_parser
+from sttm_export.kit.flow import REJECTED
 
 README = (RECIPES / "README.md").read_text(encoding="utf-8")
 BIN = Path(sys.executable).parent

@@ -9,7 +9,7 @@ import numpy as np
 import onnxruntime as ort
 import pytest
 
-from sttm_export.bundle import open_bundle
+from sttm_export.bundle.opened import open_bundle
 from sttm_export.cli import main
 from sttm_export.runtime.sample_clips import find_sample_clip
 
@@ -138,7 +138,7 @@ def test_validate_on_the_fixtures_and_on_a_clip(tiny_bundle, capsys):
 
 def resign(bundle):
     """Make the hashes of a changed bundle match again: a fault that only the numbers can show."""
-    from sttm_export.bundle import list_files, write_manifest
+    from sttm_export.bundle.opened import list_files, write_manifest
 
     manifest = json.loads((bundle / "manifest.json").read_text())
     manifest["files"] = list_files(bundle)

@@ -11,8 +11,8 @@ import pytest
 from helpers_runtime import write_video
 from helpers_standins import pretend_gpu, standin_environment
 
+from sttm_export.bundle.store import ENGINES
 from sttm_export.cli import main
-from sttm_export.engines.store import ENGINES
 
 pytest.importorskip("tensorrt_rtx_bindings", reason="TensorRT-RTX is not installed")
 ORIN = "jetson-orin-jp62"

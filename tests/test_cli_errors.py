@@ -300,10 +300,10 @@ def test_a_signal_in_the_middle_leaves_nothing(tmp_path, tiny_toml, number):
 
 def test_features_that_are_not_finite_are_reported(tiny_bundle):
     """The check that the manifest carries: which frames hold NaN, and a budget that holds all the same."""
-    from sttm_export.bundle import open_bundle
-    from sttm_export.exporting.evidence import examine_merger
+    from sttm_export.bundle.opened import open_bundle
+    from sttm_export.contracts.graph import TOKEN_MERGER
     from sttm_export.graphs.fixtures import read_fixture
-    from sttm_export.spec.graph import TOKEN_MERGER
+    from sttm_export.workflows.evidence import examine_merger
 
     bundle = open_bundle(tiny_bundle)
     graph = bundle.graph(TOKEN_MERGER)

@@ -6,13 +6,13 @@ import json
 import pytest
 from rich.console import Console
 
-from sttm_export.bundle import open_bundle
+from sttm_export.bundle.opened import open_bundle
+from sttm_export.bundle.records import EngineRecord
 from sttm_export.cli import main
 from sttm_export.commands.layout import column_widths, print_facts, print_table
 from sttm_export.commands.tables import print_bundle, print_engines
-from sttm_export.engines.records import EngineRecord
-from sttm_export.spec.model import load_model, model_names
-from sttm_export.spec.target import targets
+from sttm_export.contracts.model import load_model, model_names
+from sttm_export.contracts.target import targets
 
 WIDTHS = pytest.mark.parametrize("width", [60, 80, 160])
 

@@ -8,8 +8,8 @@ import sys
 import pytest
 from helpers_children import TRAPS, plant
 
-from sttm_export.device.closure import PACKAGE
-from sttm_export.engines.sums import write_sums
+from sttm_export.bundle.sums import write_sums
+from sttm_export.kit.closure import PACKAGE
 
 BASH = shutil.which("bash")
 FAKE = '#!{bash}\ncase "$1" in\n--version) echo "Python {version}" ;;\n*) exit {code} ;;\nesac\n'
@@ -19,7 +19,7 @@ FAKE = '#!{bash}\ncase "$1" in\n--version) echo "Python {version}" ;;\n*) exit {
 def kit(tmp_path):
     """The files that the script looks for; the kit's Python is a program that tells its arguments and directory."""
     bundle = tmp_path / "a bundle"
-    package = bundle / "device" / "sttm_export" / "device"
+    package = bundle / "device" / "sttm_export" / "kit"
     package.mkdir(parents=True)
     (package.parent / "__init__.py").touch()
     (package / "__init__.py").touch()
@@ -28,7 +28,7 @@ def kit(tmp_path):
     )
     for name in ("manifest.json", "device/targets.json"):
         (bundle / name).touch()
-    shutil.copyfile(PACKAGE / "device" / "build.sh", bundle / "device" / "build.sh")
+    shutil.copyfile(PACKAGE / "kit" / "build.sh", bundle / "device" / "build.sh")
     sign(bundle)
     return bundle / "device"
 
@@ -95,7 +95,7 @@ def test_python_can_be_chosen(kit, programs, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name", ["manifest.json", "SHA256SUMS", "device/targets.json", "device/sttm_export/device/__main__.py"]
+    "name", ["manifest.json", "SHA256SUMS", "device/targets.json", "device/sttm_export/kit/__main__.py"]
 )
 def test_half_a_bundle(kit, programs, name):
     (programs / "python3").symlink_to(sys.executable)
@@ -135,7 +135,7 @@ def ready(kit, programs):
 
 
 @pytest.mark.parametrize(
-    "name", ["argparse.py", "sitecustomize.py", "sttm_export/device/extra.py", "sttm_export/__pycache__/x.pyc", ".x"]
+    "name", ["argparse.py", "sitecustomize.py", "sttm_export/kit/extra.py", "sttm_export/__pycache__/x.pyc", ".x"]
 )
 def test_what_no_sum_covers_is_named_before_anything_runs(ready, programs, tmp_path, name):
     (ready / name).parent.mkdir(exist_ok=True)
@@ -146,11 +146,11 @@ def test_what_no_sum_covers_is_named_before_anything_runs(ready, programs, tmp_p
 
 
 def test_what_was_changed_or_is_missing_is_named(ready, programs):
-    with (ready / "sttm_export" / "device" / "__init__.py").open("a") as file:
+    with (ready / "sttm_export" / "kit" / "__init__.py").open("a") as file:
         file.write("print('changed')")
-    assert "sttm_export/device/__init__.py was changed after the export" in refused(build(ready, programs))
-    (ready / "sttm_export" / "device" / "__init__.py").unlink()
-    assert "sttm_export/device/__init__.py is missing; copy the bundle anew" in refused(build(ready, programs))
+    assert "sttm_export/kit/__init__.py was changed after the export" in refused(build(ready, programs))
+    (ready / "sttm_export" / "kit" / "__init__.py").unlink()
+    assert "sttm_export/kit/__init__.py is missing; copy the bundle anew" in refused(build(ready, programs))
 
 
 def test_links_do_not_belong_to_a_kit(ready, programs, tmp_path):
@@ -183,13 +183,13 @@ def test_signed_or_not_only_the_package_is_imported(ready, programs, tmp_path):
     sign(ready.parent)
     for cwd in (ready, ready.parent):
         done = build(ready, programs, cwd=cwd, PYTHONPATH=":", LD_LIBRARY_PATH=":")
-        assert done.returncode == 7 and f"{ready}/sttm_export/device/__main__.py" in done.stdout, done.stderr
+        assert done.returncode == 7 and f"{ready}/sttm_export/kit/__main__.py" in done.stdout, done.stderr
     assert "argparse" in TRAPS and not (tmp_path / "ran").exists()
 
 
 def test_search_paths_stay_what_they_were(ready, programs, tmp_path):
     """What is relative is so to the directory that the script is called from; it leaves that."""
-    (ready / "sttm_export" / "device" / "__main__.py").write_text("import sys, mine, other\nsys.exit(9)\n")
+    (ready / "sttm_export" / "kit" / "__main__.py").write_text("import sys, mine, other\nsys.exit(9)\n")
     sign(ready.parent)
     for name in ("mine", "other"):
         (tmp_path / name).mkdir()

@@ -7,9 +7,9 @@ import pytest
 from helpers_device import ORIN, absent, orin
 
 from sttm_export.cli import main
-from sttm_export.device.doctor import examine_targets
-from sttm_export.device.modules import ModuleFacts
-from sttm_export.spec.target import find_target, targets
+from sttm_export.contracts.target import find_target, targets
+from sttm_export.machine.doctor import examine_targets
+from sttm_export.machine.modules import ModuleFacts
 
 ALL = list(targets().values())
 RTX = {"tensorrt": absent("tensorrt"), "tensorrt-rtx": ModuleFacts("tensorrt_rtx", "1.7.1.116")}

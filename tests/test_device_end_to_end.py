@@ -16,7 +16,7 @@ import pytest
 from helpers_standins import standin_environment
 from test_device_jobs import wait_until
 
-from sttm_export.bundle import open_bundle
+from sttm_export.bundle.opened import open_bundle
 from sttm_export.runtime.trt_session import read_sidecar
 
 pytest.importorskip("tensorrt_rtx_bindings", reason="TensorRT-RTX is not installed")

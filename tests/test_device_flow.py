@@ -12,24 +12,25 @@ import pytest
 from helpers_bundles import GRAPHS, dead_process, put_engines, write_engine
 from helpers_device import GIB, ORIN, absent, orin
 
-from sttm_export.bundle import Bundle, open_bundle
-from sttm_export.device import __main__ as kit
-from sttm_export.device import flow, jetpack
-from sttm_export.device.choice import pick_target, read_targets
-from sttm_export.device.machine import size_text
-from sttm_export.device.memory import MemoryFacts
-from sttm_export.device.modules import ModuleFacts
-from sttm_export.device.needs import derive_needs
-from sttm_export.device.power import PowerFacts
-from sttm_export.device.timings import keep_timings
-from sttm_export.device.whole import check_bundle
+from sttm_export.bundle.manifest import RuleFinding, read_manifest
+from sttm_export.bundle.opened import Bundle, open_bundle
+from sttm_export.bundle.store import only_builder
+from sttm_export.bundle.sums import read_sums
+from sttm_export.contracts.target import find_target, targets
 from sttm_export.engines.memory import RTX_BASE, builder_base
-from sttm_export.engines.store import only_builder
-from sttm_export.engines.sums import read_sums
 from sttm_export.engines.timing_cache import CACHE_NAME, write_cache
 from sttm_export.errors import UserError
-from sttm_export.manifest import RuleFinding, read_manifest
-from sttm_export.spec.target import find_target, targets
+from sttm_export.kit import __main__ as kit
+from sttm_export.kit import flow
+from sttm_export.kit.choice import pick_target, read_targets
+from sttm_export.kit.timings import keep_timings
+from sttm_export.kit.whole import check_bundle
+from sttm_export.machine import jetpack
+from sttm_export.machine.facts import size_text
+from sttm_export.machine.memory import MemoryFacts
+from sttm_export.machine.modules import ModuleFacts
+from sttm_export.machine.needs import derive_needs
+from sttm_export.machine.power import PowerFacts
 
 JP62 = find_target("jetson-orin-jp62")
 
@@ -322,7 +323,7 @@ def test_evidence_goes_and_what_a_user_put_beside_it_stays(built, bundle):
 def test_the_bundle_lists_its_kit(exported):
     names = set(read_sums(exported))
     assert {"device/build.sh", "device/README.md", "device/targets.json"} <= names
-    assert "device/sttm_export/device/__main__.py" in names
+    assert "device/sttm_export/kit/__main__.py" in names
 
 
 DOCUMENT = (Path(__file__).resolve().parent.parent / "docs" / "device.md").read_text(encoding="utf-8")

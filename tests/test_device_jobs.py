@@ -10,14 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from sttm_export.device.jobs import JobError, run_job
-from sttm_export.device.watch import MemoryWatch
 from sttm_export.engines import children
 from sttm_export.errors import UserError
+from sttm_export.kit.jobs import JobError, run_job
+from sttm_export.kit.watch import MemoryWatch
 
 JOB = """
 import os, signal, subprocess, sys, time
-from sttm_export.device.jobs import serve_job
+from sttm_export.kit.jobs import serve_job
 from sttm_export.engines.faults import EngineError
 from sttm_export.errors import UserError
 
@@ -103,7 +103,7 @@ def test_standing_still_is_an_answer(job, monkeypatch):
 INTERRUPTED = """
 import signal, sys
 from pathlib import Path
-from sttm_export.device.jobs import run_job
+from sttm_export.kit.jobs import run_job
 
 def stop(number, frame):
     raise KeyboardInterrupt

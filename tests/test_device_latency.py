@@ -5,9 +5,9 @@ import json
 
 import pytest
 
-from sttm_export.device.latency import settle
-from sttm_export.device.report import latency_text, readable_report
 from sttm_export.engines.layers import Layer, count_attention, parse_layers
+from sttm_export.kit.latency import settle
+from sttm_export.kit.report import latency_text, readable_report
 
 
 class Engine:

@@ -6,10 +6,10 @@ import sys
 import pytest
 from helpers_device import jetson_root, meminfo, stanza, write_files
 
-from sttm_export.device.jetpack import read_jetpack, read_l4t, read_packages
-from sttm_export.device.machine import free_disk, read_machine, size_text
-from sttm_export.device.memory import read_memory
-from sttm_export.device.modules import ask_module, ask_onnxruntime
+from sttm_export.machine.facts import free_disk, read_machine, size_text
+from sttm_export.machine.jetpack import read_jetpack, read_l4t, read_packages
+from sttm_export.machine.memory import read_memory
+from sttm_export.machine.modules import ask_module, ask_onnxruntime
 
 MIB = 2**20
 

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 import sttm_export
-from sttm_export.device.choice import read_targets
-from sttm_export.device.closure import PACKAGE, ROOTS, imported_modules, kit_sources
-from sttm_export.device.kit import pack_kit
-from sttm_export.spec.target import find_target, targets
+from sttm_export.contracts.target import find_target, targets
+from sttm_export.kit.choice import read_targets
+from sttm_export.kit.closure import PACKAGE, ROOTS, imported_modules, kit_sources
+from sttm_export.kit.pack import pack_kit
 
 SOURCES = kit_sources()
 # Names of NumPy that packed files use. Each is in NumPy 1.21, the one of Ubuntu 22.04 and with it of JetPack 6; look a
@@ -87,11 +87,11 @@ def test_a_missing_file_would_be_noticed(tmp_path):
 
 
 def test_nothing_is_too_much():
-    assert not {"runtime/ort_session.py", "validation/report.py", "device/kit.py", "device/doctor.py", "cli.py"} & set(
+    assert not {"runtime/ort_session.py", "validation/report.py", "kit/pack.py", "machine/doctor.py", "cli.py"} & set(
         SOURCES
     )
     rooms = {name.split("/")[0] for name in SOURCES if "/" in name}
-    assert rooms == {"device", "engines", "files", "graphs", "networks", "runtime", "spec", "validation"}
+    assert rooms == {"bundle", "contracts", "engines", "files", "graphs", "kit", "machine", "runtime", "validation"}
     assert [name for name in SOURCES if name.startswith("graphs/")] == ["graphs/__init__.py", "graphs/fixtures.py"]
     assert sum(len(source(name)) for name in SOURCES) < 400_000
 
@@ -100,7 +100,7 @@ def test_numpy_is_all_that_is_imported():
     found = {(module.split(".")[0], name) for name in SOURCES for module in imported_modules(source(name))}
     others = {(module, name) for module, name in found if module not in sys.stdlib_module_names}
     # TensorRT is imported by a name in a string. TOML is read where the package has its tables, never in a kit.
-    allowed = {("tomli", "spec/files.py"), ("tomllib", "spec/files.py")}
+    allowed = {("tomli", "contracts/data.py"), ("tomllib", "contracts/data.py")}
     assert {module for module, _ in others - allowed} == {"sttm_export", "numpy"}
 
 
@@ -127,7 +127,7 @@ def chain_of(node):
 
 def test_the_kits_own_process_loads_nothing_heavy():
     """It waits while others build, on a machine that has no memory to spare; and it must say that NumPy is missing."""
-    code = "import sys, sttm_export.device.__main__\nsys.exit(str({'numpy', 'tensorrt', 'torch'} & set(sys.modules)))"
+    code = "import sys, sttm_export.kit.__main__\nsys.exit(str({'numpy', 'tensorrt', 'torch'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.stderr == "set()\n"
 
@@ -183,7 +183,7 @@ def test_packing_gives_the_same_bytes(staged):
         "targets.json",
         *(f"sttm_export/{name}" for name in SOURCES),
     }
-    assert first["sttm_export/bundle.py"] == (PACKAGE / "bundle.py").read_bytes()
+    assert first["sttm_export/bundle/opened.py"] == (PACKAGE / "bundle/opened.py").read_bytes()
 
 
 def test_the_readme_has_the_bundles_facts(staged):

@@ -3,8 +3,8 @@
 import pytest
 from helpers_device import jetson_root, write_files
 
-from sttm_export.device import power
-from sttm_export.device.power import PowerFacts, parse_query, read_power
+from sttm_export.machine import power
+from sttm_export.machine.power import PowerFacts, parse_query, read_power
 
 NANO = """# < POWER_MODEL ID=id_num NAME=mode_name >
 < PARAM TYPE=FILE NAME=CPU_ONLINE >

@@ -5,13 +5,13 @@ import dataclasses
 import pytest
 from helpers_device import GIB, ORIN, absent, orin
 
-from sttm_export.device.memory import MemoryFacts
-from sttm_export.device.modules import ModuleFacts
-from sttm_export.device.needs import derive_needs
-from sttm_export.device.requirements import check_machine, check_room, failed
+from sttm_export.contracts.target import find_target
 from sttm_export.engines.memory import RTX_BASE, builder_base
 from sttm_export.engines.nodes import closed_nodes, closed_text
-from sttm_export.spec.target import find_target
+from sttm_export.machine.memory import MemoryFacts
+from sttm_export.machine.modules import ModuleFacts
+from sttm_export.machine.needs import derive_needs
+from sttm_export.machine.requirements import check_machine, check_room, failed
 
 JP62 = find_target("jetson-orin-jp62")
 X86 = find_target("x86-trt103")

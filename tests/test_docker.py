@@ -10,8 +10,8 @@ import pytest
 from helpers_recipes import github_steps
 
 from sttm_export.cli import VERBS, build_parser
-from sttm_export.spec.files import read_toml
-from sttm_export.spec.target import find_target, targets
+from sttm_export.contracts.data import read_toml
+from sttm_export.contracts.target import find_target, targets
 
 ROOT = Path(__file__).resolve().parent.parent
 TEXT = (ROOT / "Dockerfile").read_text(encoding="utf-8")
@@ -213,7 +213,7 @@ def test_dockerignore_keeps_what_the_tests_read():
         "demo/x/manifest.json",
         "my-bundle/vision_encoder.onnx.data",
         "my-bundle/engines/rtx/a.engine",
-        "sttm_export/spec/__pycache__/a.pyc",
+        "sttm_export/merging/__pycache__/a.pyc",
         "tests/.hypothesis/x",
         "sttm_export.egg-info/PKG-INFO",
         ".env",

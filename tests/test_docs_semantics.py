@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from sttm_export.contracts.model import load_model, model_names
 from sttm_export.merging.budget import ALIKE, NOTHING_MERGES, SLACK
 from sttm_export.merging.ladder import least_gap
 from sttm_export.merging.quadtree import INVALID
 from sttm_export.merging.temporal import search_rounds, unrolled_rounds
-from sttm_export.spec.model import load_model, model_names
 
 ROOT = Path(__file__).resolve().parent.parent
 TEXT = (ROOT / "docs" / "semantics.md").read_text(encoding="utf-8")

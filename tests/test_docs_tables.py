@@ -7,16 +7,16 @@ from pathlib import Path
 import onnx
 import pytest
 
+from sttm_export.contracts.graph import token_merger_graph
+from sttm_export.contracts.merge import MergeSpec
+from sttm_export.contracts.model import load_model, model_names
+from sttm_export.contracts.target import targets
+from sttm_export.families.llava.layouts import MODEL_LAYOUTS, TOWER_LAYOUTS
+from sttm_export.families.llava.parameters import parameter_shapes
 from sttm_export.graphs.export import OPSET, export_graph
 from sttm_export.graphs.rule_table import rules
 from sttm_export.graphs.rules import check_rules
 from sttm_export.merging.static import TokenMerger
-from sttm_export.networks.layouts import MODEL_LAYOUTS, TOWER_LAYOUTS
-from sttm_export.networks.parameters import parameter_shapes
-from sttm_export.spec.graph import token_merger_graph
-from sttm_export.spec.merge import MergeSpec
-from sttm_export.spec.model import load_model, model_names
-from sttm_export.spec.target import targets
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 MODELS = (DOCS / "models.md").read_text(encoding="utf-8")

@@ -66,7 +66,7 @@ def test_compute_capability_is_set_on_rtx():
 
 def test_every_capability_of_the_rtx_target_is_one_of_the_bindings():
     trt = pytest.importorskip("tensorrt_rtx_bindings", reason="TensorRT-RTX is not installed")
-    from sttm_export.spec.target import find_target
+    from sttm_export.contracts.target import find_target
 
     known = {name.lower() for name in vars(trt.ComputeCapability) if name.startswith("SM")}
     assert set(find_target("rtx").compute_capabilities) == known

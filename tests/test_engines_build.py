@@ -9,16 +9,16 @@ import pytest
 from helpers_engines import fake_tensorrt
 from helpers_graphs import FLOAT, INT32, node, proto, save, tiny_module, tiny_spec
 
+from sttm_export.bundle.records import EngineRecord
+from sttm_export.contracts.target import find_target
 from sttm_export.engines import build as build_module
 from sttm_export.engines.api import Api
 from sttm_export.engines.build import available_api, build_engine
 from sttm_export.engines.faults import EngineError, UnavailableError
 from sttm_export.engines.gpu import gpu_capability
-from sttm_export.engines.records import EngineRecord
 from sttm_export.engines.targets import build_targets, capabilities_for
 from sttm_export.errors import UserError
 from sttm_export.graphs.export import data_file, export_graph
-from sttm_export.spec.target import find_target
 
 RTX, ORIN = find_target("rtx"), find_target("jetson-orin-jp62")
 

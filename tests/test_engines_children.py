@@ -12,8 +12,6 @@ import pytest
 from helpers_children import plant
 from test_device_jobs import is_running, wait_until
 
-from sttm_export.device.closure import PACKAGE, kit_sources
-from sttm_export.device.modules import ask_module
 from sttm_export.engines import children
 from sttm_export.engines.children import (
     absolute_paths,
@@ -23,6 +21,8 @@ from sttm_export.engines.children import (
     python_command,
     session_work,
 )
+from sttm_export.kit.closure import PACKAGE, kit_sources
+from sttm_export.machine.modules import ask_module
 
 SLEEPER = "import os, sys, time\nopen(sys.argv[1], 'w').write(str(os.getpid()))\nos.rename(sys.argv[1], sys.argv[2])\n"
 
@@ -50,7 +50,7 @@ def test_nothing_but_the_package_is_taken_from_where_it_lies(tmp_path, monkeypat
         shutil.copyfile(PACKAGE / name, tmp_path / "kit" / "sttm_export" / name)
     plant(tmp_path / "kit", tmp_path / "ran")
     monkeypatch.setattr(children, "_PACKAGE_PARENT", tmp_path / "kit")
-    command = python_command("sttm_export.device.__main__", "--help")
+    command = python_command("sttm_export.kit.__main__", "--help")
     done = subprocess.run(command, cwd=tmp_path / "kit", capture_output=True, text=True, check=False)
     assert "usage: build.sh" in done.stdout, done.stderr
     assert not (tmp_path / "ran").exists()

@@ -5,11 +5,11 @@ import threading
 import pytest
 from helpers_graphs import tiny_module, tiny_spec
 
+from sttm_export.contracts.target import find_target
 from sttm_export.engines.build import build_engine
 from sttm_export.engines.interrupts import held_interrupts
 from sttm_export.engines.progress import PhaseTree
 from sttm_export.graphs.export import export_graph
-from sttm_export.spec.target import find_target
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])

@@ -13,6 +13,7 @@ import pytest
 from helpers_children import plant
 from helpers_graphs import INT32, node, proto, save, tiny_module, tiny_spec
 
+from sttm_export.contracts.target import find_target
 from sttm_export.engines import children as children_module
 from sttm_export.engines import isolated as isolated_module
 from sttm_export.engines.build import build_engine
@@ -21,7 +22,6 @@ from sttm_export.engines.faults import EngineError
 from sttm_export.engines.options import BuildOptions
 from sttm_export.engines.targets import build_targets
 from sttm_export.graphs.export import export_graph
-from sttm_export.spec.target import find_target
 
 RTX = find_target("rtx")
 pytest.importorskip("tensorrt_rtx_bindings", reason="TensorRT-RTX is not installed")

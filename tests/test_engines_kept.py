@@ -5,10 +5,10 @@ import json
 import pytest
 from helpers_bundles import GRAPHS, make_bundle, put_engines, write_engine
 
-from sttm_export.bundle import open_bundle
-from sttm_export.engines.kept import carry_over, check_strangers, engines_in_the_way
-from sttm_export.engines.store import engines_staging, publish_engines, read_records
-from sttm_export.engines.sums import differing_files, write_sums
+from sttm_export.bundle.kept import carry_over, check_strangers, engines_in_the_way
+from sttm_export.bundle.opened import open_bundle
+from sttm_export.bundle.store import engines_staging, publish_engines, read_records
+from sttm_export.bundle.sums import differing_files, write_sums
 from sttm_export.errors import UserError
 
 TARGET = "x86-trt1016"

@@ -4,12 +4,12 @@ from pathlib import Path
 import pytest
 from helpers_standins import pretend_gpu
 
+from sttm_export.contracts.target import find_target
 from sttm_export.engines import memory
 from sttm_export.engines.gpu import find_gpu
 from sttm_export.engines.logs import exhausted, memory_reason, portable_lines, scratch_bytes
 from sttm_export.engines.meminfo import free_memory
 from sttm_export.engines.options import BuildOptions
-from sttm_export.spec.target import find_target
 
 GIB = 1 << 30
 # Lines as TensorRT writes them where memory is short: NVIDIA/TensorRT issues 4258 and 2643.

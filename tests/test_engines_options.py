@@ -6,6 +6,7 @@ import pytest
 from helpers_engines import fake_tensorrt
 from helpers_graphs import tiny_module, tiny_spec
 
+from sttm_export.contracts.target import find_target
 from sttm_export.engines.api import Api, load_api, parse_graph
 from sttm_export.engines.configure import read_options
 from sttm_export.engines.faults import EngineError
@@ -13,7 +14,6 @@ from sttm_export.engines.gpu import gpu_capability
 from sttm_export.engines.options import BuildOptions, check_options
 from sttm_export.errors import UserError
 from sttm_export.graphs.export import export_graph
-from sttm_export.spec.target import find_target
 
 RTX, ORIN = find_target("rtx"), find_target("jetson-orin-jp62")
 EVERYTHING = BuildOptions(512, True, True, Path("timing.cache"), True, 5)

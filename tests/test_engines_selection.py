@@ -4,7 +4,7 @@ import platform
 import pytest
 from helpers_standins import pretend_gpu
 
-from sttm_export.engines.records import EngineRecord
+from sttm_export.bundle.records import EngineRecord
 from sttm_export.engines.selection import Selection, select_engines
 from sttm_export.errors import UserError
 

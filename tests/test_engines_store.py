@@ -3,10 +3,10 @@ import shutil
 
 import pytest
 
-from sttm_export.bundle import open_bundle
-from sttm_export.engines.records import EngineRecord, sha256_of
-from sttm_export.engines.store import engine_targets, engines_staging, publish_engines, read_records
-from sttm_export.engines.sums import differing_files, read_sums, write_sums
+from sttm_export.bundle.opened import open_bundle
+from sttm_export.bundle.records import EngineRecord, sha256_of
+from sttm_export.bundle.store import engine_targets, engines_staging, publish_engines, read_records
+from sttm_export.bundle.sums import differing_files, read_sums, write_sums
 from sttm_export.errors import UserError
 
 TARGET = "jetson-orin-jp62"

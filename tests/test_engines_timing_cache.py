@@ -9,6 +9,7 @@ import pytest
 from helpers_engines import fake_tensorrt
 from helpers_graphs import tiny_module, tiny_spec
 
+from sttm_export.contracts.target import find_target
 from sttm_export.engines import build as build_module
 from sttm_export.engines import timing_cache
 from sttm_export.engines.api import Api
@@ -17,7 +18,6 @@ from sttm_export.engines.faults import EngineError
 from sttm_export.engines.options import BuildOptions
 from sttm_export.errors import UserError
 from sttm_export.graphs.export import export_graph
-from sttm_export.spec.target import find_target
 
 ORIN = find_target("jetson-orin-jp62")
 MADE = b"sm87 kernels"

@@ -11,16 +11,16 @@ from pathlib import Path
 import pytest
 from helpers_trtexec import put_trtexec
 
+from sttm_export.bundle.records import EngineRecord
+from sttm_export.contracts.target import find_target, targets
 from sttm_export.engines import build as build_module
 from sttm_export.engines import trtexec as trtexec_module
 from sttm_export.engines.build import build_engine
 from sttm_export.engines.faults import EngineError, UnavailableError
 from sttm_export.engines.options import BuildOptions
-from sttm_export.engines.records import EngineRecord
 from sttm_export.engines.targets import build_targets
 from sttm_export.engines.trtexec import find_trtexec, locate_trtexec, trtexec_command, trtexec_version
 from sttm_export.errors import UserError
-from sttm_export.spec.target import find_target, targets
 
 RTX, ORIN = find_target("rtx"), find_target("jetson-orin-jp62")
 

@@ -9,17 +9,17 @@ import pytest
 from helpers_graphs import plant
 from helpers_networks import tiny_model, tiny_state
 
-from sttm_export.exporting.edge_cases import HUGE, LARGEST_HALF, TINY, edge_clips, edge_pixels
-from sttm_export.exporting.evidence import examine_encoder, examine_merger
-from sttm_export.exporting.frames import synthetic_scene
+from sttm_export.contracts.graph import token_merger_graph, vision_encoder_graph
+from sttm_export.contracts.merge import MergeSpec
+from sttm_export.families.llava.vision_encoder import build_encoder
 from sttm_export.graphs.export import export_graph
 from sttm_export.merging.static import TokenMerger
-from sttm_export.networks.vision_encoder import build_encoder
-from sttm_export.spec.graph import token_merger_graph, vision_encoder_graph
-from sttm_export.spec.merge import MergeSpec
 from sttm_export.validation.quadtree import build_quadtree
 from sttm_export.validation.similarities import compute_similarities
 from sttm_export.validation.ties import rounding_band
+from sttm_export.workflows.edge_cases import HUGE, LARGEST_HALF, TINY, edge_clips, edge_pixels
+from sttm_export.workflows.evidence import examine_encoder, examine_merger
+from sttm_export.workflows.scene import synthetic_scene
 
 SPECS = {
     "budget": MergeSpec(4, 6, 6, 16, 0.5, "budget"),

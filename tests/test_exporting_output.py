@@ -7,12 +7,12 @@ import sys
 import pytest
 from helpers_bundles import MISSED, contents, make_bundle
 
-from sttm_export.bundle import bundle_around, is_bundle, uncovered_files
-from sttm_export.engines.records import EngineRecord
-from sttm_export.engines.store import engines_staging, publish_engines
+from sttm_export.bundle.opened import bundle_around, is_bundle, uncovered_files
+from sttm_export.bundle.records import EngineRecord
+from sttm_export.bundle.store import engines_staging, publish_engines
 from sttm_export.errors import UserError
-from sttm_export.exporting.output import check_output, keep_rejected, publish, staging
 from sttm_export.files.locks import locked_directory
+from sttm_export.workflows.output import check_output, keep_rejected, publish, staging
 
 
 @pytest.fixture
@@ -135,7 +135,7 @@ def test_a_bundle_that_engines_are_built_into_is_not_replaced(output):
 KILLED = """
 import os, sys
 from pathlib import Path
-from sttm_export.exporting.output import publish, staging
+from sttm_export.workflows.output import publish, staging
 from sttm_export.files import staging as files
 
 output = Path(sys.argv[1])

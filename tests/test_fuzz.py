@@ -46,11 +46,11 @@ def test_options(place, monkeypatch):
     def accepted(*_arguments, **_options):
         raise UserError("accepted")
 
-    for work in ("exporting.run.run_export", "building.build_bundle", "running.run_bundle"):
+    for work in ("workflows.export.run_export", "workflows.build.build_bundle", "workflows.run.run_bundle"):
         monkeypatch.setattr(f"sttm_export.{work}", accepted)
     for work in ("validate_on_fixtures", "validate_on_clip", "validate_engines"):
-        monkeypatch.setattr(f"sttm_export.validating.{work}", accepted)
-    monkeypatch.setattr("sttm_export.bisecting.bisect_graph", accepted)
+        monkeypatch.setattr(f"sttm_export.workflows.validate.{work}", accepted)
+    monkeypatch.setattr("sttm_export.drift.search.bisect_graph", accepted)
     before = {path.name for path in place.iterdir()}
     codes = helpers_fuzz.fuzz_options(BASE, build_parser(), 200, seed=0)
     assert codes[2] > 100, codes

@@ -10,17 +10,17 @@ import torch
 from helpers_networks import tiny_model
 from torch import nn
 
+from sttm_export.contracts.graph import ACCUMULATES, GraphSpec, TensorSpec, vision_encoder_graph
+from sttm_export.contracts.target import find_target
+from sttm_export.drift.marking import Chain
+from sttm_export.drift.reference_trace import Reference
 from sttm_export.engines.build import build_engine
+from sttm_export.families.llava.siglip import SelfAttention
+from sttm_export.families.llava.vision_encoder import build_encoder
 from sttm_export.graphs.export import export_graph
-from sttm_export.graphs.marking import Chain
-from sttm_export.graphs.reference_trace import Reference
-from sttm_export.networks.random_weights import random_state
-from sttm_export.networks.siglip import SelfAttention
-from sttm_export.networks.vision_encoder import build_encoder
-from sttm_export.spec.graph import ACCUMULATES, GraphSpec, TensorSpec, vision_encoder_graph
-from sttm_export.spec.target import find_target
 from sttm_export.validation.gates import derive_tolerance, judge
 from sttm_export.validation.metrics import compare
+from sttm_export.weights.random import random_state
 
 FLOAT, HALF = onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16
 

@@ -3,12 +3,12 @@ import onnx
 import pytest
 from helpers_graphs import FLOAT, INT32, node, proto, save, tiny_module, tiny_spec
 
+from sttm_export.contracts.graph import GraphSpec, TensorSpec
 from sttm_export.errors import UserError
 from sttm_export.graphs.check import check_external_data, check_graph, check_static
 from sttm_export.graphs.export import data_file, export_graph
 from sttm_export.graphs.faults import GraphError
 from sttm_export.graphs.structure import attribute, label, load_structure
-from sttm_export.spec.graph import GraphSpec, TensorSpec
 
 
 @pytest.fixture(scope="module")

@@ -9,9 +9,9 @@ import torch
 from helpers_graphs import run, tiny_inputs, tiny_module, tiny_spec
 from torch import nn
 
+from sttm_export.contracts.graph import GraphSpec, TensorSpec
 from sttm_export.graphs.export import OPSET, data_file, example_inputs, export_graph
 from sttm_export.graphs.faults import GraphError
-from sttm_export.spec.graph import GraphSpec, TensorSpec
 
 
 @pytest.fixture(scope="module", params=["float32", "float16"])
@@ -67,7 +67,7 @@ def test_no_path_of_this_machine_and_no_trace_is_left(exported):
 
 
 def test_opset_suits_every_target(exported):
-    from sttm_export.spec.target import targets
+    from sttm_export.contracts.target import targets
 
     model = onnx.load(exported[1], load_external_data=False)
     assert [(row.domain, row.version) for row in model.opset_import] == [("", OPSET)]

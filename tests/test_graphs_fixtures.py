@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 from helpers_graphs import tiny_inputs, tiny_spec
 
+from sttm_export.contracts.graph import GraphSpec
 from sttm_export.errors import UserError
 from sttm_export.graphs.fixtures import read_fixture, write_fixture
-from sttm_export.spec.graph import GraphSpec
 
 OUTPUTS = {
     "tokens": np.ones((4, 4, 32), np.float32),

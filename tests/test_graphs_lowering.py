@@ -6,9 +6,9 @@ import torch
 from helpers_graphs import run, same_bits
 from torch import nn
 
+from sttm_export.contracts.graph import GraphSpec, TensorSpec
 from sttm_export.graphs.export import export_graph
 from sttm_export.graphs.faults import GraphError
-from sttm_export.spec.graph import GraphSpec, TensorSpec
 
 ODD = np.array([[0.0, -0.0, 1e-45], [1e-8, 1.5, 3e38], [np.inf, -np.inf, np.nan], [1e-9, -1e-8, 1e19]], np.float32)
 

@@ -6,11 +6,11 @@ from helpers_graphs import BOOL, FLOAT, HALF, node, proto, save
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sttm_export.bundle import open_bundle
+from sttm_export.bundle.opened import open_bundle
+from sttm_export.drift.marking import Chain, in_groups, share_weights, write_part
 from sttm_export.errors import UserError
 from sttm_export.graphs.faults import GraphError
 from sttm_export.graphs.fixtures import read_fixture
-from sttm_export.graphs.marking import Chain, in_groups, share_weights, write_part
 from sttm_export.runtime.ort_session import OrtSession
 
 

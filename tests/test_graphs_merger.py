@@ -7,13 +7,13 @@ import pytest
 import torch
 from helpers_merging import GOLDEN, is_stable, load_golden, spec_for
 
+from sttm_export.contracts.graph import token_merger_graph
+from sttm_export.contracts.merge import MergeSpec
 from sttm_export.graphs.export import export_graph
 from sttm_export.merging.outputs import static_outputs
 from sttm_export.merging.reference import merge
 from sttm_export.merging.static import TokenMerger
 from sttm_export.runtime.ort_session import OrtSession
-from sttm_export.spec.graph import token_merger_graph
-from sttm_export.spec.merge import MergeSpec
 
 DISCRETE = ("num_tokens", "token_box", "token_patches", "assignment", "converged")
 FRAMES, SIDE, CHANNELS = 4, 6, 8

@@ -6,11 +6,11 @@ import torch
 from helpers_graphs import tiny_inputs, tiny_module, tiny_spec
 from torch import nn
 
+from sttm_export.contracts.graph import GraphSpec, TensorSpec
+from sttm_export.drift.marking import Chain
+from sttm_export.drift.reference_trace import Reference
 from sttm_export.graphs.export import export_graph
-from sttm_export.graphs.marking import Chain
-from sttm_export.graphs.reference_trace import Reference
 from sttm_export.runtime.ort_session import OrtSession
-from sttm_export.spec.graph import GraphSpec, TensorSpec
 
 
 @pytest.fixture(scope="module", params=["float32", "float16"])
@@ -55,7 +55,7 @@ def test_the_whole_run_is_the_module_in_float32(pair):
 
 
 def all_tensors(path, chain, inputs, directory):
-    from sttm_export.graphs.marking import share_weights, write_part
+    from sttm_export.drift.marking import share_weights, write_part
 
     share_weights(chain, directory)
     part, graph = write_part(chain, chain.inputs, chain.marks(range(len(chain.nodes))), directory)

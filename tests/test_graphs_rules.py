@@ -8,10 +8,10 @@ import pytest
 from helpers_graphs import BOOL, FLOAT, HALF, INT32, INT64, node, proto, save, tiny_module, tiny_spec
 from onnx import TensorProto
 
+from sttm_export.contracts.target import find_target, targets
 from sttm_export.graphs.export import export_graph
 from sttm_export.graphs.rule_table import parser_knows, rules
 from sttm_export.graphs.rules import check_rules
-from sttm_export.spec.target import find_target, targets
 
 X = ("x", FLOAT, [8, 4])
 Y = ("y", FLOAT, [8, 4])

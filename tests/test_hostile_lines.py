@@ -199,7 +199,7 @@ def test_memory_is_estimated_before_work(place, capsys):
     assert "GiB of memory and" in said or "The bundle needs about" in said
     from sttm_export.cli import build_parser
     from sttm_export.commands.export import make_plan
-    from sttm_export.exporting.plan import estimate_memory
+    from sttm_export.workflows.plan import estimate_memory
 
     def plan(*extra):
         return make_plan(build_parser().parse_args(["export", *EXPORT, "--model", "llava-video-7b", *extra]))
@@ -259,7 +259,7 @@ def test_a_config_that_is_no_file(place, checkpoint, capsys):
 
 
 def test_a_config_that_is_missing_is_said(checkpoint):
-    from sttm_export.networks.checkpoint import load_checkpoint
+    from sttm_export.weights.checkpoint import load_checkpoint
 
     assert load_checkpoint(tiny_model(), str(checkpoint))[1].note == ""
     (checkpoint / "config.json").unlink()
@@ -268,7 +268,7 @@ def test_a_config_that_is_missing_is_said(checkpoint):
 
 
 def test_a_towers_config_that_is_missing_is_said(place):
-    from sttm_export.networks.checkpoint import load_checkpoint
+    from sttm_export.weights.checkpoint import load_checkpoint
 
     model = tiny_model()
     whole = write_checkpoint(place / "whole", model, tiny_state(model, 3), tower=False)
@@ -289,7 +289,7 @@ def test_two_files_with_one_tensor(place, checkpoint, capsys):
 def test_a_rejected_bundle_says_so_everywhere(place, tiny_bundle, capsys):
     import json
 
-    from sttm_export.bundle import write_manifest
+    from sttm_export.bundle.opened import write_manifest
 
     bundle = shutil.copytree(tiny_bundle, place / "missed")
     manifest = json.loads((bundle / "manifest.json").read_text())

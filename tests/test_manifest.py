@@ -5,8 +5,8 @@ import shutil
 
 import pytest
 
+from sttm_export.bundle.manifest import read_manifest, read_times
 from sttm_export.errors import UserError
-from sttm_export.manifest import read_manifest, read_times
 
 
 @pytest.fixture

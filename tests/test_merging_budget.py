@@ -5,10 +5,10 @@ import pytest
 import torch
 from helpers_merging import REAL_CLIPS, assert_equal_merge, decisions, load_golden, run_static, spec_for
 
+from sttm_export.contracts.merge import MergeSpec
 from sttm_export.errors import UserError
 from sttm_export.merging.ladder import rounding_band
 from sttm_export.merging.reference import merge
-from sttm_export.spec.merge import MergeSpec
 
 
 @pytest.mark.parametrize("budget", [0.5, 0.3, 0.15])

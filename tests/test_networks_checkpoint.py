@@ -10,9 +10,9 @@ from helpers_networks import LAYOUTS, tiny_model, tiny_state, write_checkpoint, 
 from safetensors.torch import save_file
 
 from sttm_export.errors import UserError
-from sttm_export.networks.checkpoint import digest, load_checkpoint
-from sttm_export.networks.layouts import MODEL_LAYOUTS
-from sttm_export.networks.tensor_files import INDEX
+from sttm_export.families.llava.layouts import MODEL_LAYOUTS
+from sttm_export.weights.checkpoint import digest, load_checkpoint
+from sttm_export.weights.tensor_files import INDEX
 
 MODEL = tiny_model()
 STATE = tiny_state(MODEL)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 from helpers_networks import tiny_model, write_config
 
+from sttm_export.contracts.model import load_model
 from sttm_export.errors import UserError
-from sttm_export.networks.config_check import check_model_config, check_tower_config
-from sttm_export.spec.model import load_model
+from sttm_export.families.llava.config_check import check_model_config, check_tower_config
 
 MODEL = tiny_model(grid=(2, 2))
 

@@ -11,8 +11,8 @@ from helpers_networks import tiny_model, tiny_state, write_checkpoint
 from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 
 from sttm_export.errors import UserError
-from sttm_export.networks.checkpoint import load_checkpoint
-from sttm_export.networks.sources import resolve_checkpoint
+from sttm_export.weights.checkpoint import load_checkpoint
+from sttm_export.weights.sources import resolve_checkpoint
 
 MODEL = tiny_model()
 STATE = tiny_state(MODEL)

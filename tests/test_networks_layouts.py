@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from helpers_networks import LAYOUTS, tiny_model
 
-from sttm_export.networks.layouts import MODEL_LAYOUTS, TOWER_LAYOUTS, detect_layout
-from sttm_export.networks.parameters import parameter_shapes
+from sttm_export.families.llava.layouts import MODEL_LAYOUTS, TOWER_LAYOUTS, detect_layout
+from sttm_export.families.llava.parameters import parameter_shapes
 
 CANONICAL = list(parameter_shapes(tiny_model()))
 NEXT = "model.vision_tower.vision_tower.vision_model."

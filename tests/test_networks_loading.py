@@ -9,10 +9,10 @@ import pytest
 import torch
 from helpers_networks import tiny_model, tiny_state, write_checkpoint
 
+from sttm_export.contracts.weights import WeightSource
 from sttm_export.errors import UserError
-from sttm_export.networks.loading import load_vision_encoder
-from sttm_export.networks.random_weights import random_state
-from sttm_export.networks.weight_source import WeightSource
+from sttm_export.weights.loading import load_vision_encoder
+from sttm_export.weights.random import random_state
 
 MODEL = tiny_model()
 
@@ -53,8 +53,9 @@ def test_weight_source_reads_back_from_json_values():
 
 def test_provenance_and_loader_import_neither_transformers_nor_the_hub_client():
     code = (
-        "import sys, sttm_export.networks.weight_source as w; assert 'torch' not in sys.modules; "
-        "import sttm_export.networks.loading, sttm_export.networks.vision_encoder, sttm_export.networks.reference; "
+        "import sys, sttm_export.contracts.weights as w; assert 'torch' not in sys.modules; "
+        "import sttm_export.weights.loading, sttm_export.families.llava.vision_encoder; "
+        "import sttm_export.families.llava.reference; "
         "assert not {'transformers', 'huggingface_hub', 'safetensors', 'onnx'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -6,10 +6,10 @@ import pytest
 import torch
 from helpers_networks import tiny_model, tiny_pixels
 
-from sttm_export.networks.checkpoint import digest
-from sttm_export.networks.parameters import parameter_shapes
-from sttm_export.networks.random_weights import random_state
-from sttm_export.networks.vision_encoder import build_encoder
+from sttm_export.families.llava.parameters import parameter_shapes
+from sttm_export.families.llava.vision_encoder import build_encoder
+from sttm_export.weights.checkpoint import digest
+from sttm_export.weights.random import random_state
 
 
 def test_names_shapes_and_order_are_canonical():

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sttm_export.networks.resize import BilinearResize, bilinear_weights
+from sttm_export.families.llava.resize import BilinearResize, bilinear_weights
 
 # F.interpolate computes source coordinates in float32, so its weights are off by this much times the side; ours are
 # rounded once. Values reach about 4.

@@ -6,9 +6,9 @@ import pytest
 import torch
 from helpers_networks import tiny_model, tiny_pixels, tiny_state
 
-from sttm_export.networks.reference import build_reference
-from sttm_export.networks.siglip import Float32LayerNorm, SelfAttention
-from sttm_export.networks.vision_encoder import build_encoder
+from sttm_export.families.llava.reference import build_reference
+from sttm_export.families.llava.siglip import Float32LayerNorm, SelfAttention
+from sttm_export.families.llava.vision_encoder import build_encoder
 
 FLOAT32_OPS = {"softmax.int", "layer_norm.default", "gelu.default"}
 

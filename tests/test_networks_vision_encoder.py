@@ -9,14 +9,14 @@ import pytest
 import torch
 from helpers_networks import tiny_model, tiny_pixels, tiny_state, write_tiny_model_toml
 
+from sttm_export.contracts.graph import vision_encoder_graph
+from sttm_export.contracts.model import load_model, model_names
 from sttm_export.errors import UserError
-from sttm_export.networks import reference
-from sttm_export.networks.parameters import parameter_shapes
-from sttm_export.networks.reference import build_reference
-from sttm_export.networks.resize import BilinearResize
-from sttm_export.networks.vision_encoder import VisionEncoder, build_eager_encoder, build_encoder
-from sttm_export.spec.graph import vision_encoder_graph
-from sttm_export.spec.model import load_model, model_names
+from sttm_export.families.llava import reference
+from sttm_export.families.llava.parameters import parameter_shapes
+from sttm_export.families.llava.reference import build_reference
+from sttm_export.families.llava.resize import BilinearResize
+from sttm_export.families.llava.vision_encoder import VisionEncoder, build_eager_encoder, build_encoder
 
 
 def relative(a, b):
@@ -114,7 +114,7 @@ def test_fp16_refuses_a_weight_beyond_its_range():
 def test_reference_shares_no_code_with_the_exported_modules():
     tree = ast.parse(Path(reference.__file__).read_text(encoding="utf-8"))
     imports = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
-    assert {name for name in imports if name and name.startswith("sttm_export")} == {"sttm_export.spec.model"}
+    assert {name for name in imports if name and name.startswith("sttm_export")} == {"sttm_export.contracts.model"}
 
 
 def test_reference_leaves_nothing_on_the_meta_device():

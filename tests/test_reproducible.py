@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from sttm_export.bundle import open_bundle
+from sttm_export.bundle.opened import open_bundle
 from sttm_export.runtime.sample_clips import find_sample_clip
 
 # `report.html` shows when it was made, and SHA256SUMS holds the sums of both.

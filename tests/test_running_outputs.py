@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 from helpers_bundles import contents, make_bundle
 
-from sttm_export import running
 from sttm_export.cli import main
 from sttm_export.commands import validate
 from sttm_export.errors import UserError
-from sttm_export.running import Request, check_request
 from sttm_export.runtime.sample_clips import find_sample_clip
+from sttm_export.workflows import run as running
+from sttm_export.workflows.run import Request, check_request
 
 
 @pytest.fixture

@@ -3,13 +3,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from sttm_export.contracts.graph import GraphSpec, TensorSpec, token_merger_graph
+from sttm_export.contracts.merge import MergeSpec
+from sttm_export.contracts.model import GridSpec
 from sttm_export.errors import UserError
 from sttm_export.runtime.draw import draw_tokens
 from sttm_export.runtime.merged import MergedTokens, save_npz
 from sttm_export.runtime.pipeline import encode_frames, merge_features
-from sttm_export.spec.graph import GraphSpec, TensorSpec, token_merger_graph
-from sttm_export.spec.merge import MergeSpec
-from sttm_export.spec.model import GridSpec
 
 ENCODER = GraphSpec(
     "vision_encoder",

@@ -8,12 +8,12 @@ from helpers_graphs import HALF, node, proto, save
 from helpers_standins import pretend_gpu
 from helpers_trt import MIXED, mixed_inputs, mixed_outputs, rtx_api, write_engine, write_mixed, write_sidecar
 
+from sttm_export.bundle.records import sha256_of
+from sttm_export.contracts.graph import GraphSpec, TensorSpec
 from sttm_export.engines.api import load_api
 from sttm_export.engines.driver import CudaError
-from sttm_export.engines.records import sha256_of
 from sttm_export.errors import UserError
 from sttm_export.runtime.trt_session import TrtSession
-from sttm_export.spec.graph import GraphSpec, TensorSpec
 
 pytest.importorskip("tensorrt_rtx_bindings", reason="TensorRT-RTX is not installed")
 

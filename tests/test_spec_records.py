@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import pytest
 
-from sttm_export.spec.records import Range, Size, read_json, read_record, read_regular
+from sttm_export.contracts.records import Range, Size, read_json, read_record, read_regular
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,9 @@ import pytest
 
 from sttm_export.cli import main
 from sttm_export.commands.targets import count_rules
+from sttm_export.contracts.data import read_toml
+from sttm_export.contracts.target import TargetSpec, find_target, targets
 from sttm_export.errors import UserError
-from sttm_export.spec.files import read_toml
-from sttm_export.spec.target import TargetSpec, find_target, targets
 
 ALL = list(targets().values())
 KNOWN = {"fp32", "fp16", "bf16", "int8", "int4", "fp8", "fp4"}

@@ -9,7 +9,7 @@ from rich.table import Table
 
 from sttm_export import terminal
 from sttm_export.cli import main
-from sttm_export.networks.sources import resolve_checkpoint
+from sttm_export.weights.sources import resolve_checkpoint
 
 
 def process(*arguments, cwd=None, **variables):

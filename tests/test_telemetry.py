@@ -24,7 +24,7 @@ def files_of_a_home(home, code, **variables):
     "code",
     [
         "from sttm_export.runtime.ort_session import check_provider; check_provider('cpu')",
-        "from sttm_export.device.modules import ask_onnxruntime; assert ask_onnxruntime().loads",
+        "from sttm_export.machine.modules import ask_onnxruntime; assert ask_onnxruntime().loads",
         "from sttm_export.cli import main; main(['doctor', '--json'])",
     ],
 )

@@ -7,11 +7,11 @@ from helpers_graphs import tiny_module, tiny_spec
 from rich.console import Console
 
 from sttm_export import terminal
+from sttm_export.contracts.target import find_target
 from sttm_export.engines import targets as engines
 from sttm_export.engines.faults import EngineError
 from sttm_export.engines.progress import part_of
 from sttm_export.graphs.export import export_graph
-from sttm_export.spec.target import find_target
 from sttm_export.terminal import Steps
 
 

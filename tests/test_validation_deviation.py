@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sttm_export.validation import deviation
-from sttm_export.validation.deviation import measure
+from sttm_export.drift import deviation
+from sttm_export.drift.deviation import measure
 
 
 @settings(max_examples=50, deadline=None)

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sttm_export.drift.checks import Check, DriftReport, Place, check_tensor, explain, first_out
 from sttm_export.errors import UserError, ValidationMiss
-from sttm_export.validation.drift import Check, DriftReport, Place, check_tensor, explain, first_out
 from sttm_export.validation.gates import derive_tolerance
 
 RANDOM = np.random.default_rng(0)

@@ -8,8 +8,8 @@ import pytest
 from helpers_runtime import FakeSession
 from helpers_validation import Clip
 
-from sttm_export.spec.graph import token_merger_graph, vision_encoder_graph
-from sttm_export.spec.model import load_model
+from sttm_export.contracts.graph import token_merger_graph, vision_encoder_graph
+from sttm_export.contracts.model import load_model
 from sttm_export.validation.fixture_check import check_encoder_fixture, check_merger_fixture
 
 

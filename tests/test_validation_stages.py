@@ -6,8 +6,8 @@ from helpers_runtime import FakeSession
 from helpers_validation import Clip, copy, flip_that_matters
 from test_validation_decisions import clip_at_a_tie
 
+from sttm_export.contracts.graph import GraphSpec, TensorSpec, token_merger_graph
 from sttm_export.errors import UserError, ValidationMiss
-from sttm_export.spec.graph import GraphSpec, TensorSpec, token_merger_graph
 from sttm_export.validation.results import ValidationReport
 from sttm_export.validation.stages import Stage, budget_results, merger_results, validate_encoder, validate_merger
 

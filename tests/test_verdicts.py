@@ -10,11 +10,11 @@ import pytest
 from helpers_drift import resign
 from helpers_networks import tiny_model, tiny_state, write_checkpoint
 
-from sttm_export.bundle import open_bundle
+from sttm_export.bundle.opened import open_bundle
 from sttm_export.cli import main
+from sttm_export.contracts.graph import TOKEN_MERGER, VISION_ENCODER
 from sttm_export.graphs.fixtures import read_fixture, write_fixture
 from sttm_export.runtime.sample_clips import find_sample_clip
-from sttm_export.spec.graph import TOKEN_MERGER, VISION_ENCODER
 
 
 @pytest.fixture
@@ -184,7 +184,7 @@ def test_anything_that_is_not_finite_anywhere_is_a_sentence(broken, capsys):
 
 
 def test_a_clip_that_did_not_converge_is_said(tiny_bundle, tmp_path, monkeypatch, capsys):
-    from sttm_export import running
+    from sttm_export.workflows import run as running
 
     merge = running.merge_features
     monkeypatch.setattr(running, "merge_features", lambda *given: replace(merge(*given), converged=False))

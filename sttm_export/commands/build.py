@@ -53,12 +53,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def execute(options: argparse.Namespace) -> None:
     """Check, build, show what was built, and say how to check it."""
-    from sttm_export.building import Request, build_bundle, check_request
-    from sttm_export.bundle import open_bundle
+    from sttm_export.bundle.opened import open_bundle
+    from sttm_export.bundle.store import clear_engines, only_builder
+    from sttm_export.contracts.target import find_target
     from sttm_export.engines.options import BuildOptions
-    from sttm_export.engines.store import clear_engines, only_builder
-    from sttm_export.spec.target import find_target
     from sttm_export.terminal import Steps, table_console
+    from sttm_export.workflows.build import Request, build_bundle, check_request
 
     request = Request(
         targets=tuple(find_target(name) for name in dict.fromkeys(options.target)),

@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from rich.text import Text
 
     from sttm_export.commands.layout import Cell
-    from sttm_export.device.doctor import Ability, TargetVerdict
-    from sttm_export.device.machine import MachineFacts
+    from sttm_export.machine.doctor import Ability, TargetVerdict
+    from sttm_export.machine.facts import MachineFacts
 
 HELP = "Say what this machine can do, and for each target: check rules, build, run; and what would mend a no."
 _COLOR = {"yes": "green", "no": "red", "unknown": "yellow"}
@@ -29,9 +29,9 @@ def execute(options: argparse.Namespace) -> None:
     import importlib.util
     import json
 
-    from sttm_export.device.doctor import examine_targets
-    from sttm_export.device.machine import read_machine
-    from sttm_export.spec.target import targets
+    from sttm_export.contracts.target import targets
+    from sttm_export.machine.doctor import examine_targets
+    from sttm_export.machine.facts import read_machine
 
     facts = read_machine(onnxruntime=True)
     verdicts = examine_targets(facts, list(targets().values()), importlib.util.find_spec("onnx") is not None)
@@ -66,7 +66,7 @@ def print_report(facts: MachineFacts, verdicts: Sequence[TargetVerdict], console
 
 def machine_rows(facts: MachineFacts) -> list[tuple[str, str]]:
     """What is shown of a machine, in words; what is not there is said."""
-    from sttm_export.device.machine import size_text
+    from sttm_export.machine.facts import size_text
 
     memory, gpu, runtime = facts.memory, facts.gpu, facts.onnxruntime
     shared = " shared with the processor" if gpu and gpu.integrated else ""

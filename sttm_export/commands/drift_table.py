@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.text import Text
 
 from sttm_export.commands.layout import print_table
-from sttm_export.validation.drift import Check, DriftReport
+from sttm_export.drift.checks import Check, DriftReport
 
 _BLOCKS = 4
 

@@ -87,13 +87,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def execute(options: argparse.Namespace) -> None:
     """Plan, run, and show the closing table."""
-    from sttm_export.exporting.plan import check_plan
     from sttm_export.terminal import Steps
+    from sttm_export.workflows.plan import check_plan
 
     plan = make_plan(options)
     check_plan(plan)
     from sttm_export.commands.tables import print_bundle
-    from sttm_export.exporting.run import run_export
+    from sttm_export.workflows.export import run_export
 
     steps = Steps(5 + plan.engines + bool(plan.validation_frames))
     bundle = run_export(plan, steps)
@@ -102,9 +102,9 @@ def execute(options: argparse.Namespace) -> None:
 
 def make_plan(options: argparse.Namespace):  # type: ignore[no-untyped-def]  # noqa: ANN201
     """Turn options into an `ExportPlan`; every value is checked here or by `check_plan`."""
-    from sttm_export.exporting.plan import ExportPlan, default_output, pick_targets, pick_thresholds
-    from sttm_export.spec.merge import MergeSpec
-    from sttm_export.spec.model import load_model
+    from sttm_export.contracts.merge import MergeSpec
+    from sttm_export.contracts.model import load_model
+    from sttm_export.workflows.plan import ExportPlan, default_output, pick_targets, pick_thresholds
 
     model = load_model(options.model)
     merge = MergeSpec(

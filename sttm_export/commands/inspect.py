@@ -18,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def execute(options: argparse.Namespace) -> None:
     """Verify every sha256, then print."""
-    from sttm_export.bundle import open_bundle
+    from sttm_export.bundle.opened import open_bundle
 
     bundle = open_bundle(options.bundle)
     if options.json:

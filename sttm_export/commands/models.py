@@ -14,7 +14,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def execute(options: argparse.Namespace) -> None:
     """Print a table."""
     from sttm_export.commands.layout import print_table
-    from sttm_export.spec.model import load_model, model_names
+    from sttm_export.contracts.model import load_model, model_names
     from sttm_export.terminal import table_console
 
     headings = ("name", "model", "tokens a frame", "channels", "published (spatial, temporal)", "checkpoint")

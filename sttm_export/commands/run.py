@@ -32,10 +32,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def execute(options: argparse.Namespace) -> None:
     """Decode, encode, merge, write."""
-    from sttm_export.bundle import open_bundle, verify_manifest
+    from sttm_export.bundle.opened import open_bundle, verify_manifest
     from sttm_export.errors import UserError
-    from sttm_export.running import Request, run_bundle
     from sttm_export.terminal import Steps
+    from sttm_export.workflows.run import Request, run_bundle
 
     if options.output.name in {"", ".."}:
         raise UserError(f"--output {options.output} is a directory; give the name of a file.")

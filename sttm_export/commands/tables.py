@@ -9,9 +9,9 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-from sttm_export.bundle import Bundle
+from sttm_export.bundle.opened import Bundle
+from sttm_export.bundle.records import EngineRecord
 from sttm_export.commands.layout import print_facts, print_table
-from sttm_export.engines.records import EngineRecord
 from sttm_export.terminal import table_console
 from sttm_export.validation.report import format_size, listed_files, verdict
 from sttm_export.validation.results import frames_text

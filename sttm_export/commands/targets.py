@@ -16,7 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def execute(options: argparse.Namespace) -> None:
     """Print the table."""
-    from sttm_export.spec.target import targets
+    from sttm_export.contracts.target import targets
 
     if options.json:
         print(json.dumps([target.to_json() for target in targets().values()], indent=1, ensure_ascii=False))
@@ -36,7 +36,7 @@ def execute(options: argparse.Namespace) -> None:
 
 def count_rules(name: str) -> int:
     """How many rules of `graphs/rules.toml` speak of a target."""
+    from sttm_export.contracts.target import find_target
     from sttm_export.graphs.rule_table import rules
-    from sttm_export.spec.target import find_target
 
     return sum(rule.applies_to(find_target(name)) for rule in rules().values())

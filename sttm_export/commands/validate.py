@@ -10,7 +10,7 @@ from sttm_export.commands.values import path_value, text_value
 from sttm_export.errors import UserError
 
 if TYPE_CHECKING:
-    from sttm_export.bundle import Bundle
+    from sttm_export.bundle.opened import Bundle
     from sttm_export.validation.results import ValidationReport
 
 HELP = "Check a bundle again: files, then every stage on its fixtures or on a clip of yours."
@@ -38,10 +38,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def execute(options: argparse.Namespace) -> None:
     """Verify, run the stages, print them; a miss is an error."""
-    from sttm_export.bundle import open_bundle
+    from sttm_export.bundle.opened import open_bundle
     from sttm_export.commands.tables import print_stages
+    from sttm_export.engines.selection import engines_here
     from sttm_export.terminal import Steps, table_console
-    from sttm_export.validating import validate_engines, validate_on_clip, validate_on_fixtures
+    from sttm_export.workflows.validate import validate_engines, validate_on_clip, validate_on_fixtures
 
     _check_engine_options(options)
     if options.bisect is not None:
@@ -53,7 +54,7 @@ def execute(options: argparse.Namespace) -> None:
     with steps.step("Check the files"):
         bundle = open_bundle(options.bundle)
         # First of all: that no engine runs here should not come after half a minute of work.
-        selection = bundle.engines_here(options.target) if options.engine else None
+        selection = engines_here(bundle, options.target) if options.engine else None
     steps.warn(bundle.rejected())
     if options.clip is None:
         report = validate_on_fixtures(bundle, steps)
@@ -69,7 +70,7 @@ def execute(options: argparse.Namespace) -> None:
 
 def _evidence(bundle: Bundle, report: ValidationReport, options: argparse.Namespace) -> str:
     """The last line of a miss: what stands above, and the command that finds the cause."""
-    from sttm_export.bundle import bisect_command
+    from sttm_export.bundle.opened import bisect_command
 
     miss = report.first_miss
     if miss is None:
@@ -98,9 +99,9 @@ def _bisect(options: argparse.Namespace) -> None:
     """Search the graphs, print what was found, write it; a tensor out of its band is an error."""
     import json
 
-    from sttm_export.bisecting import bisect_graph, chosen_graphs, engine_factory, ort_factory, searchable
-    from sttm_export.bundle import open_bundle
+    from sttm_export.bundle.opened import open_bundle
     from sttm_export.commands.drift_table import print_drift
+    from sttm_export.drift.search import bisect_graph, chosen_graphs, engine_factory, ort_factory, searchable
     from sttm_export.files.whole import write_text_whole
     from sttm_export.terminal import Steps, table_console
 
@@ -126,7 +127,7 @@ def _bisect(options: argparse.Namespace) -> None:
 
 
 def _check_json(options: argparse.Namespace) -> None:
-    from sttm_export.bundle import bundle_around
+    from sttm_export.bundle.opened import bundle_around
     from sttm_export.files.whole import check_not_input, check_writable
 
     check_writable(options.json, "--json")

@@ -6,6 +6,9 @@ import platform
 import time
 from pathlib import Path
 
+from sttm_export.bundle.records import BuildResult, Tool, sha256_of
+from sttm_export.bundle.sidecar import write_sidecar
+from sttm_export.contracts.target import TargetSpec
 from sttm_export.engines import timing_cache
 from sttm_export.engines.api import Api, Message, load_api
 from sttm_export.engines.faults import UnavailableError
@@ -15,13 +18,10 @@ from sttm_export.engines.logs import portable_lines, scratch_bytes
 from sttm_export.engines.memory import with_workspace
 from sttm_export.engines.options import BuildOptions, check_options
 from sttm_export.engines.progress import OnProgress, PhaseTree
-from sttm_export.engines.records import BuildResult, Tool, sha256_of
 from sttm_export.engines.serialize import Job, serialize_engine
-from sttm_export.engines.sidecar import write_sidecar
 from sttm_export.engines.trtexec import find_trtexec, trtexec_command, trtexec_version
 from sttm_export.engines.trtexec_build import build_with_trtexec
 from sttm_export.errors import UserError
-from sttm_export.spec.target import TargetSpec
 
 DEFAULTS = BuildOptions()
 KIT = "BUNDLE/device/build.sh"

@@ -6,11 +6,11 @@ import platform
 from pathlib import Path
 from typing import Any
 
+from sttm_export.bundle.sidecar import Sidecar, sidecar_path
+from sttm_export.contracts.records import read_json, read_record
 from sttm_export.engines.api import Flavour
 from sttm_export.engines.gpu import ask_gpu
-from sttm_export.engines.sidecar import Sidecar, sidecar_path
 from sttm_export.errors import UserError
-from sttm_export.spec.records import read_json, read_record
 
 # First bytes of the engines of TensorRT-RTX 1.7; seen in every one that was built here.
 _RTX_MAGIC = b"vtrt"

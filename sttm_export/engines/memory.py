@@ -5,13 +5,13 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
+from sttm_export.contracts.target import TargetSpec
 from sttm_export.engines.api import Flavour
 from sttm_export.engines.cuda import Cuda
 from sttm_export.engines.driver import CudaError
 from sttm_export.engines.gpu import find_gpu
 from sttm_export.engines.meminfo import free_memory
 from sttm_export.engines.options import BuildOptions
-from sttm_export.spec.target import TargetSpec
 
 MIB = 2**20
 # What a builder takes before it has read any weights. TensorRT-RTX 1.7 was measured (docs/device.md). TensorRT 10.3 on

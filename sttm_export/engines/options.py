@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from sttm_export.contracts.target import TargetSpec
 from sttm_export.errors import UserError
-from sttm_export.spec.target import TargetSpec
 
 LARGEST_WORKSPACE = 2**24
 """MiB: 16 TiB, more than any GPU has."""

@@ -6,11 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from sttm_export.bundle.opened import Bundle
+from sttm_export.bundle.records import EngineRecord
+from sttm_export.bundle.store import ENGINES
 from sttm_export.engines.api import load_api
 from sttm_export.engines.compatibility import BUILD_HERE, flavour_of, read_sidecar, why_not_here
 from sttm_export.engines.faults import UnavailableError
 from sttm_export.engines.gpu import gpu_capability
-from sttm_export.engines.records import EngineRecord
 from sttm_export.errors import UserError, did_you_mean
 
 
@@ -25,6 +27,12 @@ class Selection:
 
     target: str
     engines: dict[str, Path]
+
+
+def engines_here(bundle: Bundle, target: str | None = None) -> Selection:
+    """Return an engine of every graph of a bundle that runs on this machine; see `select_engines`."""
+    names = [graph.name for graph in bundle.manifest.graphs]
+    return select_engines(bundle.path / ENGINES, bundle.engine_records(), names, target)
 
 
 def select_engines(

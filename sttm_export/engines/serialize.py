@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from sttm_export.bundle.records import CacheUse
 from sttm_export.engines import timing_cache
 from sttm_export.engines.api import Api, Message, parse_graph
 from sttm_export.engines.configure import read_options
@@ -47,7 +48,7 @@ class Serialized:
     """
 
     options: dict[str, Any]
-    use: timing_cache.CacheUse | None = None
+    use: CacheUse | None = None
     timings: bytes = b""
 
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from sttm_export.bundle.records import BuildResult, EngineRecord, Tool
+from sttm_export.contracts.target import TargetSpec
 from sttm_export.engines.build import DEFAULTS, build_engine
 from sttm_export.engines.faults import EngineError
 from sttm_export.engines.options import BuildOptions, check_options
 from sttm_export.engines.progress import OnProgress, part_of
-from sttm_export.engines.records import BuildResult, EngineRecord, Tool
 from sttm_export.engines.timing_cache import CACHE_NAME
 from sttm_export.errors import UserError
-from sttm_export.spec.target import TargetSpec
 
 # What most RTX machines at the edge have: Ampere (A2000, RTX 30) and Ada (RTX 4000 SFF, L4, RTX 40).
 DEFAULT_RTX = ("sm86", "sm89")

@@ -8,33 +8,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sttm_export.bundle.records import CacheUse
+from sttm_export.contracts.records import read_json
 from sttm_export.engines.faults import EngineError
 from sttm_export.errors import UserError
-from sttm_export.spec.records import read_json
 
 CACHE_NAME = "timing.cache"
 _AGAIN = "leave it out to time anew"
-
-
-@dataclass(frozen=True)
-class CacheUse:
-    """What one build did with a timing cache, for the sidecar.
-
-    Attributes:
-        file: name of the cache.
-        sha256_before: what was read; empty where the build began without.
-        sha256_after: what the build left; the same where the cache held every kernel.
-        frozen: whether kernels could be chosen from the cache alone.
-    """
-
-    file: str
-    sha256_before: str
-    sha256_after: str
-    frozen: bool
 
 
 def pin_path(cache: Path) -> Path:

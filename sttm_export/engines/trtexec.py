@@ -14,12 +14,12 @@ import subprocess
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from sttm_export.contracts.target import TargetSpec
 from sttm_export.engines.children import bound_command
 from sttm_export.engines.faults import EngineError, UnavailableError
 from sttm_export.engines.meminfo import ROOT
 from sttm_export.engines.options import BuildOptions
 from sttm_export.errors import UserError
-from sttm_export.spec.target import TargetSpec
 
 # Where JetPack and the Debian packages put it, below `/`; it is not on PATH there.
 INSTALLED = "usr/src/tensorrt/bin/trtexec"

@@ -7,6 +7,9 @@ import tempfile
 import time
 from pathlib import Path
 
+from sttm_export.bundle.records import BuildResult, CacheUse, sha256_of
+from sttm_export.bundle.sidecar import write_sidecar
+from sttm_export.contracts.target import TargetSpec
 from sttm_export.engines import timing_cache
 from sttm_export.engines.faults import EngineError
 from sttm_export.engines.logs import exhausted, memory_reason, portable_lines, scratch_bytes
@@ -14,10 +17,7 @@ from sttm_export.engines.meminfo import free_memory
 from sttm_export.engines.memory import build_memory
 from sttm_export.engines.options import BuildOptions
 from sttm_export.engines.progress import OnProgress
-from sttm_export.engines.records import BuildResult, sha256_of
-from sttm_export.engines.sidecar import write_sidecar
 from sttm_export.engines.trtexec import run_trtexec, trtexec_command
-from sttm_export.spec.target import TargetSpec
 
 # trtexec tells no fraction; these lines show how far it is.
 _LANDMARKS = {
@@ -132,7 +132,7 @@ def _run(
         raise EngineError(f"trtexec {version} could not build {onnx_path.name}: {why}.") from error
 
 
-def _use(options: BuildOptions, before: bytes, after: bytes) -> timing_cache.CacheUse | None:
+def _use(options: BuildOptions, before: bytes, after: bytes) -> CacheUse | None:
     if options.timing_cache is None:
         return None
     return timing_cache.use_of(options.timing_cache, before, after, frozen=options.frozen_timing_cache)

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from sttm_export.contracts.graph import GraphSpec, TensorSpec
 from sttm_export.graphs.faults import GraphError
 from sttm_export.graphs.structure import Structure, TensorType, is_external, label, load_structure
-from sttm_export.spec.graph import GraphSpec, TensorSpec
 
 ONNX_DTYPE = {"float32": "FLOAT", "float16": "FLOAT16", "int32": "INT32", "bool": "BOOL"}
 

@@ -25,6 +25,7 @@ import ast
 from typing import Any
 
 from sttm_export import __version__
+from sttm_export.contracts.graph import Accumulate
 from sttm_export.graphs.accumulate import sum_in_float32
 from sttm_export.graphs.constants import merge_equal, shrink_uniform
 from sttm_export.graphs.folding import fold_constants
@@ -39,7 +40,6 @@ from sttm_export.graphs.simplify import (
     join_views,
     merge_equal_nodes,
 )
-from sttm_export.spec.graph import Accumulate
 
 PRODUCER = "sttm-export"
 # The exporter lists the module path of a node here, outermost first; the last entry is the node itself.

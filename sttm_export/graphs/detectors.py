@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from sttm_export.contracts.target import TargetSpec
 from sttm_export.graphs.check import check_external_data
 from sttm_export.graphs.faults import GraphError
 from sttm_export.graphs.rule_table import Rule, parser_knows
 from sttm_export.graphs.structure import Structure, attribute, label
-from sttm_export.spec.target import TargetSpec
 
 Places = Iterator[tuple[str, str]]
 Detector = Callable[[Rule, Structure, TargetSpec], Places]

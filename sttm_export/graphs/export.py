@@ -11,10 +11,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sttm_export.contracts.graph import Accumulate, GraphSpec
 from sttm_export.graphs.check import check_graph
 from sttm_export.graphs.cleanup import clean_up
 from sttm_export.graphs.lowering import lower
-from sttm_export.spec.graph import Accumulate, GraphSpec
 
 if TYPE_CHECKING:
     import torch

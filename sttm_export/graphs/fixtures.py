@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from sttm_export.contracts.graph import GraphSpec, TensorSpec
 from sttm_export.errors import UserError
-from sttm_export.spec.graph import GraphSpec, TensorSpec
 
 Array = npt.NDArray[Any]
 # The earliest date a zip file can carry. `numpy.savez` stores the time of writing: a new hash for the same fixture.

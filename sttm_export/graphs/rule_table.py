@@ -7,8 +7,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
-from sttm_export.spec.files import read_toml
-from sttm_export.spec.target import TargetSpec
+from sttm_export.contracts.data import read_toml
+from sttm_export.contracts.target import TargetSpec
 
 HERE = Path(__file__).parent
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from sttm_export.contracts.target import TargetSpec
 from sttm_export.graphs.detectors import find_places
 from sttm_export.graphs.rule_table import Rule, rules
 from sttm_export.graphs.structure import Structure, load_structure
-from sttm_export.spec.target import TargetSpec
 
 
 @dataclass(frozen=True)

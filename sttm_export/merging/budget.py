@@ -8,11 +8,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sttm_export.contracts.merge import MergeSpec
 from sttm_export.merging.geometry import Geometry
 from sttm_export.merging.ladder import build_ladder, compact, least_gap, pick, rounding_band, running_sum
 from sttm_export.merging.quadtree import INVALID, Leaves
 from sttm_export.merging.temporal import propagate, search_rounds
-from sttm_export.spec.merge import MergeSpec
 
 NOTHING_MERGES = 2.0
 """A threshold above every cosine. Finite, so that it survives JSON and TensorRT alike."""

@@ -8,11 +8,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from sttm_export.contracts.graph import token_merger_graph
+from sttm_export.contracts.merge import MergeSpec
 from sttm_export.merging.budget import FAR
 from sttm_export.merging.reference import merge
 from sttm_export.merging.static import TokenMerger
-from sttm_export.spec.graph import token_merger_graph
-from sttm_export.spec.merge import MergeSpec
 
 Array = NDArray[np.generic]
 

@@ -1,6 +1,6 @@
 """The token merger that is exported: STTM with fixed shapes and a fixed budget, exactly equal to the published merging.
 
-Contract: `sttm_export.spec.graph.token_merger_graph`. Derivation: docs/semantics.md, sections 7 and 8. Passes over the
+Contract: `contracts.graph.token_merger_graph`. Derivation: docs/semantics.md, sections 7 and 8. Passes over the
 channels, [T, N, C]: pool, compare with parents, norms, compare across frames, gather sorted, sum, place.
 """
 
@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from sttm_export.contracts.merge import MergeSpec
 from sttm_export.merging.budget import FAR, NOTHING_MERGES, BudgetSolver, count_tokens, margin, reaches
 from sttm_export.merging.geometry import Geometry, Ints
 from sttm_export.merging.grouping import (
@@ -25,7 +26,6 @@ from sttm_export.merging.grouping import (
 )
 from sttm_export.merging.quadtree import Leaves, build_pyramid, find_leaves, head_norm, slot_minima
 from sttm_export.merging.temporal import pair_similarity, propagate, unrolled_rounds
-from sttm_export.spec.merge import MergeSpec
 
 
 @dataclass(frozen=True)

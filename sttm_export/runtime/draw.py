@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
+from sttm_export.contracts.model import GridSpec
 from sttm_export.errors import UserError
 from sttm_export.files.whole import written_whole
 from sttm_export.runtime.merged import MergedTokens
-from sttm_export.spec.model import GridSpec
 
 if TYPE_CHECKING:
     from PIL import Image, ImageDraw

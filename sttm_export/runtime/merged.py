@@ -10,10 +10,10 @@ from typing import Any, BinaryIO, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from sttm_export.contracts.merge import MergeSpec
 from sttm_export.errors import UserError
 from sttm_export.files.whole import written_whole
 from sttm_export.runtime.session import Array
-from sttm_export.spec.merge import MergeSpec
 
 NOT_CONVERGED = (
     "Merging across frames did not end within the rounds of the graph, so some tokens that the published method merges "

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from sttm_export.contracts.graph import GraphSpec
 from sttm_export.errors import UserError, out_of_memory
 from sttm_export.runtime.providers import CPU, Provider, check_taken, find_provider, prepare
 from sttm_export.runtime.session import Array, Arrays, check_inputs, check_outputs
-from sttm_export.spec.graph import GraphSpec
 
 # Nothing is logged: warnings are about its own optimiser, and an error comes as an exception with the same words.
 _QUIET = 4

@@ -7,11 +7,11 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
+from sttm_export.contracts.graph import GraphSpec
+from sttm_export.contracts.merge import MergeSpec
 from sttm_export.errors import UserError
 from sttm_export.runtime.merged import MergedTokens
 from sttm_export.runtime.session import Session
-from sttm_export.spec.graph import GraphSpec
-from sttm_export.spec.merge import MergeSpec
 
 Progress = Callable[[int, int], None]
 

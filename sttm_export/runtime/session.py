@@ -8,8 +8,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from sttm_export.contracts.graph import GraphSpec, TensorSpec
 from sttm_export.errors import UserError
-from sttm_export.spec.graph import GraphSpec, TensorSpec
 
 Array = NDArray[np.generic]
 Arrays = dict[str, Array]

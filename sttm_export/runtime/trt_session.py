@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sttm_export.bundle.records import sha256_of
+from sttm_export.contracts.graph import GraphSpec, TensorSpec
 from sttm_export.engines.api import Api, load_api
 from sttm_export.engines.compatibility import (
     BUILD_HERE,
@@ -24,10 +26,8 @@ from sttm_export.engines.cuda import Cuda
 from sttm_export.engines.execution import EngineTensor, LoadedEngine
 from sttm_export.engines.gpu import gpu_capability
 from sttm_export.engines.layers import Layer
-from sttm_export.engines.records import sha256_of
 from sttm_export.errors import UserError
 from sttm_export.runtime.session import Array, Arrays, check_inputs, check_outputs
-from sttm_export.spec.graph import GraphSpec, TensorSpec
 
 # As bytes of a whole output: no truth value, no index, and for floats one value of 2^32 in every place.
 _UNTOUCHED = 0xA5

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sttm_export.spec.merge import MergeSpec
+from sttm_export.contracts.merge import MergeSpec
 from sttm_export.validation.metrics import encode_float
 from sttm_export.validation.outputs import TokenTable, bookkeeping_faults, read_tokens
 from sttm_export.validation.quadtree import Quadtree, build_quadtree

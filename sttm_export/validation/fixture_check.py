@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sttm_export.contracts.graph import Accumulate, GraphSpec
+from sttm_export.contracts.merge import MergeSpec
+from sttm_export.contracts.model import ModelSpec
 from sttm_export.runtime.session import Session
-from sttm_export.spec.graph import Accumulate, GraphSpec
-from sttm_export.spec.merge import MergeSpec
-from sttm_export.spec.model import ModelSpec
 from sttm_export.validation.finiteness import nonfinite
 from sttm_export.validation.gates import format_of_sums
 from sttm_export.validation.results import StageResult, ValidationReport, skipped

@@ -33,8 +33,8 @@ import platform
 from dataclasses import dataclass
 from typing import Any
 
+from sttm_export.contracts.graph import Accumulate
 from sttm_export.errors import UserError, did_you_mean
-from sttm_export.spec.graph import Accumulate
 from sttm_export.validation.metrics import FloatComparison, encode_float
 
 UNIT_ROUNDOFF = {

@@ -14,10 +14,10 @@ from typing import cast
 import numpy as np
 from numpy.typing import NDArray
 
+from sttm_export.contracts.graph import TOKEN_MERGER, VISION_ENCODER, Accumulate
+from sttm_export.contracts.merge import MergeSpec
 from sttm_export.errors import UserError
 from sttm_export.runtime.session import Session
-from sttm_export.spec.graph import TOKEN_MERGER, VISION_ENCODER, Accumulate
-from sttm_export.spec.merge import MergeSpec
 from sttm_export.validation.alignment import aligned_tokens
 from sttm_export.validation.decisions import DecisionReport, compare_decisions, tied_cells
 from sttm_export.validation.finiteness import nonfinite, undefined_frames

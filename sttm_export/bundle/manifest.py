@@ -1,0 +1,239 @@
+"""`manifest.json` and `times.json` as records: read once, with every fault in one message."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from sttm_export.contracts.graph import (
+    TOKEN_MERGER,
+    VISION_ENCODER,
+    Accumulate,
+    GraphSpec,
+    Precision,
+    token_merger_graph,
+    vision_encoder_graph,
+)
+from sttm_export.contracts.merge import MergeSpec, Thresholds
+from sttm_export.contracts.model import ModelSpec, inconsistencies
+from sttm_export.contracts.records import Count, Number, read_json, read_record
+from sttm_export.contracts.weights import WeightSource
+from sttm_export.errors import UserError
+
+FORMAT = 3
+MANIFEST, TIMES = "manifest.json", "times.json"
+AGAIN = "export it again"
+_FAULTS_SHOWN = 5
+
+
+@dataclass(frozen=True)
+class FileRow:
+    """A file of the bundle."""
+
+    path: str
+    bytes: Count
+    sha256: str
+
+
+@dataclass(frozen=True)
+class RuleFinding:
+    """What the rules of a target say of a graph."""
+
+    graph: str
+    severity: str
+    finding: str
+
+
+@dataclass(frozen=True)
+class Example:
+    """What became of the validation clip."""
+
+    clip: str
+    num_tokens: Count
+    max_tokens: Count
+    thresholds: tuple[Number, Number]
+    tokens_per_frame: tuple[Count, ...] = ()
+    converged: bool = True
+
+
+@dataclass(frozen=True)
+class _Figures:
+    """The figures of a comparison that are shown; `ValidationReport` has all of them."""
+
+    cosine_min: Number
+    norm_ratio_min: Number
+    norm_ratio_max: Number
+    sqnr_db: Number
+
+
+@dataclass(frozen=True)
+class _Decisions:
+    """The figures of a comparison of decisions that are shown."""
+
+    cells: Count
+    cells_differing: Count
+    ties: tuple[Any, ...]
+
+
+@dataclass(frozen=True)
+class _Stage:
+    """One verdict, as far as it is shown."""
+
+    stage: str
+    against: str
+    graph: str
+    tensor: str
+    passed: bool
+    reason: str
+    comparison: _Figures | None
+    decisions: _Decisions | None
+    skipped: bool = False
+    clip: str = ""
+
+
+@dataclass(frozen=True)
+class _Validation:
+    """What validation found, as far as it is shown."""
+
+    results: tuple[_Stage, ...]
+    findings: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What was exported, of what, and how it was checked.
+
+    Attributes:
+        program: name and version of the program that wrote it.
+        model: what was exported.
+        precision: of both graphs.
+        accumulate: what float16 products are summed in; bundles of before this was an option leave it open.
+        merge: sizes, budget and constants of the token merger.
+        thresholds: defaults of the bundle.
+        weights: where they came from.
+        graphs: vision encoder and token merger, as their sizes say.
+        targets: those that were asked for.
+        rule_findings: by target.
+        validation: what `ValidationReport.to_json` gave; None where nothing was validated.
+        example: what became of the validation clip.
+        versions: of Python and packages, by name.
+        files: every file of the bundle that the export wrote and that never changes.
+        data: all of it as it stands in the file, for those who print it.
+    """
+
+    program: str
+    model: ModelSpec
+    precision: Precision
+    merge: MergeSpec
+    thresholds: Thresholds
+    weights: WeightSource
+    graphs: tuple[GraphSpec, ...]
+    targets: tuple[str, ...]
+    rule_findings: dict[str, tuple[RuleFinding, ...]]
+    files: tuple[FileRow, ...]
+    versions: dict[str, str]
+    validation: _Validation | None
+    example: Example | None
+    accumulate: Accumulate = "default"
+    data: dict[str, Any] = dataclasses.field(default_factory=dict, init=False, repr=False)
+
+    @property
+    def missed(self) -> bool:
+        """Whether it was validated and a check missed."""
+        return self.validation is not None and not all(stage.passed for stage in self.validation.results)
+
+    def graph(self, name: str) -> GraphSpec:
+        """Declaration of one graph."""
+        return next(graph for graph in self.graphs if graph.name == name)
+
+
+@dataclass(frozen=True)
+class Times:
+    """When a bundle was exported, and seconds of each step."""
+
+    created: str = ""
+    seconds: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+
+def read_manifest(directory: Path) -> Manifest:
+    """Read the manifest of a bundle.
+
+    Raises:
+        UserError: no bundle, another format, or values that no export writes; all of them in one message.
+    """
+    try:
+        data = read_json(directory / MANIFEST)
+        known = data["format"]
+    except (ValueError, KeyError, TypeError) as error:
+        why = str(error) if isinstance(error, ValueError) else "it states no format"
+        raise UserError(
+            f"{directory} is not a bundle: it has no readable {MANIFEST} ({why}); give the directory that sttm-export "
+            "wrote."
+        ) from error
+    if known != FORMAT:
+        raise UserError(f"{directory} has bundle format {known!r:.40}, this program reads format {FORMAT}; {AGAIN}.")
+    faults: list[str] = []
+    manifest: Manifest | None = read_record(Manifest, data, faults)
+    faults += _inconsistencies(manifest) if manifest else []
+    if manifest is None or faults:
+        raise UserError(f"{directory / MANIFEST} is not as sttm-export writes it: {_joined(faults)}; {AGAIN}.")
+    manifest.data.update(data)
+    return manifest
+
+
+def read_times(directory: Path) -> dict[str, Any]:
+    """When a bundle was exported and how long each step took; empty if the file is gone.
+
+    Raises:
+        UserError: the file is there and is not as an export writes it.
+    """
+    path, faults = directory / TIMES, list[str]()
+    if not path.exists():
+        return {}
+    try:
+        times: dict[str, Any] = read_json(path)
+    except ValueError as error:
+        raise UserError(f"{path} cannot be read: {error}; {AGAIN}, or remove that file.") from error
+    read_record(Times, times, faults)
+    if faults:
+        raise UserError(f"{path} is not as sttm-export writes it: {_joined(faults)}; {AGAIN}, or remove that file.")
+    return times
+
+
+def _inconsistencies(manifest: Manifest) -> list[str]:
+    """Values that are possible one by one and contradict each other."""
+    faults = inconsistencies(manifest.model)
+    model, merge, names = manifest.model, manifest.merge, [graph.name for graph in manifest.graphs]
+    if names != [VISION_ENCODER, TOKEN_MERGER]:
+        return [*faults, f"'graphs' must be {VISION_ENCODER} and {TOKEN_MERGER}, got {', '.join(names) or 'none'}"]
+    if (merge.height, merge.width, merge.channels) != (
+        model.grid.height,
+        model.grid.width,
+        model.projector.output_size,
+    ):
+        return [*faults, "'merge' has another grid or other channels than 'model'"]
+    encoder, merger = manifest.graphs
+    batch = encoder.inputs[0].shape[0] if encoder.inputs and encoder.inputs[0].shape else 1
+    wanted = (vision_encoder_graph(model, batch, manifest.precision), token_merger_graph(merge, manifest.precision))
+    faults += [
+        f"'graphs' has other inputs or outputs for {found.name} than model, sizes and precision give"
+        for found, right in zip((encoder, merger), wanted, strict=True)
+        if _tensors(found) != _tensors(right)
+    ]
+    example = manifest.example
+    if example and not 0 <= example.num_tokens <= example.max_tokens:
+        faults.append(f"'example' has {example.num_tokens} tokens of {example.max_tokens}")
+    return faults
+
+
+def _tensors(graph: GraphSpec) -> list[tuple[object, ...]]:
+    """Without their meanings, which are words for people."""
+    sides: tuple[Literal["inputs", "outputs"], ...] = ("inputs", "outputs")
+    return [(side, row.name, row.shape, row.dtype) for side in sides for row in getattr(graph, side)]
+
+
+def _joined(faults: list[str]) -> str:
+    more = f"; and {len(faults) - _FAULTS_SHOWN} more" if len(faults) > _FAULTS_SHOWN else ""
+    return "; ".join(faults[:_FAULTS_SHOWN]) + more

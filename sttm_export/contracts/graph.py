@@ -1,0 +1,82 @@
+"""The one declaration of every graph's inputs and outputs: name, shape, dtype, meaning.
+
+The exporter names tensors after it, the validator compares by it, sessions allocate by it, the manifest carries it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from sttm_export.contracts.merge import MergeSpec
+from sttm_export.contracts.model import ModelSpec
+from sttm_export.contracts.records import Dimension
+
+DType = Literal["float32", "float16", "int32", "bool"]
+Precision = Literal["fp32", "fp16"]
+FLOAT_OF: dict[str, DType] = {"fp32": "float32", "fp16": "float16"}
+PRECISIONS: tuple[Precision, ...] = ("fp16", "fp32")
+# What float16 products are summed in: float32, as the graph then asks for, or what whoever runs it takes.
+Accumulate = Literal["fp32", "default"]
+ACCUMULATES: tuple[Accumulate, ...] = ("fp32", "default")
+VISION_ENCODER = "vision_encoder"
+TOKEN_MERGER = "token_merger"
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """One input or output; every dimension is a number."""
+
+    name: str
+    shape: tuple[Dimension, ...]
+    dtype: DType
+    meaning: str
+
+
+@dataclass(frozen=True)
+class GraphSpec:
+    """A graph of the bundle, stored as `<name>.onnx`."""
+
+    name: str
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+
+    @property
+    def onnx_file(self) -> str:
+        """File name of the graph in a bundle; its weights lie beside it as `<name>.onnx.data`."""
+        return f"{self.name}.onnx"
+
+
+def vision_encoder_graph(model: ModelSpec, batch: int, precision: Precision) -> GraphSpec:
+    """B frames in, B·N projected tokens out."""
+    size, dtype = model.tower.image_size, FLOAT_OF[precision]
+    pixels = TensorSpec("pixel_values", (batch, 3, size, size), dtype, "RGB frames, (value/255 - 0.5) / 0.5")
+    features = TensorSpec(
+        "features", (batch, model.grid.cells, model.projector.output_size), dtype, "projected tokens, row-major grid"
+    )
+    return GraphSpec(VISION_ENCODER, (pixels,), (features,))
+
+
+def token_merger_graph(merge: MergeSpec, precision: Precision) -> GraphSpec:
+    """[T, N, C] features in, at most K tokens and their metadata out."""
+    t, n, c, k = merge.frames, merge.cells, merge.channels, merge.max_tokens
+    dtype = FLOAT_OF[precision]
+    inputs = (
+        TensorSpec("features", (t, n, c), dtype, "projected tokens of T frames, row-major grid"),
+        TensorSpec("num_frames", (), "int32", "frames that count; later ones are ignored"),
+        TensorSpec("spatial_threshold", (), "float32", "cosine at which four children merge into their parent"),
+        TensorSpec("temporal_threshold", (), "float32", "cosine at which tokens of consecutive frames merge"),
+    )
+    outputs = (
+        TensorSpec("tokens", (k, c), dtype, "merged tokens in (t, y, x) order, zeros past the end"),
+        TensorSpec("num_tokens", (), "int32", "tokens in use, at most K"),
+        TensorSpec("token_box", (k, 5), "int32", "t, y0, x0, y1, x1 of each token, end-exclusive; -1 past the end"),
+        TensorSpec("token_patches", (k,), "int32", "input cells that each token stands for; 0 past the end"),
+        TensorSpec("assignment", (t, n), "int32", "the token each input cell went to; -1 for ignored frames"),
+        TensorSpec("thresholds_applied", (2,), "float32", "spatial and temporal threshold that were applied"),
+        TensorSpec("converged", (), "bool", "whether merging across frames ended within the unrolled rounds"),
+        TensorSpec(
+            "threshold_margins", (2,), "float32", "distance of each threshold to the nearest similarity, at most 4"
+        ),
+    )
+    return GraphSpec(TOKEN_MERGER, inputs, outputs)

@@ -1,0 +1,95 @@
+"""Packing the device kit: `device/` of a bundle, with all that a bare JetPack needs; the same bytes every time."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import textwrap
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from sttm_export import __version__
+from sttm_export.contracts.data import data_directory
+from sttm_export.contracts.target import TargetSpec
+from sttm_export.engines.memory import builder_base
+from sttm_export.kit.choice import TARGETS
+from sttm_export.kit.closure import PACKAGE, kit_sources
+from sttm_export.kit.whole import KIT
+from sttm_export.machine.facts import size_text
+from sttm_export.machine.needs import Needs, derive_needs
+
+SCRIPT, README, LICENSE = "build.sh", "README.md", "LICENSE"
+
+
+def pack_kit(bundle: Path, title: str, graphs: Sequence[Path], targets: Sequence[TargetSpec]) -> Path:
+    """Write `device/` into a bundle that is being made; the same bytes whenever the same bundle is made.
+
+    Args:
+        bundle: its directory; graphs and fixtures are there.
+        title: of the model.
+        graphs: ONNX files of the bundle.
+        targets: all that there are; those that are built where they run are packed.
+    """
+    kit = bundle / KIT
+    for name in kit_sources():
+        copy = kit / PACKAGE.name / name
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        # Content only: times and rights of the sources are this machine's.
+        shutil.copyfile(PACKAGE / name, copy)
+    shutil.copyfile(Path(__file__).with_name(SCRIPT), kit / SCRIPT)
+    shutil.copyfile(data_directory(LICENSE), kit / LICENSE)
+    packed = [target for target in targets if target.built != "anywhere"]
+    rows = [target.to_json() for target in packed]
+    (kit / TARGETS).write_text(json.dumps(rows, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    sizes = {graph.stem: _size(graph) + _size(graph.with_name(f"{graph.name}.data")) for graph in graphs}
+    fixtures = {name: _size(bundle / "fixtures" / f"{name}.npz") for name in sizes}
+    needs = derive_needs(sizes, fixtures, max(map(builder_base, packed)))
+    (kit / README).write_text(_readme(title, sizes, needs, packed), encoding="utf-8")
+    return kit
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.is_file() else 0
+
+
+def _readme(title: str, sizes: Mapping[str, int], needs: Needs, targets: Sequence[TargetSpec]) -> str:
+    graphs = ", ".join(f"{name} ({size_text(size)})" for name, size in sizes.items())
+    rows = "\n".join(f"| `{target.name}` | {target.title} |" for target in targets)
+    work = _filled(
+        "It checks this machine (JetPack, TensorRT, GPU, free memory, disk) and the bundle's files, and says all that "
+        f"is missing at once, with what to do about it. Then it builds an engine of each graph, {graphs}, one after "
+        "the other, runs them on the packed inputs and compares with the packed outputs of the PyTorch reference: "
+        "floats within derived tolerances, merging decisions one by one. If all of it passes, the engines are in "
+        "`engines/<target>/`, with `report.md` and `report.json`. If not, no engine is left, and the reports and logs "
+        "are in `rejected/<target>/`."
+    )
+    takes = _filled(
+        "Needed are Python 3.10 or later, NumPy and TensorRT's Python package, which JetPack brings; "
+        f"{size_text(needs.memory)} of free memory ({needs.memory_reason}) and {size_text(needs.disk)} of disk. "
+        "Nothing is installed, nothing is fetched."
+    )
+    return f"""# Engines on the device: {title}
+
+```bash
+bash device/build.sh            # in the directory of the bundle; on the Jetson, or on the host with the GPU
+bash device/build.sh --check    # looks at machine and bundle, builds nothing
+bash device/build.sh --help     # all options
+```
+
+{work}
+
+{takes}
+
+| target | machine |
+|---|---|
+{rows}
+
+Exit codes: 0 passed; 1 a build failed or an engine departs from the reference; 2 machine, bundle or options are not as
+they must be, and nothing was written; 130 interrupted.
+
+The sources in `sttm_export/` are those of sttm-export {__version__} (Apache-2.0, see `LICENSE`), as they are there.
+"""
+
+
+def _filled(paragraph: str) -> str:
+    return textwrap.fill(paragraph, 118, break_long_words=False, break_on_hyphens=False)
