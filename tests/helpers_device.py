@@ -60,7 +60,6 @@ def orin(**changes):
         memory=MemoryFacts(8 * GIB, 6 * GIB),
         gpu=ORIN,
         tensorrt={"tensorrt": ModuleFacts("tensorrt", "10.3.0"), "tensorrt-rtx": absent("tensorrt_rtx")},
-        trtexec="/usr/src/tensorrt/bin/trtexec",
     )
     return dataclasses.replace(facts, **changes)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import types
 
-FLAGS = ("TF32", "VERSION_COMPATIBLE", "STRIP_PLAN", "REFIT_IDENTICAL", "ERROR_ON_TIMING_CACHE_MISS")
+FLAGS = ("TF32",)
 
 
 class Named:

@@ -68,6 +68,5 @@ def _rtx():
     module.__version__, module.flavour = real.__version__, "tensorrt-rtx"
     module.Builder = functools.partial(builder.StreamingBuilder, module)
     module.Runtime = functools.partial(runtime.Runtime, module)
-    module.OnnxParser, module.Refitter = builder.OnnxParser, runtime.Refitter
-    module.OnnxParserRefitter = runtime.OnnxParserRefitter
+    module.OnnxParser = builder.OnnxParser
     return module

@@ -60,7 +60,7 @@ def mixed_outputs(k=2):
     }
 
 
-def write_engine(onnx_path, path, *flags, api=None, sidecar=True, pinned=True, **changes):
+def write_engine(onnx_path, path, *, api=None, sidecar=True, pinned=True, **changes):
     """Build with an `Api` and write the sidecar that a build writes; `changes` replace keys of it."""
     api = api or load_api("tensorrt")
     messages = []
@@ -71,17 +71,14 @@ def write_engine(onnx_path, path, *flags, api=None, sidecar=True, pinned=True, *
     if pinned:
         api.pin_formats(network)
     config = api.config(builder, None, None)
-    for flag in flags:
-        config.set_flag(getattr(api.module.BuilderFlag, flag))
     with path.open("wb") as file:
         assert api.serialize(builder, network, config, file), messages
     if sidecar:
-        write_sidecar(path, onnx_path, api, flags, **changes)
+        write_sidecar(path, onnx_path, api, **changes)
     return path
 
 
-def write_sidecar(engine, onnx_path, api, flags=(), **changes):
-    options = {"version_compatible": "VERSION_COMPATIBLE" in flags, "strip_weights": "STRIP_PLAN" in flags}
+def write_sidecar(engine, onnx_path, api, **changes):
     data = {
         "engine": engine.name,
         "graph": onnx_path.name,
@@ -89,7 +86,6 @@ def write_sidecar(engine, onnx_path, api, flags=(), **changes):
         "compute_capability": "sm87",
         "tensorrt": f"{api.flavour} {api.version}",
         "platform": f"{platform.system()} {platform.machine()}",
-        "options": options,
         **changes,
     }
     engine.with_name(f"{engine.name}.json").write_text(json.dumps(data), encoding="utf-8")

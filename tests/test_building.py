@@ -11,7 +11,6 @@ import time
 import pytest
 from helpers_bundles import dead_process, put_engines
 from helpers_standins import pretend_gpu
-from helpers_trtexec import put_trtexec
 from test_cli_bundle import resign
 
 from sttm_export.bundle.opened import open_bundle
@@ -137,14 +136,6 @@ def test_what_a_killed_build_left_is_swept_or_put_back(small, capsys):
     assert [path.name for path in folder.iterdir()] == ["rtx"]
 
 
-def test_a_given_cache_is_no_other_file(orin, small, tmp_path, capsys):
-    (tmp_path / "results.json").write_text("mine")
-    assert build(small, "--timing-cache", tmp_path / "results") == 2
-    assert f"would be written over {tmp_path / 'results.json'}" in capsys.readouterr().err
-    assert build(small, "--timing-cache", small / "mine.cache") == 2
-    assert "would lie in the bundle" in capsys.readouterr().err
-
-
 @pytest.mark.skipif(gpu_capability() is not None, reason="this machine has a GPU")
 def test_without_a_gpu_full_tensorrt_names_the_two_ways_on(bundle, capsys):
     assert build(bundle) == 2
@@ -163,60 +154,32 @@ def test_what_an_export_could_not_build_is_not_in_the_way(tiny_bundle, orin, sma
 
 
 def test_an_engine_for_the_gpu_that_is_here(orin, small, capsys):
-    assert build(small, "--version-compatible", "--optimization-level", 1) == 0
+    assert build(small, "--optimization-level", 1) == 0
     made = sidecar(small)
     assert made["tensorrt"] == "tensorrt 10.3.0.30" and made["compute_capability"] == "sm87"
-    assert made["options"]["version_compatible"] and made["options"]["optimization_level"] == 1
-    assert made["timing_cache"]["file"] == "timing.cache" and made["timing_cache"]["sha256_before"] == ""
+    assert made["options"]["optimization_level"] == 1
+    assert made["timings"] == "new" and "timing.cache" in engines(small)
     assert f"sttm-export validate {small} --engine" in capsys.readouterr().out
     open_bundle(small)
 
 
-def test_the_bundle_keeps_the_timing_cache(orin, small):
+def test_the_bundle_keeps_the_timing_cache(orin, small, capsys):
     assert build(small) == 0
-    first = sidecar(small)["timing_cache"]
-    assert build(small, "--force", "--frozen-timing-cache") == 0
-    second = sidecar(small)["timing_cache"]
-    assert second["sha256_before"] == second["sha256_after"] == first["sha256_after"] and second["frozen"]
+    times = engines(small)["timing.cache"]
+    capsys.readouterr()
+    assert build(small, "--force") == 0
+    assert "kernel times of the last build were used again" in capsys.readouterr().err
+    assert sidecar(small)["timings"] == "kept" and engines(small)["timing.cache"] == times
 
 
 def test_a_kept_cache_of_an_older_jetpack_is_made_anew_aloud(orin, small, capsys):
-    """Nobody gave it, so it stops nothing; frozen, it is what was asked for, and does."""
     assert build(small) == 0
-    folder = small / "engines" / "jetson-orin-jp62"
-    (folder / "timing.cache.json").write_text('{"compute_capability": "sm87", "tensorrt": "10.3.0.26"}')
+    folder, times = small / "engines" / "jetson-orin-jp62", engines(small)["timing.cache"]
+    (folder / "timing.cache").write_bytes(times.replace(b"10.3.0.30", b"10.3.0.26"))
     seal_target(folder, open_bundle(small, verify=False).engine_records())
-    assert build(small, "--force", "--frozen-timing-cache") == 2
-    assert "timing.cache is of TensorRT 10.3.0.26 on sm87, here is 10.3.0.30" in capsys.readouterr().err
     assert build(small, "--force") == 0
-    assert "the timing cache is made anew: " in capsys.readouterr().err
-    assert sidecar(small)["timing_cache"]["sha256_before"] == ""
-    assert json.loads(engines(small)["timing.cache.json"])["tensorrt"] == "10.3.0.30"
-
-
-def test_a_cache_that_is_given_learns(orin, small, tmp_path):
-    given = tmp_path / "orin.cache"
-    assert build(small, "--timing-cache", given) == 0
-    assert given.read_bytes() == engines(small)["timing.cache"]
-    subprocess.run(["sha256sum", "--check", "--strict", "orin.cache.sha256"], cwd=tmp_path, check=True)
-    assert build(small, "--timing-cache", given, "--frozen-timing-cache", "--force") == 0
-    assert sidecar(small)["timing_cache"]["frozen"]
-
-
-def test_a_cache_that_is_not_pinned_is_refused(orin, small, tmp_path, capsys):
-    given = tmp_path / "orin.cache"
-    given.write_bytes(b"whatever")
-    assert build(small, "--timing-cache", given) == 2
-    assert "has no orin.cache.sha256 beside it" in capsys.readouterr().err and engines(small) == {}
-
-
-def test_with_trtexec(orin, small, tmp_path, monkeypatch):
-    put_trtexec(tmp_path / "bin", monkeypatch)
-    assert build(small, "--with", "trtexec", "--strip-weights") == 0
-    made = sidecar(small)
-    assert made["built_with"] == "trtexec" and "--stripWeights" in made["command"]
-    assert engines(small)["vision_encoder.engine"] == b"engine of trtexec"
-    assert engines(small)["timing.cache"] == b"all kernels"
+    assert "the timing cache is made anew: TensorRT does not take the last build's" in capsys.readouterr().err
+    assert sidecar(small)["timings"] == "new" and engines(small)["timing.cache"] == times
 
 
 @pytest.mark.parametrize(
@@ -224,11 +187,7 @@ def test_with_trtexec(orin, small, tmp_path, monkeypatch):
     [
         (["--workspace", 0], "jetson-orin-jp62", "--workspace 0 is not possible"),
         (["--optimization-level", 9], "jetson-orin-jp62", "Optimization level 9 is not possible"),
-        (["--strip-weights"], "rtx", "Target 'rtx' has no --strip-weights"),
-        (["--with", "trtexec"], "rtx", "trtexec is a tool of full TensorRT"),
-        (["--timing-cache", "/nowhere/a.cache"], "jetson-orin-jp62", "Cannot write the timing cache /nowhere/a.cache;"),
         (["--compute-capability", "sm99"], "rtx", "Unknown compute capability 'sm99'"),
-        (["--frozen-timing-cache"], "jetson-orin-jp62", "timing.cache is missing, and a frozen timing cache is read"),
         ([], "jetson-orin-jp63", "Unknown target 'jetson-orin-jp63'. Did you mean"),
         ([], "x86-trt103", "here is sm87 on aarch64; build on a host with such a GPU"),
         ([], "jetson-orin-jp72", "jetson-orin-jp72 has TensorRT 10.16, here is 10.3.0.30"),

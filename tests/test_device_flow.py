@@ -18,12 +18,10 @@ from sttm_export.bundle.store import only_builder
 from sttm_export.bundle.sums import read_sums
 from sttm_export.contracts.target import find_target, targets
 from sttm_export.engines.memory import RTX_BASE, builder_base
-from sttm_export.engines.timing_cache import CACHE_NAME, write_cache
 from sttm_export.errors import UserError
 from sttm_export.kit import __main__ as kit
 from sttm_export.kit import flow
 from sttm_export.kit.choice import pick_target, read_targets
-from sttm_export.kit.timings import keep_timings
 from sttm_export.kit.whole import check_bundle
 from sttm_export.machine import jetpack
 from sttm_export.machine.facts import size_text
@@ -244,21 +242,6 @@ def test_damaged_targets(tmp_path):
         read_targets(tmp_path / "targets.json")
 
 
-def test_timings_are_kept_where_they_fit(tmp_path):
-    old, partial = tmp_path / "engines" / JP62.name / CACHE_NAME, tmp_path / "partial"
-    partial.mkdir()
-    assert keep_timings(tmp_path, JP62, partial, orin()) == []
-    old.parent.mkdir(parents=True)
-    write_cache(old, b"timings", "10.3.0", "sm87")
-    assert "used again" in keep_timings(tmp_path, JP62, partial, orin())[0]
-    assert (partial / CACHE_NAME).read_bytes() == b"timings"
-    shutil.rmtree(partial)
-    partial.mkdir()
-    newer = orin(tensorrt={"tensorrt": ModuleFacts("tensorrt", "10.3.1")})
-    assert "made anew" in keep_timings(tmp_path, JP62, partial, newer)[0]
-    assert not any(partial.iterdir())
-
-
 @pytest.fixture
 def built(machine, bundle, monkeypatch):
     """The kit, with builds and comparisons that take no time."""
@@ -341,7 +324,7 @@ def test_the_document_names_every_option():
 
 
 def test_the_document_names_every_check(machine, bundle):
-    work = flow._look(open_bundle(bundle, verify=False), flow.Request(tool="trtexec"))
+    work = flow._look(open_bundle(bundle, verify=False), flow.Request())
     table = first_cells("What is checked before any work")
     assert table[1 : table.index("graph")] == [found.name for found in work.checks]
 

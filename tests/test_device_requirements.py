@@ -22,16 +22,16 @@ def tensorrt(version="", reason=""):
     return {"tensorrt": ModuleFacts("tensorrt", version, reason), "tensorrt-rtx": absent("tensorrt_rtx")}
 
 
-def only_fault(facts, target=JP62, **options):
-    faults = failed(check_machine(facts, target, **options))
+def only_fault(facts, target=JP62):
+    faults = failed(check_machine(facts, target))
     assert len(faults) == 1, faults
     assert faults[0].mend
     return faults[0]
 
 
 def test_a_jetson_with_all_of_it_passes_every_check():
-    checks = check_machine(orin(), JP62, trtexec=True)
-    assert [check.name for check in checks] == ["processor", "JetPack", "GPU", "TensorRT", "trtexec", "Python", "NumPy"]
+    checks = check_machine(orin(), JP62)
+    assert [check.name for check in checks] == ["processor", "JetPack", "GPU", "TensorRT", "Python", "NumPy"]
     assert {check.status for check in checks} == {"ok"}
     assert not any(check.mend for check in checks)
 
@@ -142,11 +142,6 @@ def test_a_gpu_host_target_on_a_jetson():
     assert [fault.name for fault in failed(check_machine(orin(), X86))] == ["processor", "GPU"]
     fault = failed(check_machine(orin(processor="x86_64", tensorrt=tensorrt(reason="not installed")), X86))[-1]
     assert "tensorrt==10.3.*" in fault.mend and X86.image in fault.mend
-
-
-def test_no_trtexec_matters_only_where_it_is_asked_for():
-    assert not failed(check_machine(orin(trtexec=""), JP62))
-    assert "libnvinfer-bin" in only_fault(orin(trtexec=""), trtexec=True).mend
 
 
 @pytest.mark.parametrize(

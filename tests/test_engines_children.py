@@ -15,7 +15,6 @@ from test_device_jobs import is_running, wait_until
 from sttm_export.engines import children
 from sttm_export.engines.children import (
     absolute_paths,
-    bound_command,
     child_environment,
     ended_when_still,
     python_command,
@@ -79,21 +78,17 @@ def test_asking_for_a_module_does_not_look_where_one_stands(tmp_path, monkeypatc
 
 PARENT = """
 import subprocess, sys
-from sttm_export.engines.children import bound_command, python_command
-command = python_command("sleeper", *sys.argv[2:]) if sys.argv[1] == "python" else bound_command(
-    ["/bin/sh", "-c", 'echo $$ > "$0"; mv "$0" "$1"; sleep 600; true', *sys.argv[2:]]
-)
-subprocess.run(command)
+from sttm_export.engines.children import python_command
+subprocess.run(python_command("sleeper", *sys.argv[1:]))
 """
 
 
-@pytest.mark.parametrize("kind", ["python", "other"])
-def test_a_child_ends_with_its_parent(tmp_path, monkeypatch, kind):
+def test_a_child_ends_with_its_parent(tmp_path, monkeypatch):
     """Killed, the parent can end nobody: the system does it."""
     (tmp_path / "sleeper.py").write_text(f"{SLEEPER}time.sleep(600)\n")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     note, whole = tmp_path / "note", tmp_path / "whole"
-    parent = subprocess.Popen([sys.executable, "-c", PARENT, kind, str(note), str(whole)])
+    parent = subprocess.Popen([sys.executable, "-c", PARENT, str(note), str(whole)])
     wait_until(whole.exists)
     child = int(whole.read_text())
     assert is_running(child)
@@ -105,15 +100,10 @@ def test_a_child_ends_with_its_parent(tmp_path, monkeypatch, kind):
 def test_a_child_whose_parent_is_gone_does_not_begin(tmp_path):
     (tmp_path / "mine.py").write_text("print('began')")
     command = python_command("mine")
-    command[command.index(f"{os.getpid():010d}")] = "0000000001"
+    command[command.index(str(os.getpid()))] = "1"
     environment = os.environ | {"PYTHONPATH": str(tmp_path)}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (1, "", "")
-
-
-def test_a_bound_command_is_the_command():
-    done = subprocess.run(bound_command(["/bin/sh", "-c", "echo $0; exit 7", "a b"]), capture_output=True, check=False)
-    assert (done.returncode, done.stdout) == (7, b"a b\n")
 
 
 def sleeper():

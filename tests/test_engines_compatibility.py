@@ -38,22 +38,6 @@ def test_the_very_version_that_built_it(built, here, fits):
     assert (why_not_here(sidecar(f"tensorrt {built}"), api(here), "sm87") == []) == fits
 
 
-@pytest.mark.parametrize(
-    ("built", "here", "fits"),
-    [
-        ("10.3.0.30", "10.3.0.30", True),
-        ("10.3.0.30", "10.13.2.6", True),
-        ("10.13.2.6", "10.3.0.30", False),
-        ("10.3.0.30", "11.4.0", False),
-        ("10.3.0.30.post1", "10.3.0.31", True),
-        ("dev", "deb", False),
-    ],
-)
-def test_version_compatible_engines_go_forward_within_a_major(built, here, fits):
-    made = sidecar(f"tensorrt {built}", version_compatible=True)
-    assert (why_not_here(made, api(here), "sm87") == []) == fits
-
-
 def test_one_flavour_does_not_run_in_the_other():
     made = sidecar("tensorrt-rtx 1.7.1.116", "sm86")
     assert why_not_here(made, api("1.7.1.116", "tensorrt-rtx"), "sm86") == []

@@ -1,4 +1,4 @@
-"""Builds in a fresh process: the same bytes every time, and whatever happens to the process becomes an answer."""
+"""Builds in a process of their own: whatever happens to it becomes an answer."""
 
 import errno
 import os
@@ -20,7 +20,6 @@ from sttm_export.engines.build import build_engine
 from sttm_export.engines.children import python_command
 from sttm_export.engines.faults import EngineError
 from sttm_export.engines.options import BuildOptions
-from sttm_export.engines.targets import build_targets
 from sttm_export.graphs.export import export_graph
 
 RTX = find_target("rtx")
@@ -40,13 +39,6 @@ def children():
     """Processes of this one, zombies too."""
     tasks = Path(f"/proc/{os.getpid()}/task").glob("*/children")
     return {int(number) for task in tasks for number in task.read_text().split()}
-
-
-def test_ten_builds_give_the_same_bytes(graph, tmp_path):
-    """In one process, about one in five differs: inputs and outputs come in another order."""
-    places = [tmp_path / ("x" * (1 + 9 * number)) for number in range(10)]
-    sums = {record.sha256 for place in places for record in build_targets([graph], [RTX], ["sm86"], place)}
-    assert len(sums) == 1
 
 
 def test_it_is_the_build_of_this_process(graph, tmp_path):
@@ -150,6 +142,6 @@ def test_an_interrupt_does_not_wait_for_tensorrt(graph, tmp_path, monkeypatch):
 
 def test_a_child_that_is_asked_nothing_ends_quietly():
     """Its parent was interrupted before it had sent the request."""
-    command = python_command("sttm_export.engines.isolated", "000001")
+    command = python_command("sttm_export.engines.isolated", "1")
     done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=True)
     assert done.stdout == done.stderr == ""

@@ -138,7 +138,6 @@ ROWS = [
     (["build", "tiny", "--target", "rtx", "--workspace", "-1", "--force"], "--workspace -1 is not possible"),
     (["build", "tiny", "--target", "rtx", "--workspace", str(2**40), "--force"], "MiB, 1 to 16777216"),
     (["build", "tiny", "--target", "rtx", "--optimization-level", "-1", "--force"], "Optimization level -1"),
-    (["build", "tiny", "--target", "rtx", "--timing-cache", "fifo", "--force"], "--timing-cache"),
     (["build", "tiny", "--target", ""], "Unknown target ''"),
     ([""], "Unknown verb ''"),
     (["\0"], "Unknown verb"),

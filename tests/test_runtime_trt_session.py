@@ -148,56 +148,6 @@ def test_a_closed_session_does_not_run(gpu, engine):
     assert gpu.driver.live() == {}
 
 
-def test_version_compatible_engines_may_hold_host_code(gpu, graph, tmp_path):
-    engine = write_engine(graph, tmp_path / "vc.engine", "VERSION_COMPATIBLE")
-    with TrtSession(engine, MIXED) as session:
-        same(session.run(mixed_inputs()), mixed_outputs())
-    write_engine(graph, tmp_path / "plain.engine")
-    with TrtSession(tmp_path / "plain.engine", MIXED):
-        pass
-    allowed = [row["host_code"] for row in gpu.log.calls if row["call"] == "Runtime.deserialize_cuda_engine"]
-    assert allowed == [True, False]
-
-
-class TestStripped:
-    @pytest.fixture
-    def stripped(self, gpu, graph, tmp_path):
-        return write_engine(graph, tmp_path / "stripped.engine", "STRIP_PLAN", "REFIT_IDENTICAL")
-
-    def test_weights_come_from_the_graph(self, stripped, graph):
-        with TrtSession(stripped, MIXED, onnx_path=graph) as session:
-            same(session.run(mixed_inputs()), mixed_outputs())
-
-    def test_without_a_graph(self, gpu, stripped, graph):
-        with pytest.raises(UserError, match=r"takes them from mixed.onnx, which is not given; keep the graphs"):
-            TrtSession(stripped, MIXED)
-        with pytest.raises(UserError, match=r"which is not at .*gone.onnx"):
-            TrtSession(stripped, MIXED, onnx_path=graph.with_name("gone.onnx"))
-        assert gpu.driver.live() == {}
-
-    def test_with_another_graph(self, gpu, stripped, graph, tmp_path):
-        (tmp_path / "other").mkdir()
-        other = write_mixed(tmp_path / "other")
-        other.write_bytes(other.read_bytes() + b"\x72\x00")
-        with pytest.raises(UserError, match=r"is not the graph that stripped.engine was built from"):
-            TrtSession(stripped, MIXED, onnx_path=other)
-        assert gpu.driver.live() == {}
-
-    def test_what_the_refitter_refuses(self, gpu, stripped, graph, monkeypatch):
-        import standin_runtime
-
-        monkeypatch.setattr(standin_runtime.Refitter, "refit_cuda_engine", lambda self: False)
-        monkeypatch.setattr(standin_runtime.Refitter, "get_missing_weights", lambda self: ["w", "b"])
-        with pytest.raises(UserError, match=r"weights of mixed.onnx do not fit .* \(weights are missing: w, b\)"):
-            TrtSession(stripped, MIXED, onnx_path=graph)
-        graph.write_bytes(graph.read_bytes() + b"\x72\x00")
-        write = stripped.with_name("stripped.engine.json")
-        write.write_text(write.read_text().replace("graph_sha256", "was"))
-        with pytest.raises(UserError, match="the weights do not match those of the engine"):
-            TrtSession(stripped, MIXED, onnx_path=graph)
-        assert gpu.driver.live() == {}
-
-
 class TestRefusals:
     def test_no_file(self, gpu, tmp_path):
         with pytest.raises(UserError, match=r"There is no engine at .*; run `sttm-export build`"):

@@ -29,9 +29,6 @@ def test_rows_do_not_contradict_themselves(target):
     assert set(target.precisions).isdisjoint(target.lacks)
     assert set(target.precisions) | set(target.lacks) == KNOWN
     assert bool(target.jetpack) == bool(target.l4t) == (target.built == "device") == (target.machine == "aarch64")
-    # TensorRT 11 knows strongly typed networks only and has no flag for them.
-    strong = target.flavour == "tensorrt" and target.tensorrt[0] == 10
-    assert target.trtexec_flags == (("--stronglyTyped",) if strong else ())
     assert all(re.fullmatch(r"sm\d+", name) for name in target.compute_capabilities)
     assert not target.image or target.image.startswith("nvcr.io/nvidia/")
     assert target.source

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from sttm_export.bundle.records import EngineRecord, sha256_of
 from sttm_export.bundle.sidecar import sidecar_path
-from sttm_export.bundle.store import ENGINES, INDEX, read_records
+from sttm_export.bundle.store import ENGINES, INDEX, TIMINGS, read_records
 from sttm_export.bundle.sums import SUMS, read_sums
 from sttm_export.errors import UserError
 
@@ -44,9 +44,7 @@ def check_strangers(bundle: Path, target: str, graphs: Sequence[str]) -> None:
     if not folder.is_dir():
         return
     names = "|".join(map(re.escape, graphs))
-    own = re.compile(
-        rf"({names})(\.\w+)?\.(engine|engine\.json|log)|timing\.cache(\.json|\.sha256)?|report\.(json|md)|{INDEX}|{SUMS}"
-    )
+    own = re.compile(rf"({names})(\.\w+)?\.(engine|engine\.json|log)|timing\.cache|report\.(json|md)|{INDEX}|{SUMS}")
     covered = _sums(folder)
     strangers = sorted(
         path.name for path in folder.iterdir() if path.name not in covered and not own.fullmatch(path.name)
@@ -94,6 +92,23 @@ def carry_over(bundle: Path, target: str, partial: Path, built: Sequence[EngineR
         if name in sums and not (partial / name).exists():
             _link(folder / name, partial / name)
     return kept
+
+
+def carry_timings(bundle: Path, target: str, partial: Path) -> None:
+    """Copy the kernel times of a target's engines, where there are any, into the directory of a new build."""
+    times = bundle / ENGINES / target / TIMINGS
+    if times.is_file():
+        shutil.copyfile(times, partial / TIMINGS)
+
+
+def timings_notes(bundle: Path, target: str, partial: Path, first: EngineRecord) -> list[str]:
+    """Say what became of the times that were there, by the sidecar of the first engine that was built."""
+    sidecar = json.loads(sidecar_path(partial / Path(first.file).name).read_text(encoding="utf-8"))
+    if sidecar["timings"] == "kept":
+        return ["kernel times of the last build were used again"]
+    if sidecar["timings"] == "new" and (bundle / ENGINES / target / TIMINGS).is_file():
+        return ["the timing cache is made anew: TensorRT does not take the last build's, of another version or GPU"]
+    return []
 
 
 def _is_whole(folder: Path, record: EngineRecord, sums: dict[str, str]) -> bool:

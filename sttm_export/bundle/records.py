@@ -11,25 +11,7 @@ from typing import Annotated, Any, Literal
 from sttm_export.contracts.records import Count, Range
 
 Status = Literal["built", "skipped", "failed"]
-Tool = Literal["api", "trtexec"]
 _READABLE = 320  # characters of a reason; TensorRT repeats itself, and the log has everything
-
-
-@dataclass(frozen=True)
-class CacheUse:
-    """What one build did with a timing cache, for the sidecar.
-
-    Attributes:
-        file: name of the cache.
-        sha256_before: what was read; empty where the build began without.
-        sha256_after: what the build left; the same where the cache held every kernel.
-        frozen: whether kernels could be chosen from the cache alone.
-    """
-
-    file: str
-    sha256_before: str
-    sha256_after: str
-    frozen: bool
 
 
 @dataclass(frozen=True)
@@ -48,9 +30,8 @@ class BuildResult:
         scratch: bytes of scratch memory that one run of the engine needs, as the log states; None if it does not.
         warnings: TensorRT's warnings.
         log: every line of level info and above.
-        timing_cache: what the build did with one; None without.
-        built_with: `api`, the Python API in this process, or `trtexec`.
-        command: trtexec's command line, files by name; empty for the Python API.
+        timings: `kept` where the kernel times of an earlier build were used, `new` where none were there or TensorRT
+            did not take them; empty for TensorRT-RTX, which keeps none.
     """
 
     status: Literal["built", "skipped"]
@@ -64,9 +45,7 @@ class BuildResult:
     scratch: int | None = None
     warnings: tuple[str, ...] = ()
     log: tuple[str, ...] = ()
-    timing_cache: CacheUse | None = None
-    built_with: Tool = "api"
-    command: tuple[str, ...] = ()
+    timings: Literal["", "new", "kept"] = ""
 
 
 @dataclass(frozen=True)

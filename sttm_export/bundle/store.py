@@ -21,6 +21,8 @@ from sttm_export.files.staging import give_name, partial_path, recover, remove_t
 
 ENGINES = "engines"
 INDEX = "engines.json"
+# Kernel times that full TensorRT measured, for the next build of the target.
+TIMINGS = "timing.cache"
 
 
 def engine_targets(bundle: Path) -> list[str]:

@@ -26,27 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--workspace", type=int, metavar="MIB", help="most scratch memory of the builder (default: all of the GPU's)"
     )
     parser.add_argument(
-        "--timing-cache",
-        type=path_value,
-        metavar="FILE",
-        help="kernel times to start from and to update (default: kept)",
-    )
-    parser.add_argument(
-        "--frozen-timing-cache", action="store_true", help="choose kernels from the cache alone, or fail"
-    )
-    parser.add_argument(
-        "--version-compatible", action="store_true", help="engines that later TensorRT versions run, too"
-    )
-    parser.add_argument("--strip-weights", action="store_true", help="leave weights out; who loads refits them")
-    parser.add_argument(
         "--optimization-level", type=int, metavar="N", help="0 (fast to build) to 5 (default: TensorRT's, 3)"
-    )
-    parser.add_argument(
-        "--with",
-        dest="tool",
-        choices=("api", "trtexec"),
-        default="api",
-        help="the Python API or trtexec (default: api)",
     )
     parser.add_argument("--force", action="store_true", help="replace engines of the same compute capabilities")
 
@@ -63,15 +43,7 @@ def execute(options: argparse.Namespace) -> None:
     request = Request(
         targets=tuple(find_target(name) for name in dict.fromkeys(options.target)),
         capabilities=tuple(options.compute_capability),
-        options=BuildOptions(
-            workspace_mib=options.workspace,
-            version_compatible=options.version_compatible,
-            strip_weights=options.strip_weights,
-            timing_cache=options.timing_cache,
-            frozen_timing_cache=options.frozen_timing_cache,
-            optimization_level=options.optimization_level,
-        ),
-        tool=options.tool,
+        options=BuildOptions(options.workspace, options.optimization_level),
         force=options.force,
     )
     steps = Steps(1 + len(request.targets))

@@ -90,7 +90,6 @@ def machine_rows(facts: MachineFacts) -> list[tuple[str, str]]:
         ("NumPy", facts.numpy.version or facts.numpy.reason),
     ]
     rows += [(name, module.version or module.reason) for name, module in facts.tensorrt.items()]
-    rows += [("trtexec", facts.trtexec or "none")]
     if runtime:
         rows.append(
             ("ONNX Runtime", f"{runtime.version}: {', '.join(runtime.extras)}" if runtime.loads else runtime.reason)

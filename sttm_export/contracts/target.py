@@ -33,7 +33,6 @@ class TargetSpec:
     source: str
     jetpack: tuple[str, ...] = ()
     l4t: tuple[str, ...] = ()
-    trtexec_flags: tuple[str, ...] = ()
     image: str = ""
     lacks: Mapping[str, str] = dataclasses.field(default_factory=dict)
 

@@ -75,7 +75,7 @@ def engine_factory(bundle: Bundle, name: str | None) -> Factory:
         result = build_engine(path, target, capability if target.builds_without_gpu else None, engine)
         if result.status != "built":
             raise UserError(f"A part of the graph could not be built for {target.name}: {result.reason}")
-        return TrtSession(engine, graph, onnx_path=path)
+        return TrtSession(engine, graph)
 
     return make
 

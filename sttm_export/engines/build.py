@@ -1,4 +1,4 @@
-"""One graph to one engine; provenance goes to a sidecar, the engine's bytes stay as TensorRT wrote them for trtexec."""
+"""One graph to one engine; provenance goes to a sidecar, the engine's bytes stay as TensorRT wrote them."""
 
 from __future__ import annotations
 
@@ -6,10 +6,9 @@ import platform
 import time
 from pathlib import Path
 
-from sttm_export.bundle.records import BuildResult, Tool, sha256_of
+from sttm_export.bundle.records import BuildResult, sha256_of
 from sttm_export.bundle.sidecar import write_sidecar
 from sttm_export.contracts.target import TargetSpec
-from sttm_export.engines import timing_cache
 from sttm_export.engines.api import Api, Message, load_api
 from sttm_export.engines.faults import UnavailableError
 from sttm_export.engines.gpu import gpu_capability
@@ -19,8 +18,6 @@ from sttm_export.engines.memory import with_workspace
 from sttm_export.engines.options import BuildOptions, check_options
 from sttm_export.engines.progress import OnProgress, PhaseTree
 from sttm_export.engines.serialize import Job, serialize_engine
-from sttm_export.engines.trtexec import find_trtexec, trtexec_command, trtexec_version
-from sttm_export.engines.trtexec_build import build_with_trtexec
 from sttm_export.errors import UserError
 
 DEFAULTS = BuildOptions()
@@ -36,10 +33,10 @@ def build_engine(
     *,
     options: BuildOptions = DEFAULTS,
     on_progress: OnProgress | None = None,
-    tool: Tool = "api",
     isolated: bool = False,
+    timing_cache: Path | None = None,
 ) -> BuildResult:
-    """Build one engine with TensorRT's Python API or with trtexec.
+    """Build one engine.
 
     The engine is written under a temporary name and renamed when whole, with `<out_path>.json` beside it.
 
@@ -49,35 +46,30 @@ def build_engine(
         compute_capability: such as `sm86`, for TensorRT-RTX; None there means portable over the RTX generations. Full
             TensorRT builds for the GPU that is present.
         out_path: the engine.
-        options: workspace, timing cache and the like.
+        options: workspace and optimization level.
         on_progress: called with (phase, fraction in [0, 1]); what it raises stops the build and comes back from here.
-        tool: `api` or `trtexec`; TensorRT-RTX has the first only.
-        isolated: with the Python API, build in a fresh process, which makes the bytes of TensorRT-RTX repeatable; a
-            timing cache does not go with it.
+        isolated: build in a process of its own, without a timing cache.
+        timing_cache: file of kernel times that full TensorRT reads and writes; None keeps none.
 
     Returns:
         The result; `skipped` with a reason where this machine cannot build for the target.
 
     Raises:
-        UserError: the graph is missing, the target does not have the compute capability or an option, or the timing
-            cache is not one for this machine.
+        UserError: the graph is missing, or the target does not have the compute capability or an option.
         EngineError: TensorRT refused the graph or could not build it.
     """
     if not onnx_path.is_file():
         raise UserError(f"{onnx_path} is missing; give the path of an exported graph.")
     check_capability(target, compute_capability)
-    check_options(options, target)
+    check_options(options)
     options = with_workspace(options, target, onnx_path)
     try:
-        if tool == "trtexec":
-            program, version = available_trtexec(target)
-            gpu = str(gpu_capability())
-            return build_with_trtexec(program, version, gpu, onnx_path, target, out_path, options, on_progress)
         api = available_api(target)
     except UnavailableError as reason:
         return BuildResult("skipped", reason=str(reason))
     present = None if target.builds_without_gpu else gpu_capability()
-    job = Job(api, onnx_path, compute_capability, compute_capability or present or "portable", options)
+    here = compute_capability or present or "portable"
+    job = Job(api, onnx_path, compute_capability, here, options, None if target.builds_without_gpu else timing_cache)
     return _build(job, target, out_path, on_progress, isolated=isolated)
 
 
@@ -101,21 +93,6 @@ def available_api(target: TargetSpec) -> Api:
     if not target.builds_without_gpu:
         check_version(target, api.version)
     return api
-
-
-def available_trtexec(target: TargetSpec) -> tuple[str, str]:
-    """Return path and TensorRT version of the trtexec that builds for a target on this machine.
-
-    Raises:
-        UserError: the target is built without trtexec.
-        UnavailableError: there is none; the sentence says why and where it works.
-    """
-    trtexec_command(target, Path(), Path())
-    check_place(target)
-    program = find_trtexec()
-    version = trtexec_version(program)
-    check_version(target, version)
-    return program, version
 
 
 def check_place(target: TargetSpec) -> None:
@@ -181,9 +158,9 @@ def _build(
         scratch=scratch_bytes(log),
         warnings=tuple(line.split("] ", 1)[1] for line in log if line.startswith("[WARNING] ")),
         log=log,
-        timing_cache=made.use,
+        timings=made.used,
     )
     write_sidecar(result, out_path, job.onnx_path, target)
-    if job.options.timing_cache is not None and not job.options.frozen_timing_cache:
-        timing_cache.write_cache(job.options.timing_cache, made.timings, job.api.version, job.here)
+    if job.timing_cache is not None:
+        job.timing_cache.write_bytes(made.timings)
     return result

@@ -13,7 +13,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 _PACKAGE_PARENT = Path(__file__).resolve().parents[2]
@@ -27,10 +27,6 @@ _BOOT = (
     f"{_CLEAN}sys.path.insert(0, sys.argv[1]); import sttm_export; del sys.path[0]; "
     "import sttm_export.engines.children as children; children.begin()"
 )
-_EXECUTE = (
-    "import ctypes, os, signal, sys; ctypes.CDLL(None).prctl(1, signal.SIGKILL, 0, 0, 0); "
-    "os.getppid() == int(sys.argv[1]) or os._exit(1); os.execv(sys.argv[2], sys.argv[2:])"
-)
 
 
 def python_command(module: str, *arguments: str) -> list[str]:
@@ -38,18 +34,12 @@ def python_command(module: str, *arguments: str) -> list[str]:
 
     It runs with this very package, whatever lies in its working directory, and ends when this process does.
     """
-    # A number of fixed width: builds whose bytes depend on their heap are started by this, too.
-    return [*_interpreter(), _BOOT, str(_PACKAGE_PARENT), module, f"{os.getpid():010d}", *arguments]
+    return [*_interpreter(), _BOOT, str(_PACKAGE_PARENT), module, str(os.getpid()), *arguments]
 
 
 def code_command(code: str) -> list[str]:
     """Return the command line that runs some lines of Python, which import nothing from the working directory."""
     return [*_interpreter(), _CLEAN + code]
-
-
-def bound_command(command: Sequence[str]) -> list[str]:
-    """Return a command line that does the same, in a process that ends when this one does."""
-    return [sys.executable, "-I", "-S", "-c", _EXECUTE, str(os.getpid()), *command]
 
 
 def begin() -> None:

@@ -74,37 +74,15 @@ def check_runs_here(sidecar: dict[str, Any], api: Any, capability: str | None) -
 def why_not_here(sidecar: dict[str, Any], api: Any, capability: str | None) -> list[str]:
     """Return why an engine does not run here, as phrases; empty if it does, as far as its sidecar tells.
 
-    Full TensorRT runs an engine with the very version that built it, or, if it was built version-compatible, with a
-    later one of the same major; TensorRT-RTX with the very version (NVIDIA, "Engine Compatibility", TensorRT 11.1 and
-    TensorRT-RTX).
+    An engine runs with the very version that built it (NVIDIA, "Engine Compatibility", TensorRT 11.1 and TensorRT-RTX).
     """
     versions = _version_faults(sidecar, api) if sidecar else []
     return [*versions, *_machine_faults(sidecar, capability)]
 
 
 def _version_faults(sidecar: dict[str, Any], api: Any) -> list[str]:
-    flavour, version = built_by(sidecar)
-    built, here = f"{flavour} {version}", f"{api.flavour} {api.version}"
-    if flavour != api.flavour or not _version_fits(sidecar, version, api.version):
-        return [f"it was built with {built}, here is {here}"]
-    return []
-
-
-def _version_fits(sidecar: dict[str, Any], built: str, here: str) -> bool:
-    if built == here:
-        return True
-    first, second = _numbers(built), _numbers(here)
-    return is_version_compatible(sidecar) and bool(first) and first[:1] == second[:1] and second >= first
-
-
-def is_version_compatible(sidecar: dict[str, Any]) -> bool:
-    """Return whether an engine was built to run with later versions; such engines hold host code."""
-    return bool(sidecar.get("options", {}).get("version_compatible"))
-
-
-def is_stripped(sidecar: dict[str, Any]) -> bool:
-    """Return whether an engine was built without its weights, which its graph then has to give."""
-    return bool(sidecar.get("options", {}).get("strip_weights"))
+    built, here = " ".join(built_by(sidecar)), f"{api.flavour} {api.version}"
+    return [f"it was built with {built}, here is {here}"] if built != here else []
 
 
 def _machine_faults(sidecar: dict[str, Any], capability: str | None) -> list[str]:
@@ -118,13 +96,3 @@ def _machine_faults(sidecar: dict[str, Any], capability: str | None) -> list[str
     elif wanted not in {None, "", "portable", capability}:
         faults.append(f"it was built for a GPU of compute capability {wanted}, this one has {capability}")
     return faults
-
-
-def _numbers(version: str) -> tuple[int, ...]:
-    """Numbers of a version; what follows them (`10.3.0.30.post1`) decides nothing."""
-    numbers = []
-    for part in version.split("."):
-        if not part.isdecimal():
-            break
-        numbers.append(int(part))
-    return tuple(numbers)

@@ -1,4 +1,4 @@
-"""From an engine file to something that runs: deserialize, refit, context. The runtime half of `api.py`."""
+"""From an engine file to something that runs: deserialize, context. The runtime half of `api.py`."""
 
 from __future__ import annotations
 
@@ -33,14 +33,12 @@ class LoadedEngine:
     Args:
         api: the TensorRT to load it with.
         path: the engine.
-        host_code: allow host code in it, which version-compatible engines hold. It is code that runs on this machine:
-            only for engines whose sidecar says so.
 
     Raises:
         UserError: TensorRT refused it; with TensorRT's reason.
     """
 
-    def __init__(self, api: Api, path: Path, *, host_code: bool = False) -> None:
+    def __init__(self, api: Api, path: Path) -> None:
         self.api = api
         self.path = path
         self._messages: list[Message] = []
@@ -49,8 +47,6 @@ class LoadedEngine:
             self._runtime = api.module.Runtime(self._logger)
         except TypeError as error:
             raise UserError(f"{api.flavour} {api.version} could not start: {self.reason() or error}.") from error
-        if host_code:
-            self._runtime.engine_host_code_allowed = True
         self._engine = self._deserialize()
         if self._engine is None:
             raise UserError(
@@ -88,22 +84,6 @@ class LoadedEngine:
             raise UserError(
                 f"the inspector of {self.api.flavour} {self.api.version} gave no layers ({error})"
             ) from error
-
-    def refit(self, onnx_path: Path) -> None:
-        """Give a weight-stripped engine the weights of the graph it was built from.
-
-        Raises:
-            UserError: the graph has other weights, or none.
-        """
-        self._messages.clear()
-        refitter = self.api.module.Refitter(self._engine, self._logger)
-        parser = self.api.module.OnnxParserRefitter(refitter, self._logger)
-        if not parser.refit_from_file(str(onnx_path)):
-            errors = "; ".join(" ".join(parser.get_error(index).desc().split()) for index in range(parser.num_errors))
-            raise self._unfit(onnx_path, errors or self.reason())
-        if not refitter.refit_cuda_engine():
-            missing = ", ".join(list(refitter.get_missing_weights())[:3])
-            raise self._unfit(onnx_path, f"weights are missing: {missing}" if missing else self.reason())
 
     def context(self, cuda_graph: bool) -> Any:
         """Create an execution context.
@@ -156,9 +136,3 @@ class LoadedEngine:
                 f"{self.api.flavour} {self.api.version} has no CUDA graphs; leave --cuda-graph out, or update it."
             ) from error
         return config
-
-    def _unfit(self, onnx_path: Path, reason: str) -> UserError:
-        return UserError(
-            f"The weights of {onnx_path.name} do not fit the weight-stripped {self.path.name} "
-            f"({reason or 'no reason given'}); build the engine from this graph again."
-        )

@@ -1,12 +1,6 @@
-"""A build in a fresh process, so that two builds of one graph give the same bytes.
+"""A build in a process of its own: what TensorRT took goes back to the system, and whatever happens is an answer.
 
-TensorRT-RTX 1.7 writes inputs and outputs in an order that hangs on addresses of its heap (docs/tensorrt.md, section
-1). A new process that always does the same in the same order has the same heap: one arena for all threads, the graph by
-its bare name, a small fixed environment, the engine into a file that is open already. What hangs on the machine still
-is where this package and Python lie.
-
-A process that the system ends for want of memory is also an answer here, as is one that stands still, and Ctrl-C ends a
-build at once.
+A process that the system ends for want of memory is one, and so is one that stands still; Ctrl-C ends a build at once.
 """
 
 from __future__ import annotations
@@ -22,16 +16,13 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from sttm_export.engines.api import Message, load_api
-from sttm_export.engines.children import absolute_paths, ended_when_still, python_command
+from sttm_export.engines.children import child_environment, ended_when_still, python_command
 from sttm_export.engines.faults import EngineError
 from sttm_export.engines.logs import exhausted
 from sttm_export.engines.meminfo import free_memory
 from sttm_export.engines.options import BuildOptions
 from sttm_export.engines.progress import PhaseTree
 from sttm_export.engines.serialize import Job, Serialized, serialize_engine
-
-# What a process needs to find Python's and TensorRT's libraries; the rest would move the heap.
-_KEPT, _KEPT_PATHS = ("PATH", "HOME"), ("LD_LIBRARY_PATH", "PYTHONPATH")
 
 
 def serialize_isolated(job: Job, file: BinaryIO, messages: list[Message], tree: PhaseTree) -> Serialized:
@@ -66,21 +57,14 @@ def serialize_isolated(job: Job, file: BinaryIO, messages: list[Message], tree: 
 
 
 def _start(folder: Path, file: BinaryIO) -> subprocess.Popen[str]:
-    # A session of its own: the keyboard's interrupt comes to the parent alone. The descriptor's
-    # number has a fixed width for the heap's sake.
-    environment = {name: os.environ[name] for name in _KEPT if name in os.environ}
-    for name in _KEPT_PATHS:
-        environment |= absolute_paths(name)
-    environment |= {"MALLOC_ARENA_MAX": "1", "PYTHONHASHSEED": "0"}
-    # A child that compiled modules and kept them would leave the next child another heap than its own.
-    environment["PYTHONDONTWRITEBYTECODE"] = "1"
+    # A session of its own: the keyboard's interrupt comes to the parent alone.
     return subprocess.Popen(
-        python_command("sttm_export.engines.isolated", f"{file.fileno():06d}"),
+        python_command("sttm_export.engines.isolated", str(file.fileno())),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
         cwd=folder,
-        env=environment,
+        env=child_environment(),
         pass_fds=[file.fileno()],
         start_new_session=True,
     )

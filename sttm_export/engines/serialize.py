@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Literal
 
-from sttm_export.bundle.records import CacheUse
 from sttm_export.engines import timing_cache
 from sttm_export.engines.api import Api, Message, parse_graph
 from sttm_export.engines.configure import read_options
@@ -35,6 +34,7 @@ class Job:
     compute_capability: str | None
     here: str
     options: BuildOptions
+    timing_cache: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -43,12 +43,12 @@ class Serialized:
 
     Attributes:
         options: as TensorRT took them.
-        use: of the timing cache; None without one.
+        used: what became of the times that were there; see `BuildResult.timings`.
         timings: content of the cache after the build; empty without one.
     """
 
     options: dict[str, Any]
-    use: CacheUse | None = None
+    used: Literal["", "new", "kept"] = ""
     timings: bytes = b""
 
 
@@ -62,7 +62,6 @@ def serialize_engine(job: Job, file: BinaryIO, messages: list[Message], tree: Ph
         tree: takes TensorRT's progress; an error in it stops the build and is raised from here.
 
     Raises:
-        UserError: the timing cache is not one for this machine.
         EngineError: TensorRT refused the graph or could not build it.
         OSError: the file could not be written.
     """
@@ -71,7 +70,7 @@ def serialize_engine(job: Job, file: BinaryIO, messages: list[Message], tree: Ph
 
 
 def _serialize(job: Job, file: BinaryIO, messages: list[Message], tree: PhaseTree) -> Serialized:
-    api, cache, frozen = job.api, job.options.timing_cache, job.options.frozen_timing_cache
+    api, cache = job.api, job.timing_cache
     logger = api.logger(messages)
     builder = api.builder(logger)
     network = api.network(builder)
@@ -79,10 +78,7 @@ def _serialize(job: Job, file: BinaryIO, messages: list[Message], tree: PhaseTre
     parse_graph(api, network, logger, job.onnx_path)
     api.pin_formats(network)
     config = api.config(builder, job.compute_capability, tree, job.options)
-    before = b""
-    if cache is not None:
-        before = timing_cache.read_cache(cache, api.version, job.here, frozen=frozen)
-        timing_cache.attach(config, api.module, before, cache)
+    kept = cache is not None and timing_cache.attach(config, cache)
     free = build_memory(api.flavour)
     built = tree.error is None and api.serialize(builder, network, config, file)
     if tree.error is not None:
@@ -92,8 +88,7 @@ def _serialize(job: Job, file: BinaryIO, messages: list[Message], tree: PhaseTre
     options = read_options(api.module, config)
     if cache is None:
         return Serialized(options)
-    after = timing_cache.detach(config)
-    return Serialized(options, timing_cache.use_of(cache, before, after, frozen=frozen), after)
+    return Serialized(options, "kept" if kept else "new", timing_cache.detach(config))
 
 
 def _failure(job: Job, messages: list[Message], free: int | None) -> EngineError:

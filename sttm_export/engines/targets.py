@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from sttm_export.bundle.records import BuildResult, EngineRecord, Tool
+from sttm_export.bundle.records import BuildResult, EngineRecord
+from sttm_export.bundle.store import TIMINGS
 from sttm_export.contracts.target import TargetSpec
 from sttm_export.engines.build import DEFAULTS, build_engine
 from sttm_export.engines.faults import EngineError
 from sttm_export.engines.options import BuildOptions, check_options
 from sttm_export.engines.progress import OnProgress, part_of
-from sttm_export.engines.timing_cache import CACHE_NAME
 from sttm_export.errors import UserError
 
 # What most RTX machines at the edge have: Ampere (A2000, RTX 30) and Ada (RTX 4000 SFF, L4, RTX 40).
@@ -26,12 +26,11 @@ def build_targets(
     on_progress: OnProgress | None = None,
     *,
     options: BuildOptions = DEFAULTS,
-    tool: Tool = "api",
 ) -> list[EngineRecord]:
     """Build all engines, one after the other, as `<out_dir>/<target>/<graph>.<compute capability>.engine`.
 
-    A log lies beside every engine that was tried, a sidecar beside every one that was built. One failure does not stop
-    the others.
+    A log lies beside every engine that was tried, a sidecar beside every one that was built, and full TensorRT's kernel
+    times in `<out_dir>/<target>/timing.cache`, which is read where it is there. One failure does not stop the others.
 
     Args:
         graphs: ONNX files.
@@ -40,32 +39,25 @@ def build_targets(
             TensorRT-RTX, the GPU that is present elsewhere.
         out_dir: where the targets' directories go.
         on_progress: called with (graph, target and phase, fraction in [0, 1] of all engines).
-        options: the same for every engine; one timing cache serves all graphs of a target.
-        tool: `api` or `trtexec`.
+        options: the same for every engine.
 
     Returns:
         One record for every graph, target and compute capability.
 
     Raises:
-        UserError: a compute capability that none of the targets has, or an option that one of them lacks.
+        UserError: a compute capability that none of the targets has, or an option that is not possible.
     """
-    for target in targets:
-        check_options(options, target)
+    check_options(options)
     plan = [(target, name) for target in targets for name in capabilities_for(target, compute_capabilities)]
     check_capabilities(targets, compute_capabilities)
     wanted = [(target, name, graph) for target, name in plan for graph in graphs]
     records = []
     for place, (target, name, graph) in enumerate(wanted):
         told = None if on_progress is None else part_of(on_progress, place, len(wanted))
-        records.append(_record(graph, target, name, out_dir, told, options, tool))
+        records.append(_record(graph, target, name, out_dir, told, options))
         if told is not None:
             told(f"{graph.stem}, {target.name}: {records[-1].status}", 1.0)
     return records
-
-
-def kept_timings(target: TargetSpec, folder: Path) -> BuildOptions:
-    """Return the options of a build that keeps its timing cache beside the engines, where the target has one."""
-    return BuildOptions(timing_cache=None if target.builds_without_gpu else folder / CACHE_NAME)
 
 
 def check_capabilities(targets: Sequence[TargetSpec], wanted: Sequence[str]) -> None:
@@ -92,7 +84,6 @@ def _record(
     out_dir: Path,
     on_progress: OnProgress | None,
     options: BuildOptions,
-    tool: Tool,
 ) -> EngineRecord:
     stem = f"{graph.stem}.{capability}" if capability else graph.stem
     engine = out_dir / target.name / f"{stem}.engine"
@@ -100,10 +91,15 @@ def _record(
     told = None if on_progress is None else _prefixed(on_progress, heading)
     name = capability or (target.compute_capabilities[0] if len(target.compute_capabilities) == 1 else "")
     try:
-        # Full TensorRT times kernels, so that a fresh process would not make its engines equal; a timing cache does.
-        isolated = target.builds_without_gpu
         result = build_engine(
-            graph, target, capability, engine, options=options, on_progress=told, tool=tool, isolated=isolated
+            graph,
+            target,
+            capability,
+            engine,
+            options=options,
+            on_progress=told,
+            isolated=target.builds_without_gpu,
+            timing_cache=engine.with_name(TIMINGS),
         )
     except EngineError as failure:
         log = _write_log(engine, (str(failure),))

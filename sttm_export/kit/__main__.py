@@ -37,7 +37,6 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--target", metavar="NAME", help="what to build for (default: what this machine is)")
     parser.add_argument("--check", action="store_true", help="check machine and bundle, build nothing")
-    parser.add_argument("--with", dest="tool", choices=("api", "trtexec"), default="api", help="builder (default: api)")
     parser.add_argument("--workspace", type=int, metavar="MIB", help="most scratch memory that a kernel may use")
     parser.add_argument("--runs", type=int, default=20, metavar="N", help="timed runs of each engine (default: 20)")
     parser.add_argument("--force", action="store_true", help="build again where engines are there already")
@@ -92,7 +91,6 @@ def _run(options: argparse.Namespace, directory: Path) -> None:
     request = Request(
         target=options.target,
         check_only=options.check,
-        tool=options.tool,
         workspace_mib=options.workspace,
         force=options.force,
         ignore_memory=options.ignore_memory,

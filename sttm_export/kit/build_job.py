@@ -16,14 +16,13 @@ from sttm_export.kit.jobs import serve_job
 def build(request: dict[str, Any]) -> dict[str, Any]:
     """Build, and return the engine's record."""
     target = TargetSpec.from_json(request["target"])
-    options = BuildOptions(workspace_mib=request["workspace_mib"], timing_cache=Path(request["timing_cache"]))
+    options = BuildOptions(workspace_mib=request["workspace_mib"])
     records = build_targets(
         [Path(request["onnx"])],
         [target],
         out_dir=Path(request["engines"]),
         on_progress=_printer(),
         options=options,
-        tool=request["tool"],
     )
     return {"record": dataclasses.asdict(records[0])}
 

@@ -23,7 +23,7 @@ def check(request: dict[str, Any]) -> dict[str, Any]:
     """Run and compare; return the validation report, latencies in milliseconds, and the engine's layers."""
     bundle, name = open_bundle(request["bundle"], verify=False), request["graph"]
     graph = bundle.graph(name)
-    with TrtSession(Path(request["engine"]), graph, onnx_path=bundle.onnx_path(name)) as session:
+    with TrtSession(Path(request["engine"]), graph) as session:
         report = check_fixtures(session, bundle)
         inputs = read_fixture(bundle.fixture_path(name), graph)[0]
         latency = {
@@ -51,9 +51,8 @@ def check_fixtures(session: Session, bundle: Bundle) -> ValidationReport:
 
 def _as_graph(bundle: Bundle, request: dict[str, Any], inputs: Mapping[str, Array]) -> dict[str, Any]:
     """The same run launched as one CUDA graph, copies included; why not, where it cannot be captured."""
-    graph, onnx = bundle.graph(request["graph"]), bundle.onnx_path(request["graph"])
     try:
-        with TrtSession(Path(request["engine"]), graph, onnx_path=onnx, cuda_graph=True) as session:
+        with TrtSession(Path(request["engine"]), bundle.graph(request["graph"]), cuda_graph=True) as session:
             return settle(lambda count: session.measure(inputs, count), request["runs"])
     except UserError as error:
         return {"reason": str(error)}

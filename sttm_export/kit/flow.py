@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from sttm_export import __version__
-from sttm_export.bundle.kept import carry_over, check_strangers, engines_in_the_way
+from sttm_export.bundle.kept import carry_over, carry_timings, check_strangers, engines_in_the_way, timings_notes
 from sttm_export.bundle.manifest import MANIFEST
 from sttm_export.bundle.opened import Bundle, bisect_command
 from sttm_export.bundle.records import EngineRecord, sha256_of
@@ -25,12 +25,10 @@ from sttm_export.bundle.store import (
 from sttm_export.contracts.graph import VISION_ENCODER
 from sttm_export.contracts.target import TargetSpec
 from sttm_export.engines.meminfo import ROOT
-from sttm_export.engines.timing_cache import CACHE_NAME
 from sttm_export.errors import UserError, ValidationMiss, in_lines
 from sttm_export.kit.choice import TARGETS, pick_target, read_targets
 from sttm_export.kit.jobs import JobError, run_job
 from sttm_export.kit.report import READABLE, check_lines, latency_text, mark, write_reports
-from sttm_export.kit.timings import keep_timings
 from sttm_export.kit.whole import KIT, bundle_needs, check_bundle, graph_names, is_writable
 from sttm_export.machine.facts import MachineFacts, free_disk, read_machine
 from sttm_export.machine.power import PowerFacts
@@ -47,7 +45,6 @@ class Request:
     Attributes:
         target: name; None for the one that fits.
         check_only: look at the machine and stop.
-        tool: `api` or `trtexec`.
         workspace_mib: most scratch memory of a kernel; None for TensorRT's default.
         force: build again where engines are.
         ignore_memory: try with less memory than the estimate.
@@ -57,7 +54,6 @@ class Request:
 
     target: str | None = None
     check_only: bool = False
-    tool: str = "api"
     workspace_mib: int | None = None
     force: bool = False
     ignore_memory: bool = False
@@ -122,7 +118,7 @@ def _look(bundle: Bundle, request: Request) -> _Work:
     facts = read_machine(request.root)
     targets = read_targets(bundle.path / KIT / TARGETS)
     target = pick_target(facts, targets, request.target, bundle.manifest.targets)
-    checks = [*check_bundle(bundle, target), *check_machine(facts, target, trtexec=request.tool == "trtexec")]
+    checks = [*check_bundle(bundle, target), *check_machine(facts, target)]
     checks += check_room(
         facts,
         bundle_needs(bundle, target),
@@ -178,8 +174,7 @@ def _build_and_compare(work: _Work, say: Say) -> Path:
 
 
 def _build(work: _Work, partial: Path, say: Say) -> None:
-    for note in keep_timings(work.bundle.path, work.target, partial, work.facts):
-        say(note)
+    carry_timings(work.bundle.path, work.target.name, partial)
     graphs = graph_names(work.bundle)
     for number, name in enumerate(graphs, 1):
         say(f"[{number}/{2 * len(graphs)}] Build {name}")
@@ -188,8 +183,6 @@ def _build(work: _Work, partial: Path, say: Say) -> None:
             "onnx": str(work.bundle.onnx_path(name).resolve()),
             "engines": str(partial.parent.resolve()),
             "workspace_mib": work.request.workspace_mib,
-            "timing_cache": str((partial / CACHE_NAME).resolve()),
-            "tool": work.request.tool,
         }
         try:
             answer = run_job("sttm_export.kit.build_job", request, partial.parent / "answer.json")
@@ -199,6 +192,9 @@ def _build(work: _Work, partial: Path, say: Say) -> None:
         record = answer["record"]
         if record["status"] != "built":
             raise JobError(f"Building {name} failed: {record['reason']}")
+    first = EngineRecord(**work.builds[0]["record"])
+    for note in timings_notes(work.bundle.path, work.target.name, partial, first):
+        say(f"      {note}")
 
 
 def _compare(work: _Work, partial: Path, say: Say) -> None:
@@ -256,7 +252,6 @@ def _report(work: _Work, fault: str) -> dict[str, Any]:
         "model": work.bundle.model.title,
         "bundle_sha256": sha256_of(work.bundle.path / MANIFEST),
         "target": work.target.to_json(),
-        "built_with": work.request.tool,
         "passed": not fault,
         "reason": fault,
         "machine": work.facts.to_json(),

@@ -42,7 +42,7 @@ def run_job(module: str, request: Mapping[str, Any], answer: Path) -> dict[str, 
         JobError: TensorRT refused, or the process ended without an answer or stood still.
     """
     command = python_command(module, str(answer.resolve()))
-    # A session of its own: the keyboard's interrupt comes here alone, and trtexec can be ended together with the job.
+    # A session of its own: the keyboard's interrupt comes here alone, and what the job starts is ended with it.
     watch = MemoryWatch()
     process = subprocess.Popen(
         command, stdin=subprocess.PIPE, text=True, cwd=answer.parent, env=child_environment(), start_new_session=True

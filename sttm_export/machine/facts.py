@@ -14,7 +14,6 @@ from typing import Any
 
 from sttm_export.engines.gpu import Gpu, ask_gpu
 from sttm_export.engines.meminfo import ROOT
-from sttm_export.engines.trtexec import locate_trtexec
 from sttm_export.machine.jetpack import read_jetpack, read_l4t, read_packages, read_text
 from sttm_export.machine.memory import MemoryFacts, read_memory
 from sttm_export.machine.modules import ModuleFacts, ask_module, ask_onnxruntime, ask_tensorrt
@@ -42,7 +41,6 @@ class MachineFacts:
         gpu: the first one; None where none can be used.
         gpu_fault: why none can be used, and what to do; empty if one can.
         tensorrt: by flavour.
-        trtexec: its path.
         onnxruntime: with its execution providers; None where it was not asked for.
     """
 
@@ -62,7 +60,6 @@ class MachineFacts:
     gpu: Gpu | None = None
     gpu_fault: str = ""
     tensorrt: Mapping[str, ModuleFacts] = field(default_factory=dict)
-    trtexec: str = ""
     onnxruntime: ModuleFacts | None = None
 
     @property
@@ -102,7 +99,6 @@ def read_machine(root: Path = ROOT, *, onnxruntime: bool = False) -> MachineFact
         gpu=gpu,
         gpu_fault=fault,
         tensorrt=ask_tensorrt(),
-        trtexec=locate_trtexec(root),
         onnxruntime=ask_onnxruntime() if onnxruntime else None,
     )
 

@@ -42,19 +42,16 @@ class Check:
         return dataclasses.asdict(self)
 
 
-def check_machine(facts: MachineFacts, target: TargetSpec, *, trtexec: bool = False) -> list[Check]:
+def check_machine(facts: MachineFacts, target: TargetSpec) -> list[Check]:
     """Hold machine, system, GPU and software against a target, whatever is to be built.
 
     Args:
         facts: this machine.
         target: what to build for.
-        trtexec: whether trtexec is to build, not the Python API.
     """
     checks = [_processor(facts, target)]
     checks += [_jetpack(facts, target)] if target.l4t else []
-    checks += [_gpu(facts, target), _tensorrt(facts, target)]
-    checks += [_trtexec(facts)] if trtexec else []
-    return [*checks, _python(facts), _numpy(facts)]
+    return [*checks, _gpu(facts, target), _tensorrt(facts, target), _python(facts), _numpy(facts)]
 
 
 def check_room(
@@ -150,12 +147,6 @@ def _install(facts: MachineFacts, target: TargetSpec, reason: str) -> str:
     return f"pip install 'tensorrt=={target.tensorrt_version}.*'" + (
         f", or use the container {target.image}" if target.image else ""
     )
-
-
-def _trtexec(facts: MachineFacts) -> Check:
-    mend = "sudo apt install libnvinfer-bin, or leave --with trtexec out: the Python API builds the same engine"
-    found = facts.trtexec or "not on the PATH, not in /usr/src/tensorrt/bin"
-    return _judge("trtexec", bool(facts.trtexec), found, "trtexec", mend)
 
 
 def _python(facts: MachineFacts) -> Check:

@@ -14,14 +14,7 @@ from numpy.typing import NDArray
 from sttm_export.bundle.records import sha256_of
 from sttm_export.contracts.graph import GraphSpec, TensorSpec
 from sttm_export.engines.api import Api, load_api
-from sttm_export.engines.compatibility import (
-    BUILD_HERE,
-    check_runs_here,
-    flavour_of,
-    is_stripped,
-    is_version_compatible,
-    read_sidecar,
-)
+from sttm_export.engines.compatibility import BUILD_HERE, check_runs_here, flavour_of, read_sidecar
 from sttm_export.engines.cuda import Cuda
 from sttm_export.engines.execution import EngineTensor, LoadedEngine
 from sttm_export.engines.gpu import gpu_capability
@@ -42,7 +35,6 @@ class TrtSession:
     Args:
         engine_path: the engine; its sidecar `<engine>.json` says, before TensorRT is asked, whether it runs here.
         graph: the declaration to hold it to.
-        onnx_path: the graph's ONNX file; only weight-stripped engines need it.
         cuda_graph: launch the whole run as one CUDA graph. It is captured in the first run, after the engine ran once
             (TensorRT initialises things then that cannot be captured), and tried before it is used.
         api: the TensorRT to use; None takes the one the engine was built with.
@@ -56,7 +48,6 @@ class TrtSession:
         engine_path: str | Path,
         graph: GraphSpec,
         *,
-        onnx_path: Path | None = None,
         cuda_graph: bool = False,
         api: Api | None = None,
     ) -> None:
@@ -74,7 +65,7 @@ class TrtSession:
         self._device: dict[str, int] = {}
         self._cuda = Cuda()
         try:
-            self._open(sidecar, onnx_path)
+            self._open()
         except BaseException:
             self.close()
             raise
@@ -154,11 +145,9 @@ class TrtSession:
     ) -> None:
         self.close()
 
-    def _open(self, sidecar: dict[str, Any], onnx_path: Path | None) -> None:
-        self._engine = LoadedEngine(self._api, self._path, host_code=is_version_compatible(sidecar))
+    def _open(self) -> None:
+        self._engine = LoadedEngine(self._api, self._path)
         check_tensors(self._graph, self._engine.tensors(), self._path)
-        if is_stripped(sidecar):
-            self._engine.refit(_weights_for(self._path, sidecar, onnx_path))
         self._context = self._engine.context(self._cuda_graph)
         self._stream = self._cuda.stream()
         for tensor in (*self._graph.inputs, *self._graph.outputs):
@@ -274,17 +263,3 @@ def _bytes(array: NDArray[Any]) -> NDArray[np.uint8]:
 def _described(tensor: EngineTensor | TensorSpec) -> str:
     layout = getattr(tensor, "layout", "LINEAR")
     return f"{tensor.dtype} {list(tensor.shape)}{'' if layout == 'LINEAR' else f' in the layout {layout}'}"
-
-
-def _weights_for(engine: Path, sidecar: dict[str, Any], onnx_path: Path | None) -> Path:
-    if onnx_path is None or not onnx_path.is_file():
-        raise UserError(
-            f"{engine.name} was built without its weights and takes them from {sidecar.get('graph', 'its graph')}, "
-            f"which is {'not given' if onnx_path is None else f'not at {onnx_path}'}; keep the graphs of the bundle "
-            "beside its engines."
-        )
-    if sidecar.get("graph_sha256") not in {None, sha256_of(onnx_path)}:
-        raise UserError(
-            f"{onnx_path} is not the graph that {engine.name} was built from (another sha256); build the engine again."
-        )
-    return onnx_path

@@ -135,7 +135,7 @@ def _steps_of(advance: Advance) -> Callable[[str], None]:
 
 def _build_engines(plan: ExportPlan, graphs: Sequence[Path], partial: Path, steps: Steps) -> list[EngineRecord]:
     from sttm_export.engines.progress import part_of
-    from sttm_export.engines.targets import build_targets, kept_timings
+    from sttm_export.engines.targets import build_targets
 
     if not plan.engines:
         return []
@@ -143,9 +143,8 @@ def _build_engines(plan: ExportPlan, graphs: Sequence[Path], partial: Path, step
     with steps.step("Build engines") as advance:
         for place, target in enumerate(plan.targets):
             mine = [name for name in plan.capabilities if name in target.compute_capabilities]
-            options = kept_timings(target, partial / ENGINES / target.name)
             told = part_of(advance, place, len(plan.targets))
-            records += build_targets(graphs, [target], mine, partial / ENGINES, told, options=options)
+            records += build_targets(graphs, [target], mine, partial / ENGINES, told)
     for target in plan.targets:
         seal_target(partial / ENGINES / target.name, [record for record in records if record.target == target.name])
     for reason in dict.fromkeys(f"{r.target}: {r.status}: {r.reason}" for r in records if r.status != "built"):

@@ -143,9 +143,10 @@ def check_outputs(request: Request) -> None:
 @contextmanager
 def open_session(bundle: Bundle, name: str, request: Request, selection: Selection | None) -> Iterator[Session]:
     """Load a graph of the bundle, as an engine if there is a selection, and free it at the end of the block."""
-    graph, onnx = bundle.graph(name), bundle.onnx_path(name)
+    graph = bundle.graph(name)
     if selection is None:
-        yield OrtSession(onnx, graph, provider=CPU if request.provider is None else request.provider, low_memory=True)
+        provider = CPU if request.provider is None else request.provider
+        yield OrtSession(bundle.onnx_path(name), graph, provider=provider, low_memory=True)
         return
-    with TrtSession(selection.engines[name], graph, onnx_path=onnx, cuda_graph=request.cuda_graph) as session:
+    with TrtSession(selection.engines[name], graph, cuda_graph=request.cuda_graph) as session:
         yield session

@@ -78,7 +78,7 @@ def validate_engines(bundle: Bundle, selection: Selection, steps: Steps) -> Vali
         for place, name in enumerate((VISION_ENCODER, TOKEN_MERGER)):
             advance(name, place / 2)
             graph = bundle.graph(name)
-            with TrtSession(selection.engines[name], graph, onnx_path=bundle.onnx_path(name)) as session:
+            with TrtSession(selection.engines[name], graph) as session:
                 report += check_fixtures(session, bundle)
     return report.on(_FIXTURES)
 

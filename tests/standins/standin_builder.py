@@ -1,7 +1,7 @@
 """The building half of the stand-in: NVIDIA's parser and builder, by TensorRT-RTX, under the surface of full TensorRT.
 
-What full TensorRT has and TensorRT-RTX does not do without a GPU is kept here and not passed on: the timing cache, and
-the flags of refitting, weight stripping and version compatibility. What full TensorRT does not have is hidden.
+What full TensorRT has and TensorRT-RTX does not do without a GPU is kept here and not passed on: the timing cache. What
+full TensorRT does not have is hidden.
 """
 
 import os
@@ -12,8 +12,6 @@ from standin_engine import graph_key, pack
 from standin_log import record
 from standin_runtime import gpu_name
 
-KEPT_HERE = {"REFIT", "REFIT_IDENTICAL", "REFIT_INDIVIDUAL", "STRIP_PLAN", "VERSION_COMPATIBLE", "EXCLUDE_LEAN_RUNTIME"}
-KEPT_HERE |= {"ERROR_ON_TIMING_CACHE_MISS", "EDITABLE_TIMING_CACHE", "DISABLE_TIMING_CACHE"}
 RTX_ONLY = {"num_compute_capabilities", "set_compute_capability", "get_compute_capability"}
 
 
@@ -51,9 +49,9 @@ class Builder(Forwarding):
             optimization_level=config.real.builder_optimization_level,
             workspace=config.real.get_memory_pool_limit(real.MemoryPoolType.WORKSPACE),
         )
-        fault = self._fault(network, config)
-        if fault:
-            self.logger.log(real.ILogger.ERROR, fault)
+        if os.environ.get("STTM_STANDIN_NO_BUILD"):
+            node = "Could not find any implementation for node {ForeignNode[a...b]}."
+            self.logger.log(real.ILogger.ERROR, f"Error Code 10: Internal Error ({node})")
             return None
         config.real.num_compute_capabilities = 1
         config.real.set_compute_capability(real.ComputeCapability.SM86, 0)
@@ -61,25 +59,13 @@ class Builder(Forwarding):
         if plan is None:
             return None
         config.learn(network.path)
-        return HostMemory(pack(memoryview(plan), self._meta(network, config), network.path, config.has("STRIP_PLAN")))
+        return HostMemory(pack(memoryview(plan), self._meta(network), network.path))
 
-    def _fault(self, network, config):
-        if os.environ.get("STTM_STANDIN_NO_BUILD"):
-            return "Error Code 10: Internal Error (Could not find any implementation for node {ForeignNode[a...b]}.)"
-        if config.has("ERROR_ON_TIMING_CACHE_MISS") and not config.knows(network.path):
-            return "Error Code 1: Internal Error (Timing cache miss)"
-        if config.has("STRIP_PLAN") and config.has("VERSION_COMPATIBLE"):
-            return "Error Code 3: API Usage Error (a version-compatible engine cannot be refitted)"
-        return None
-
-    def _meta(self, network, config):
-        refit = any(config.has(flag) for flag in ("REFIT", "REFIT_IDENTICAL", "STRIP_PLAN"))
+    def _meta(self, network):
         return {
             "version": self.module.__version__,
             "flavour": self.module.flavour,
             "capability": gpu_name(),
-            "version_compatible": config.has("VERSION_COMPATIBLE"),
-            "refit": refit,
             "tensors": tensors(network.real),
         }
 
@@ -133,7 +119,7 @@ class OnnxParser(Forwarding):
 class Config(Forwarding):
     def __init__(self, config, module):
         super().__init__(config)
-        for name, value in {"module": module, "own": set(), "cache": None}.items():
+        for name, value in {"module": module, "cache": None}.items():
             object.__setattr__(self, name, value)
 
     def __getattr__(self, name):
@@ -147,27 +133,12 @@ class Config(Forwarding):
         record(f"Config.{name}", value)
         setattr(self.real, name, value)
 
-    def set_flag(self, flag):
-        record("Config.set_flag", flag.name)
-        self.own.add(flag.name) if flag.name in KEPT_HERE else self.real.set_flag(flag)
-
-    def clear_flag(self, flag):
-        record("Config.clear_flag", flag.name)
-        self.own.discard(flag.name) if flag.name in KEPT_HERE else self.real.clear_flag(flag)
-
-    def get_flag(self, flag):
-        return flag.name in self.own if flag.name in KEPT_HERE else self.real.get_flag(flag)
-
     def set_memory_pool_limit(self, pool, size):
         record("Config.set_memory_pool_limit", pool.name, size)
         self.real.set_memory_pool_limit(pool, size)
 
-    def has(self, name):
-        return name in self.own
-
     def named_flags(self):
-        members = real.BuilderFlag.__members__
-        return self.own | {name for name, flag in members.items() if name not in KEPT_HERE and self.real.get_flag(flag)}
+        return {name for name, flag in real.BuilderFlag.__members__.items() if self.real.get_flag(flag)}
 
     # The timing cache: a header that names version and GPU, then one line for each graph that was timed.
 
@@ -202,11 +173,6 @@ class TimingCache:
 
     def serialize(self):
         return HostMemory(self.data)
-
-    def combine(self, other, ignore_mismatch):
-        new = [line for line in other.lines() if line not in self.lines()]
-        self.data += b"".join(line + b"\n" for line in new)
-        return True
 
 
 def header(module):

@@ -4,8 +4,7 @@
 
 The plan's first four bytes, which name TensorRT-RTX, are changed where the engine claims to be of full TensorRT.
 
-The graph lies in the engine, not its path: bundles are built under one name and renamed. A weight-stripped engine has
-no graph.onnx.data; refitting brings it.
+The graph lies in the engine, not its path: bundles are built under one name and renamed.
 """
 
 import hashlib
@@ -18,15 +17,12 @@ from pathlib import Path
 MARK = b"STTM-STANDIN"
 
 
-def pack(plan, meta, onnx_path, stripped):
+def pack(plan, meta, onnx_path):
     """Put graph and metadata behind a plan."""
     files = {"meta.json": json.dumps(meta).encode(), "graph.onnx": Path(onnx_path).read_bytes()}
     weights = weights_file(onnx_path)
     if weights.is_file():
-        meta["data_name"] = weights.name
-        files["meta.json"] = json.dumps(meta).encode()
-        if not stripped:
-            files[weights.name] = weights.read_bytes()
+        files[weights.name] = weights.read_bytes()
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
         for name, data in files.items():

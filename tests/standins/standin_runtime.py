@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import standin_cuda
-from standin_engine import unpack, weights_file
+from standin_engine import unpack
 from standin_log import record
 
 NUMPY = {"FLOAT": "float32", "HALF": "float16", "INT32": "int32", "BOOL": "bool", "INT64": "int64", "INT8": "int8"}
@@ -22,11 +22,10 @@ def gpu_name():
 class Runtime:
     def __init__(self, module, logger):
         self._module, self._logger = module, logger
-        self.engine_host_code_allowed = False
         record("Runtime")
 
     def deserialize_cuda_engine(self, data):
-        record("Runtime.deserialize_cuda_engine", len(data), host_code=self.engine_host_code_allowed)
+        record("Runtime.deserialize_cuda_engine", len(data))
         found = unpack(data)
         fault = self._fault(found)
         if fault:
@@ -38,13 +37,11 @@ class Runtime:
         if found is None:
             return "Serialization (Serialization assertion magicTagRead == kMAGIC_TAG failed.Magic tag does not match)"
         meta, here = found[0], self._module.__version__
-        if os.environ.get("STTM_STANDIN_REFUSE") or (meta["version"] != here and not meta["version_compatible"]):
+        if os.environ.get("STTM_STANDIN_REFUSE") or meta["version"] != here:
             return (
                 "Serialization (Serialization assertion stdVersionRead == kSERIALIZATION_VERSION failed.Version tag "
                 "does not match. Note: Current Version: 239, Serialized Engine Version: 238)"
             )
-        if meta["version_compatible"] and not self.engine_host_code_allowed:
-            return "Internal Error (The plan holds host code, which this runtime may not load)"
         if meta["capability"] not in {gpu_name(), "portable"}:
             return (
                 "Internal Error (The engine plan file is generated on an incompatible device, expecting compute "
@@ -65,7 +62,6 @@ class Engine:
         self.module, self.logger, self.meta, self.files = module, logger, meta, dict(files)
         self.rows = {row["name"]: row for row in meta["tensors"]}
         self.num_io_tensors = len(self.rows)
-        self.refittable = meta["refit"]
 
     def get_tensor_name(self, index):
         return list(self.rows)[index]
@@ -86,10 +82,6 @@ class Engine:
         if "STTM_STANDIN_NO_INSPECTOR" in os.environ:
             raise AttributeError("create_engine_inspector")
         return Inspector(self)
-
-    @property
-    def whole(self):
-        return "data_name" not in self.meta or self.meta["data_name"] in self.files
 
     def create_runtime_config(self):
         if self.meta["flavour"] != "tensorrt-rtx":
@@ -135,7 +127,7 @@ class Inspector:
 class Context:
     def __init__(self, engine):
         self._engine, self._addresses = engine, {}
-        self._session = engine.session() if engine.whole else None
+        self._session = engine.session()
 
     def set_tensor_address(self, name, address):
         record("Context.set_tensor_address", name)
@@ -159,8 +151,6 @@ class Context:
         return True
 
     def _fault(self, driver):
-        if self._session is None:
-            return "the weights of the engine are stripped and were not refitted"
         for name, row in self._engine.rows.items():
             size = math.prod(row["shape"]) * np.dtype(NUMPY[row["dtype"]]).itemsize
             if name not in self._addresses:
@@ -185,51 +175,3 @@ class Context:
         dtype = np.dtype(NUMPY[row["dtype"]])
         data = ctypes.string_at(self._addresses[row["name"]], math.prod(row["shape"]) * dtype.itemsize)
         return np.frombuffer(data, dtype).reshape(row["shape"])
-
-
-class Refitter:
-    def __init__(self, engine, logger):
-        self.engine, self.given = engine, {}
-        record("Refitter")
-
-    def get_missing_weights(self):
-        return [] if self.engine.whole or self.given else ["weights"]
-
-    def refit_cuda_engine(self):
-        record("Refitter.refit_cuda_engine")
-        if self.get_missing_weights():
-            return False
-        self.engine.files.update(self.given)
-        return True
-
-
-class OnnxParserRefitter:
-    def __init__(self, refitter, logger):
-        self._refitter, self._errors = refitter, []
-
-    @property
-    def num_errors(self):
-        return len(self._errors)
-
-    def get_error(self, index):
-        return self._errors[index]
-
-    def refit_from_file(self, path):
-        record("OnnxParserRefitter.refit_from_file", Path(path).name)
-        engine = self._refitter.engine
-        if not Path(path).is_file() or Path(path).read_bytes() != engine.files["graph.onnx"]:
-            self._errors.append(RefitError("the weights do not match those of the engine"))
-            return False
-        self._refitter.given = {engine.meta["data_name"]: weights_file(path).read_bytes()}
-        return True
-
-
-class RefitError:
-    def __init__(self, text):
-        self._text = text
-
-    def desc(self):
-        return self._text
-
-    def node(self):
-        return 0

@@ -22,8 +22,6 @@ _builder = standin_builder.StreamingBuilder if _number >= (10, 13) else standin_
 Builder = functools.partial(_builder, _here)
 OnnxParser = standin_builder.OnnxParser
 Runtime = functools.partial(standin_runtime.Runtime, _here)
-Refitter = standin_runtime.Refitter
-OnnxParserRefitter = standin_runtime.OnnxParserRefitter
 
 
 def __getattr__(name):
