@@ -1,75 +1,28 @@
-"""The README against the program: option tables are generated, blocks marked `<!-- test -->` are executed.
+"""The README against the program: blocks marked `<!-- test -->` are executed, figures are those that were measured."""
 
-`python tests/test_readme.py` writes the option tables anew.
-"""
-
-import argparse
+import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
-from sttm_export.cli import VERBS, build_parser
+from sttm_export.cli import build_parser
 from sttm_export.runtime.sample_clips import find_sample_clip
 
 ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"
 TEXT = README.read_text(encoding="utf-8")
-OPTIONS = re.compile(r"(<!-- options -->\n).*?(<!-- end of options -->)", re.DOTALL)
 BLOCK = re.compile(r"^(<!-- test -->\n)?```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-
-
-def option_tables():
-    """Markdown: a heading, what the verb does and one table for each verb."""
-    verbs = next(action for action in build_parser()._actions if isinstance(action, argparse._SubParsersAction))
-    return "\n\n".join(verb_table(name, parser) for name, parser in verbs.choices.items())
-
-
-def verb_table(name, parser):
-    shown = [action for action in parser._actions if not isinstance(action, argparse._HelpAction)]
-    usage = " ".join(["sttm-export", name, *(word.dest.upper() for word in shown if not word.option_strings)])
-    lines = [f"### `{usage}`", "", parser.description]
-    if shown:
-        lines += ["", "| option | meaning |", "|---|---|"]
-        lines += [f"| `{spelled(action)}` | {meaning(action)} |" for action in shown]
-    return "\n".join(lines)
-
-
-def spelled(action):
-    if not action.option_strings:
-        return action.dest.upper()
-    value = f" {action.metavar or action.dest.upper()}" if action.nargs != 0 else ""
-    return f"{action.option_strings[-1]}{value}"
-
-
-def meaning(action):
-    required = "; required" if action.required and action.option_strings else ""
-    return f"{(action.help or '').replace('|', chr(92) + '|')}{required}"
-
-
-def with_tables(text):
-    return OPTIONS.sub(lambda match: f"{match[1]}{option_tables()}\n{match[2]}", text)
 
 
 def blocks(tested):
     return [(language, code) for mark, language, code in BLOCK.findall(TEXT) if bool(mark) == tested]
-
-
-def test_option_tables_are_those_of_the_program():
-    assert with_tables(TEXT) == TEXT, "run: python tests/test_readme.py"
-    assert all(f"### `sttm-export {verb}" in TEXT for verb in VERBS)
-    assert TEXT.count("| `--") > 25
-
-
-def test_every_option_says_what_it_is_for():
-    verbs = next(action for action in build_parser()._actions if isinstance(action, argparse._SubParsersAction))
-    options = [(name, action) for name, parser in verbs.choices.items() for action in parser._actions]
-    assert [(name, action.dest) for name, action in options if not action.help] == []
-    assert max(sum(1 for verb, _ in options if verb == name) for name in VERBS) <= 24
 
 
 def test_marked_blocks_run(tmp_path, tiny_toml):
@@ -103,13 +56,34 @@ def test_blocks_that_are_not_run_name_real_options():
     ]
     assert commands
     for command in commands:
-        words = command.split()[1:]
+        words = shlex.split(command, comments=True)[1:]
         parser.parse_args(["export", *words] if words[0].startswith("-") else words)
+
+
+def test_pictures_come_first():
+    """A merged clip before any command, the benchmark before any option; small enough for a first screen."""
+    pictures = re.findall(r"!\[[^\]]{20,}\]\(([^)]+)\)", TEXT)
+    assert pictures == ["docs/tokens.png", "bench/results/cpu.png"]
+    assert TEXT.index(pictures[0]) < TEXT.index("```") and TEXT.index(pictures[1]) < TEXT.index("<!-- test -->")
+    for name in pictures:
+        assert (ROOT / name).stat().st_size <= 250_000, name
+        with Image.open(ROOT / name) as picture:
+            assert picture.format == "PNG", name
+
+
+def test_figures_are_those_of_the_benchmark():
+    rows = json.loads((ROOT / "bench/results/cpu.json").read_text(encoding="utf-8"))["rows"]
+    (row,) = [row for row in rows if (row["policy"], row["frames"], row["channels"]) == ("budget", 32, 3584)]
+    for name, sentence in (("onnxruntime", "merger takes {} ms"), ("reference", "reference takes {} ms")):
+        figure = sentence.format(round(row[name]["median_ms"]))
+        assert figure in TEXT.replace("\n", " "), figure
 
 
 def test_make_targets_exist():
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
-    for target in re.findall(r"^make (\w+)", TEXT, re.MULTILINE):
+    targets = set(re.findall(r"(?:^|`)make (\w+)", TEXT, re.MULTILINE))
+    assert targets == {"demo", "test"}
+    for target in targets:
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
 
 
@@ -139,7 +113,3 @@ def test_the_tree_is_that_of_a_bundle(tiny_bundle):
 @pytest.mark.parametrize("phrase", ["No engine has been executed", "before decoder layer 0", "No accuracy is measured"])
 def test_limits_are_said(phrase):
     assert phrase in TEXT
-
-
-if __name__ == "__main__":
-    README.write_text(with_tables(TEXT), encoding="utf-8")
