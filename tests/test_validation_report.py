@@ -54,6 +54,13 @@ def manifest(bunny):  # noqa: F811
     }
 
 
+@pytest.fixture
+def picture(tmp_path):
+    path = tmp_path / "tokens.png"
+    Image.new("RGB", (4, 4)).save(path)
+    return path
+
+
 class Checker(HTMLParser):
     """Every opened element is closed, and nothing is loaded from elsewhere."""
 
@@ -79,9 +86,7 @@ class Checker(HTMLParser):
         assert self.stack.pop() == tag
 
 
-def test_the_whole_report(tmp_path, manifest):
-    picture = tmp_path / "tokens.png"
-    Image.new("RGB", (4, 4)).save(picture)
+def test_the_whole_report(tmp_path, picture, manifest):
     html = write_report(tmp_path / "report.html", manifest, picture).read_text(encoding="utf-8")
     assert {"svg", "img", "table", "style"} <= set(Checker(html).tags)
     for text in (
@@ -132,7 +137,7 @@ class Cells(HTMLParser):
 
     def handle_starttag(self, tag, attrs):
         attributes = dict(attrs)
-        if tag in ("table", "svg"):
+        if tag in ("table", "svg", "img"):
             self.containers.append((tag, self.open[-1]))
         if tag == "td" and "n" in attributes.get("class", "").split() and "colspan" not in attributes:
             self.unlabelled += [] if attributes.get("data-label") else [attrs]
@@ -144,15 +149,26 @@ class Cells(HTMLParser):
             self.open.pop()
 
 
-def test_a_phone_loses_nothing(manifest):
+def test_verdict_and_pictures_come_before_tables(picture, manifest):
+    html = render_report(manifest, picture)
+    places = [html.index(mark) for mark in ('class="verdict passed"', "<img", "<svg", '<dl class="facts"', "<table")]
+    assert places == sorted(places)
+    assert html.index("Stages") < html.index("Discrete decisions") < html.index(">Engines<") < html.index(">Files<")
+
+
+def test_a_phone_loses_nothing(picture, manifest):
     """Wide things scroll in their own container, and where a table is stacked every figure carries its heading."""
-    html = render_report(manifest)
+    html = render_report(manifest, picture)
     cells = Cells(html)
-    assert cells.containers.count(("table", "scroll")) == 4 and ("svg", "chart") in cells.containers
-    assert {container for tag, container in cells.containers if tag == "table"} == {"scroll"}
+    assert cells.containers == [("img", "wide"), ("svg", "wide"), *[("table", "scroll")] * 4]
     assert cells.unlabelled == [] and html.count("<table") == html.count('<table class="stack">')
     assert '<meta name="viewport" content="width=device-width, initial-scale=1">' in html
-    for rule in ("@media (max-width: 720px)", "content: attr(data-label)", ".scroll { overflow-x: auto;"):
+    for rule in (
+        "@media (max-width: 720px)",
+        "content: attr(data-label)",
+        ".scroll { overflow-x: auto;",
+        ".wide { overflow-x: auto;",
+    ):
         assert rule in html
 
 
