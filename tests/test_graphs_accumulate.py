@@ -12,8 +12,8 @@ from torch import nn
 
 from sttm_export.contracts.graph import ACCUMULATES, GraphSpec, TensorSpec, vision_encoder_graph
 from sttm_export.contracts.target import find_target
-from sttm_export.drift.marking import Chain
-from sttm_export.drift.reference_trace import Reference
+from sttm_export.drift.parts import Chain, write_part
+from sttm_export.drift.reference import Reference
 from sttm_export.engines.build import build_engine
 from sttm_export.families.llava.siglip import SelfAttention
 from sttm_export.families.llava.vision_encoder import build_encoder
@@ -141,18 +141,18 @@ def test_the_builder_takes_casts_as_wide_sums_and_keeps_narrow_weights(tmp_path)
 
 
 def test_a_wide_product_is_one_step_for_the_drift_finder(tmp_path):
-    """Wherever the graph is cut, what goes into a product is alive until the product is there."""
+    """Wherever the graph is cut, a product and its casts stay together, and take tensors from before them."""
     torch.manual_seed(0)
     module = SelfAttention(32, 2).half().eval()
     path = export_graph(module, spec_of("attention", (1, 8, 32), (1, 8, 32)), tmp_path)
     chain = Chain(path)
     assert all(tensor.dtype == "float16" for tensor in chain.tensors.values() if tensor.op == "MatMul")
     assert {tensor.summed for tensor in chain.tensors.values() if tensor.op == "MatMul"} == {32, 16, 8}
-    for part in chain.steps(1):
-        assert chain.marks(part), "every part gives something"
-        assert set(chain.feeds(part)) <= {"x", *chain.tensors}
-    for index, node in enumerate(chain.nodes):
-        if node.op_type == "MatMul":
-            factors = [maker.input[0] for maker in chain.nodes if maker.output[0] in node.input]
-            needed = {name for name in factors if name in chain.tensors}
-            assert needed <= set(chain.alive(index)) and needed <= set(chain.alive(index + 1))
+    products = [nodes for nodes in chain.operators if any(node.op_type == "MatMul" for node in nodes)]
+    assert [[node.op_type for node in nodes] for nodes in products] == [["Cast", "Cast", "MatMul", "Cast"]] * 6
+    for name, tensor in chain.tensors.items():
+        part, graph = write_part(chain, [name], tmp_path, tensor.made)
+        assert {row.name for row in graph.inputs} <= {"x", *chain.tensors}
+        assert [node.name for node in onnx.load(part, load_external_data=False).graph.node] == [
+            node.name for node in chain.operators[tensor.made]
+        ]

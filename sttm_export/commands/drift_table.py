@@ -8,7 +8,8 @@ from rich.console import Console
 from rich.text import Text
 
 from sttm_export.commands.layout import print_table
-from sttm_export.drift.checks import Check, DriftReport
+from sttm_export.drift.checks import Check
+from sttm_export.drift.report import DriftReport
 
 _BLOCKS = 4
 
@@ -20,7 +21,7 @@ def print_drift(report: DriftReport, console: Console) -> None:
     title = f"{report.graph}: tensor by tensor, {report.compared} compared in {report.runs} runs"
     _print(report.checks, title, console)
     if report.finding is None:
-        console.print(Text(report.sentence()), soft_wrap=True)
+        console.print(Text(report.sentence), soft_wrap=True)
 
 
 def _print(checks: Sequence[Check], title: str, console: Console) -> None:

@@ -101,7 +101,8 @@ def _bisect(options: argparse.Namespace) -> None:
 
     from sttm_export.bundle.opened import open_bundle
     from sttm_export.commands.drift_table import print_drift
-    from sttm_export.drift.search import bisect_graph, chosen_graphs, engine_factory, ort_factory, searchable
+    from sttm_export.drift.search import bisect_graph, chosen_graphs, searchable
+    from sttm_export.drift.sessions import engine_factory, ort_factory
     from sttm_export.files.whole import write_text_whole
     from sttm_export.terminal import Steps, table_console
 

@@ -6,7 +6,7 @@ The exporter names tensors after it, the validator compares by it, sessions allo
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from sttm_export.contracts.merge import MergeSpec
 from sttm_export.contracts.model import ModelSpec
@@ -21,6 +21,27 @@ Accumulate = Literal["fp32", "default"]
 ACCUMULATES: tuple[Accumulate, ...] = ("fp32", "default")
 VISION_ENCODER = "vision_encoder"
 TOKEN_MERGER = "token_merger"
+
+
+class Storage(NamedTuple):
+    """How one element is stored: the type's name in ONNX, and its bytes."""
+
+    onnx: str
+    nbytes: int
+
+
+# Every type that a tensor inside of a graph can have, by the name that NumPy and PyTorch share.
+STORAGE = {
+    "float64": Storage("DOUBLE", 8),
+    "float32": Storage("FLOAT", 4),
+    "float16": Storage("FLOAT16", 2),
+    "int64": Storage("INT64", 8),
+    "int32": Storage("INT32", 4),
+    "int8": Storage("INT8", 1),
+    "uint8": Storage("UINT8", 1),
+    "bool": Storage("BOOL", 1),
+}
+NUMPY_NAME = {storage.onnx: name for name, storage in STORAGE.items()}
 
 
 @dataclass(frozen=True)

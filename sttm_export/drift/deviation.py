@@ -12,7 +12,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,25 +26,15 @@ _HALF_SPACING = 2.0**-25 * 1.01
 
 @dataclass(frozen=True)
 class Deviation:
-    """Errors of one tensor, and what it should have held.
+    """Errors of one tensor, and what it should have held."""
 
-    Attributes:
-        worst_row: largest relative error of a row (rules 1 and 2).
-        overall: norm of the whole difference over the norm of the expected tensor.
-        one_sided: elements that are NaN or Inf on one side only; left out of both errors.
-        other: elements that are another infinity, or NaN instead of an infinity.
-        expected_nonfinite: NaN and infinities that belong there.
-        low: least finite value expected; 0 where there is none.
-        high: largest finite value expected.
-    """
-
-    worst_row: float
-    overall: float
-    one_sided: int
-    other: int
-    expected_nonfinite: int
-    low: float
-    high: float
+    worst_row: float  # largest relative error of a row (rules 1 and 2)
+    overall: float  # norm of the whole difference over the norm of the expected tensor
+    one_sided: int  # elements that are NaN or Inf on one side only; left out of both errors
+    other: int  # elements that are another infinity, or NaN instead of an infinity
+    expected_nonfinite: int  # NaN and infinities that belong there
+    low: float  # least finite value expected; 0 where there is none
+    high: float  # largest finite value expected
 
 
 def measure(actual: Array, expected: Array, stored: str) -> Deviation:
@@ -56,46 +45,35 @@ def measure(actual: Array, expected: Array, stored: str) -> Deviation:
         expected: the same shape.
         stored: format that `actual` was rounded to, for rule 4.
     """
-    shape = _row_shape(actual.shape)
-    left, right = actual.reshape(shape), expected.reshape(shape)
-    finite = np.isfinite(right)
-    square = sum(float(np.square(e).sum()) for _, e, _ in _chunks(left, right))
-    typical = math.sqrt(square / max(1, shape[0]))
-    worst, error, one_sided, other = 0.0, 0.0, 0, 0
-    for a, e, (sides, kinds) in _chunks(left, right):
-        one_sided, other = one_sided + sides, other + kinds
-        gap = a - e
-        if stored == "float16":
-            gap[np.abs(gap) <= _HALF_SPACING] = 0.0
-        squares = np.square(gap).sum(1)
-        error += float(squares.sum())
-        lengths = np.maximum(np.linalg.norm(e, axis=1), typical)
-        worst = max(worst, float(_ratio(np.sqrt(squares), lengths).max(initial=0.0)))
-    kept = right[finite]
-    low, high = (float(kept.min()), float(kept.max())) if kept.size else (0.0, 0.0)
-    overall = float(_ratio(np.array(math.sqrt(error)), np.array(math.sqrt(square))))
-    missing = int(right.size - np.count_nonzero(finite))
-    return Deviation(worst, overall, one_sided, other, missing, low, high)
-
-
-def _chunks(left: Array, right: Array) -> Iterator[tuple[Doubles, Doubles, tuple[int, int]]]:
-    """Rows as float64 with what is not finite set to zero, and how many elements rules out: one-sided, other kinds."""
-    step = max(1, _CHUNK_ELEMENTS // left.shape[1])
-    for start in range(0, len(left), step):
-        a, e = (side[start : start + step].astype(np.float64) for side in (left, right))
-        bad_a, bad_e = ~np.isfinite(a), ~np.isfinite(e)
-        both = bad_a & bad_e
+    rows, width = _row_shape(actual.shape)
+    left, right = actual.reshape(rows, width), expected.reshape(rows, width)
+    errors, lengths = np.zeros(rows), np.zeros(rows)
+    one_sided = other = 0
+    step = max(1, _CHUNK_ELEMENTS // width)
+    for start in range(0, rows, step):
+        chunk = slice(start, start + step)
+        a, e = left[chunk].astype(np.float64), right[chunk].astype(np.float64)
+        wild_a, wild_e = ~np.isfinite(a), ~np.isfinite(e)
         same = (a == e) | (np.isnan(a) & np.isnan(e))
-        counts = int(np.count_nonzero(bad_a != bad_e)), int(np.count_nonzero(both & ~same))
-        either = bad_a | bad_e
-        a[either] = e[either] = 0.0
-        yield a, e, counts
+        one_sided += int(np.count_nonzero(wild_a != wild_e))
+        other += int(np.count_nonzero(wild_a & wild_e & ~same))
+        a[wild_a | wild_e] = e[wild_a | wild_e] = 0.0
+        gaps = a - e
+        if stored == "float16":
+            gaps[np.abs(gaps) <= _HALF_SPACING] = 0.0
+        errors[chunk], lengths[chunk] = np.linalg.norm(gaps, axis=1), np.linalg.norm(e, axis=1)
+    whole = float(np.linalg.norm(lengths))
+    worst = _ratio(errors, np.maximum(lengths, whole / math.sqrt(max(1, rows)))).max(initial=0.0)
+    overall = _ratio(np.array(np.linalg.norm(errors)), np.array(whole))
+    kept = right[np.isfinite(right)]
+    low, high = (float(kept.min()), float(kept.max())) if kept.size else (0.0, 0.0)
+    return Deviation(float(worst), float(overall), one_sided, other, right.size - kept.size, low, high)
 
 
 def _ratio(errors: Doubles, lengths: Doubles) -> Doubles:
     """Errors over lengths; an error where nothing should be is infinite."""
-    nothing = np.where(errors > 0, np.inf, 0.0)
-    return np.where(lengths > 0, errors / np.where(lengths > 0, lengths, 1.0), nothing)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(errors > 0, errors / lengths, 0.0)
 
 
 def _row_shape(shape: tuple[int, ...]) -> tuple[int, int]:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 import sys
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from torch.fx import Node
@@ -15,21 +14,12 @@ _FRAME = re.compile(r'File "([^"]+)", line (\d+), in (\w+)\n\s+(.+)')
 _PACKAGE = "sttm_export/"
 
 
-@dataclass(frozen=True)
-class Origin:
-    """Where in PyTorch a tensor comes from.
+class Origin(NamedTuple):
+    """Where in PyTorch a tensor comes from."""
 
-    Attributes:
-        module: path of the module, empty for the root.
-        kind: class of the module.
-        source: file, line and function, such as `merging/quadtree.py:88 (head_dot)`.
-        code: the line itself.
-    """
-
-    module: str
-    kind: str
-    source: str
-    code: str
+    module: str  # path and class of the module, such as `tower.layers.3.mlp.fc1 (Linear)`; the class alone for the root
+    source: str  # file, line and function, such as `merging/quadtree.py:88 (head_dot)`
+    code: str  # the line itself
 
 
 def keep_frames() -> None:
@@ -51,10 +41,10 @@ def keep_frames() -> None:
 
 def origin_of(node: Node) -> Origin:
     """Where a node of a traced program comes from."""
-    stack = list((node.meta.get("nn_module_stack") or {"": ("", "")}).values())
-    path, kind = stack[-1]
+    path, kind = list((node.meta.get("nn_module_stack") or {"": ("", "")}).values())[-1]
+    name = (kind if isinstance(kind, str) else kind.__name__).rpartition(".")[2]
     # The innermost frame of this package; frames below it are PyTorch's own.
     frames = [frame for frame in _FRAME.findall(node.meta.get("stack_trace") or "") if _PACKAGE in frame[0]]
     file, line, function, code = frames[-1] if frames else ("", "", "", "")
     source = f"{file.rpartition(_PACKAGE)[2]}:{line} ({function})" if file else ""
-    return Origin(path, (kind if isinstance(kind, str) else kind.__name__).rpartition(".")[2], source, code.strip())
+    return Origin(f"{path} ({name})" if path else name, source, code.strip())

@@ -39,7 +39,7 @@ def sum_in_float32(model: Any) -> int:
     return len(products)
 
 
-def find_wide_products(nodes: Sequence[Any], dtype_of: Callable[[str], str]) -> tuple[frozenset[str], dict[str, int]]:
+def find_wide_products(nodes: Sequence[Any], dtype_of: Callable[[str], str]) -> dict[str, list[Any]]:
     """Find in an exported graph what `sum_in_float32` made: products that are one step for whoever looks at tensors.
 
     Args:
@@ -47,27 +47,24 @@ def find_wide_products(nodes: Sequence[Any], dtype_of: Callable[[str], str]) -> 
         dtype_of: gives a value's type as ONNX names it.
 
     Returns:
-        Values inside of such products (widened factors, and results before they are rounded), and for the value that
-        each gives to others the index of its product.
+        By the value that each gives to others: the casts of its factors, the product, and the cast of its result.
     """
     maker = {name: node for node in nodes for name in node.output}
     reads = Counter(name for node in nodes for name in node.input)
-    inner: set[str] = set()
-    results: dict[str, int] = {}
-    index_of = {name: index for index, node in enumerate(nodes) for name in node.output}
+
+    def is_widened(name: str) -> bool:
+        node = maker.get(name)
+        return node is not None and node.op_type == "Cast" and reads[name] == 1 and dtype_of(node.input[0]) == "FLOAT16"
+
+    found: dict[str, list[Any]] = {}
     for node in nodes:
         product = maker.get(node.input[0]) if node.op_type == "Cast" and dtype_of(node.output[0]) == "FLOAT16" else None
         if product is None or product.op_type not in SUMMING or reads[product.output[0]] != 1:
             continue
         factors = [name for name in product.input if name]
-        casts = [maker.get(name) for name in factors]
-        if all(
-            cast is not None and cast.op_type == "Cast" and reads[name] == 1 and dtype_of(cast.input[0]) == "FLOAT16"
-            for name, cast in zip(factors, casts, strict=True)
-        ):
-            inner |= {*factors, product.output[0]}
-            results[node.output[0]] = index_of[product.output[0]]
-    return frozenset(inner), results
+        if all(is_widened(name) for name in factors):
+            found[node.output[0]] = [*(maker[name] for name in factors), product, node]
+    return found
 
 
 def _sums_float16(node: Any) -> bool:

@@ -15,9 +15,10 @@ from sttm_export.cli import main
 from sttm_export.contracts.graph import token_merger_graph, vision_encoder_graph
 from sttm_export.contracts.merge import MergeSpec
 from sttm_export.drift.checks import check_tensor
-from sttm_export.drift.marking import Chain, share_weights, write_part
-from sttm_export.drift.reference_trace import Reference
-from sttm_export.drift.search import Search, bisect_graph, chosen_graphs, engine_factory, ort_factory
+from sttm_export.drift.parts import Chain, link_weights, write_part
+from sttm_export.drift.reference import Reference
+from sttm_export.drift.search import Search, bisect_graph, chosen_graphs
+from sttm_export.drift.sessions import engine_factory, ort_factory
 from sttm_export.errors import UserError
 from sttm_export.families.llava.vision_encoder import build_encoder
 from sttm_export.graphs.export import export_graph
@@ -28,10 +29,6 @@ from sttm_export.terminal import Steps
 from sttm_export.weights.random import random_state
 
 ENCODER = "vision_encoder"
-
-
-def quiet(_what, _fraction):
-    """Nobody watches."""
 
 
 @pytest.fixture(scope="module")
@@ -47,11 +44,10 @@ def broken(tiny_bundle, tmp_path):
     return copy_bundle(tiny_bundle, tmp_path / "bundle")
 
 
-def search(reference, onnx_path, inputs, folder, *, factory=None, limit=256 << 20, advance=quiet):
-    chain = Chain(onnx_path)
+def search(reference, onnx_path, inputs, folder, *, factory=None, limit=256 << 20):
     folder.mkdir(exist_ok=True)
-    share_weights(chain, folder)
-    return Search(chain, reference, inputs, factory or ort_factory(), folder, limit, advance)
+    link_weights(onnx_path, folder)
+    return Search(Chain(onnx_path), reference, inputs, folder, factory or ort_factory(), limit)
 
 
 def search_bundle(reference, path, folder, **options):
@@ -63,7 +59,7 @@ def search_bundle(reference, path, folder, **options):
 def brute_force(found):
     """First tensor out of its band when all are marked at once and held against a run without any float16."""
     chain, reference = found.chain, found.reference
-    path, graph = write_part(chain, chain.inputs, chain.marks(range(len(chain.nodes))), found.folder, "everything")
+    path, graph = write_part(chain, chain.marks(len(chain.operators)), found.folder)
     made = OrtSession(path, graph).run(found.inputs)
     names = [name for name in made if name in reference.counterparts]
     expected = dict(reference.run(found.inputs, names))
@@ -184,7 +180,7 @@ def test_a_fault_that_only_the_whole_graph_has_is_not_blamed_on_an_operator(refe
     ).run(ENCODER)
     assert report.accumulated
     assert report.finding.place.tensor == tensor
-    assert "fuses operators" in report.sentence()
+    assert "fuses operators" in report.sentence
     # The search did not go on behind the block that is out.
     assert report.checks[-1].place.tensor == tensor
 
@@ -210,7 +206,7 @@ def test_an_overflow_is_named_and_said(overflowing, tmp_path):
     assert finding.overflowed
     assert finding.inf > 0
     assert finding.peak > 65504
-    assert "float16 ends at 65504" in report.sentence()
+    assert "float16 ends at 65504" in report.sentence
 
 
 def test_an_export_that_was_rejected_can_be_searched(overflowing, tiny_toml, tmp_path, capsys):
@@ -257,7 +253,7 @@ def test_a_clean_encoder_in_small_chunks(reference, tiny_bundle, tmp_path):
 
 
 @pytest.mark.parametrize("limit", [1, 300_000])
-def test_the_finding_does_not_hang_on_the_chunks(reference, broken, tmp_path, limit):
+def test_the_finding_does_not_depend_on_the_chunks(reference, broken, tmp_path, limit):
     tensor = scale_weight(broken, "tower.layers.0.mlp.fc1/MatMul", 1.1)
     report = search_bundle(reference, broken, tmp_path / "parts", limit=limit).run(ENCODER)
     assert report.finding.place.tensor == tensor
@@ -270,7 +266,7 @@ def test_a_clean_encoder_in_float32(tmp_path):
     path = export_graph(module, spec, tmp_path)
     inputs = {"pixel_values": tiny_pixels(model).numpy()}
     report = search(Reference(module, spec), path, inputs, tmp_path / "parts").run(ENCODER)
-    assert report.finding is None, report.sentence()
+    assert report.finding is None, report.sentence
     assert report.boundaries[0].allowed < 1e-5
 
 
@@ -297,7 +293,7 @@ def test_a_clean_merger(precision, frames, tmp_path):
     inputs = merger_inputs(spec, graph.inputs[0].dtype, frames)
     found = search(Reference(TokenMerger(spec), graph), path, inputs, tmp_path / "parts", limit=2_000)
     report = found.run("token_merger")
-    assert report.finding is None, report.sentence()
+    assert report.finding is None, report.sentence
     assert report.covered > 0.9 * report.tensors
     assert report.runs > 3
     sources = {check.place.source for check in report.checks}
@@ -349,7 +345,7 @@ def test_engines_are_built_for_each_part_and_closed(reference, tiny_bundle, tmp_
     orin = pretend_gpu(monkeypatch, machine="aarch64")
     factory = engine_factory(open_bundle(tiny_bundle, verify=False), None)
     report = search_bundle(reference, tiny_bundle, tmp_path / "parts", factory=factory).run(ENCODER)
-    assert report.finding is None, report.sentence()
+    assert report.finding is None, report.sentence
     assert report.backend == "tensorrt 10.3.0.30"
     assert orin.driver.live() == {}
 
