@@ -23,9 +23,9 @@ from bench import machine
 from bench.measure import Settings, export
 from bench.timing import interleave, milliseconds, summary
 from sttm_export.contracts.graph import token_merger_graph
-from sttm_export.contracts.model import load_model
 from sttm_export.engines.gpu import gpu_capability
 from sttm_export.errors import UserError
+from sttm_export.families.registry import load_model
 
 # ONNX Runtime rounds operands of float32 products to 10 bits by default. Only sums of features would feel it, decisions
 # come from multiply and sum, but a comparison in float32 should be one.

@@ -19,8 +19,8 @@ from bench import machine
 from bench.clip import CLIPS
 from bench.measure import IMPLEMENTATIONS, PROVIDERS, Settings
 from sttm_export.contracts.merge import POLICIES
-from sttm_export.contracts.model import load_model
 from sttm_export.errors import UserError
+from sttm_export.families.registry import load_model
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -9,23 +9,27 @@ from sttm_export.bundle.manifest import FORMAT
 from sttm_export.bundle.records import EngineRecord
 from sttm_export.bundle.store import engines_staging, publish_engines
 from sttm_export.bundle.sums import write_sums
-from sttm_export.contracts.graph import token_merger_graph, vision_encoder_graph
-from sttm_export.contracts.merge import MergeSpec
-from sttm_export.contracts.model import load_model
+from sttm_export.contracts.graph import Judge, JudgedGraph
+from sttm_export.contracts.merge import MergeSpec, Thresholds
+from sttm_export.contracts.recipe import Recipe
+from sttm_export.families.registry import load_model
 
 _MODEL = load_model("llava-video-7b")
-_MERGE = MergeSpec(4, _MODEL.grid.height, _MODEL.grid.width, _MODEL.projector.output_size, 0.5)
+_MERGE = MergeSpec(4, _MODEL.grid.height, _MODEL.grid.width, _MODEL.channels, 0.5)
+_RECIPE = Recipe(_MODEL, _MERGE, Thresholds(0.85, 0.65, "given"), "fp16", "fp32", 1)
 FIELDS = {
     "format": FORMAT,
     "program": "sttm-export 0.1.0",
     "model": dataclasses.asdict(_MODEL),
     "precision": "fp16",
+    "accumulate": "fp32",
+    "batch": 1,
     "merge": dataclasses.asdict(_MERGE),
     "thresholds": {"spatial": 0.85, "temporal": 0.65, "source": "given"},
     "weights": {"kind": "random", "identifier": "random", "sha256": "0" * 64, "revision": None, "seed": 0},
     "graphs": [
-        dataclasses.asdict(vision_encoder_graph(_MODEL, 1, "fp16")),
-        dataclasses.asdict(token_merger_graph(_MERGE, "fp16")),
+        dataclasses.asdict(JudgedGraph.of(_RECIPE.encoder_graph, Judge("floats", 28, 4304), 26)),
+        dataclasses.asdict(JudgedGraph.of(_RECIPE.merger_graph, Judge("decisions"))),
     ],
     "targets": ["rtx"],
     "rule_findings": {},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -10,17 +11,27 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from sttm_export.contracts.merge import MergeSpec, Thresholds
 from sttm_export.contracts.model import (
     GridSpec,
     MergingDefaults,
     ModelSpec,
-    ProjectorSpec,
+    PixelSpec,
     PublishedThresholds,
     SamplingSpec,
-    TowerSpec,
 )
-from sttm_export.families.llava.layouts import MODEL_LAYOUTS, TOWER_LAYOUTS, Layout
-from sttm_export.weights.random import random_state
+from sttm_export.contracts.recipe import Recipe
+from sttm_export.contracts.weights import WeightSource
+from sttm_export.families.llava import reference
+from sttm_export.families.llava.architecture import llava_of
+from sttm_export.families.llava.checkpoint import MODEL_LAYOUTS, TOWER_LAYOUTS, parameter_shapes
+from sttm_export.families.llava.encoder import VisionEncoder
+from sttm_export.families.modules import build_module
+from sttm_export.families.part import Part
+from sttm_export.families.registry import family_of
+from sttm_export.families.weights import open_weights
+from sttm_export.weights.checkpoint import digest
+from sttm_export.weights.layout import Layout
 
 LAYOUTS: dict[str, Layout] = {layout.name: layout for layout in (*MODEL_LAYOUTS, *TOWER_LAYOUTS)}
 TOWER_ID = "google/tiny-siglip"
@@ -43,10 +54,22 @@ def tiny_model(
         name="tiny",
         title="Tiny",
         hub_id="example/tiny-video",
-        layout="llava-next",
-        tower=TowerSpec(TOWER_ID, hidden, intermediate, layers, heads, image, patch, 1e-6),
-        projector=ProjectorSpec("mlp2x_gelu", channels),
+        family="llava",
+        channels=channels,
+        pixels=PixelSpec(image, image, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
         grid=GridSpec(*grid),
+        architecture={
+            "projector": "mlp2x_gelu",
+            "tower": {
+                "hub_id": TOWER_ID,
+                "hidden_size": hidden,
+                "intermediate_size": intermediate,
+                "layers": layers,
+                "heads": heads,
+                "patch_size": patch,
+                "layer_norm_eps": 1e-6,
+            },
+        },
         sampling=SamplingSpec(1.0, max_frames),
         merging=MergingDefaults(
             1, 2, "reassigned", (PublishedThresholds(0.5, 0.85, 0.65), PublishedThresholds(0.3, 0.8, 0.6))
@@ -57,9 +80,14 @@ def tiny_model(
 def write_tiny_model_toml(path: Path, model: ModelSpec | None = None) -> Path:
     """Write a model as a TOML file that `load_model` reads back; returns the path."""
     model = model or tiny_model()
-    lines = [f"{key} = {json.dumps(getattr(model, key))}" for key in ("name", "title", "hub_id", "layout")]
-    for table in ("tower", "projector", "grid", "sampling"):
+    plain = ("name", "title", "hub_id", "family", "channels", "frames_per_step")
+    lines = [f"{key} = {json.dumps(getattr(model, key))}" for key in plain]
+    for table in ("pixels", "grid", "sampling"):
         lines += [f"[{table}]", *_rows(vars(getattr(model, table)))]
+    tables = {key: value for key, value in model.architecture.items() if isinstance(value, dict)}
+    lines += ["[architecture]", *_rows({key: row for key, row in model.architecture.items() if key not in tables})]
+    for key, values in tables.items():
+        lines += [f"[architecture.{key}]", *_rows(values)]
     merging = dict(vars(model.merging))
     thresholds = merging.pop("thresholds")
     lines += ["[merging]", *_rows(merging)]
@@ -67,6 +95,52 @@ def write_tiny_model_toml(path: Path, model: ModelSpec | None = None) -> Path:
         lines += ["[[merging.thresholds]]", *_rows(vars(row))]
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return path
+
+
+def tiny_recipe(
+    model: ModelSpec | None = None, *, frames: int = 4, budget: float = 0.5, precision: str = "fp32", batch: int = 2
+) -> Recipe:
+    """An export of a tiny model."""
+    model = model or tiny_model()
+    merge = MergeSpec(frames, model.grid.height, model.grid.width, model.channels, budget)
+    return Recipe(model, merge, Thresholds(0.85, 0.65, "a test"), precision, "fp32", batch)
+
+
+def tiny_parts(model: ModelSpec | None = None, **options: object) -> dict[str, Part]:
+    """Parts of a tiny model by the names of their graphs; options as `tiny_recipe`."""
+    recipe = tiny_recipe(model, **options)
+    return {part.name: part for part in family_of(recipe.model).parts(recipe)}
+
+
+def encoder_shapes(model: ModelSpec) -> dict[str, tuple[int, ...]]:
+    """Parameters of a model's vision encoder."""
+    return parameter_shapes(llava_of(model))
+
+
+def build_encoder(model: ModelSpec, state: Mapping[str, Tensor], precision: str) -> VisionEncoder:
+    """The vision encoder that is exported."""
+    return build_module(lambda: VisionEncoder(llava_of(model)), state, precision)
+
+
+def build_reference(model: ModelSpec, state: Mapping[str, Tensor]) -> torch.nn.Module:
+    """The published vision encoder."""
+    return reference.build_reference(llava_of(model), state)
+
+
+def load_checkpoint(
+    model: ModelSpec, weights: str, tower_weights: str | None = None
+) -> tuple[dict[str, Tensor], WeightSource]:
+    """State and provenance of a model's vision encoder, as an export reads them."""
+    shapes = encoder_shapes(model)
+    opened = open_weights(model, shapes, weights, None, tower_weights)
+    state = opened.read(shapes)
+    return state, dataclasses.replace(opened.source, sha256=digest(state))
+
+
+def random_state(model: ModelSpec, seed: int) -> dict[str, Tensor]:
+    """Canonical random state of a model's vision encoder, as an export with --random-weights has it."""
+    shapes = encoder_shapes(model)
+    return open_weights(model, shapes, None, seed).read(shapes)
 
 
 def tiny_state(model: ModelSpec | None = None, seed: int = 0) -> dict[str, Tensor]:
@@ -78,7 +152,7 @@ def tiny_pixels(model: ModelSpec, frames: int = 2, seed: int = 0) -> Tensor:
     """Smooth random frames in [-1, 1], float32 [B, 3, S, S]: neighbouring patches resemble each other, as in video."""
     generator = torch.Generator().manual_seed(seed)
     coarse = torch.rand(frames, 3, 5, 5, generator=generator) * 2 - 1
-    size = model.tower.image_size
+    size = model.pixels.height
     return torch.nn.functional.interpolate(coarse, size=(size, size), mode="bilinear", align_corners=False)
 
 
@@ -117,13 +191,13 @@ def write_checkpoint(
 
 def write_config(directory: Path, model: ModelSpec, layout: str = "llava-next", **changes: object) -> Path:
     """Write the config.json of a layout with some keys changed; a key of None is written as null."""
-    tower, width = model.tower, model.projector.output_size
+    tower, width = llava_of(model).tower, model.channels
     vision = {
         "hidden_size": tower.hidden_size,
         "intermediate_size": tower.intermediate_size,
         "num_attention_heads": tower.heads,
         "num_hidden_layers": tower.layers + (layout == "siglip"),
-        "image_size": tower.image_size,
+        "image_size": model.pixels.height,
         "patch_size": tower.patch_size,
     }
     original = {
@@ -155,9 +229,12 @@ def _stored(tensor: Tensor, dtype: torch.dtype) -> torch.dtype:
 
 
 def _unused_tower_tensors(row: Layout, model: ModelSpec, dtype: torch.dtype) -> dict[str, Tensor]:
-    extra = f"{row.tower}encoder.layers.{model.tower.layers}.layer_norm1"
-    names = [f"{extra}.weight", f"{extra}.bias", f"{row.tower}post_layernorm.weight", f"{row.tower}post_layernorm.bias"]
-    return {name: torch.full((model.tower.hidden_size,), torch.nan, dtype=dtype) for name in names}
+    tower = llava_of(model).tower
+    layers = dict(row.prefixes)["tower.layers."]
+    above = layers.removesuffix("encoder.layers.")
+    extra = f"{layers}{tower.layers}.layer_norm1"
+    names = [f"{extra}.weight", f"{extra}.bias", f"{above}post_layernorm.weight", f"{above}post_layernorm.bias"]
+    return {name: torch.full((tower.hidden_size,), torch.nan, dtype=dtype) for name in names}
 
 
 def _language_tensors(dtype: torch.dtype) -> dict[str, Tensor]:

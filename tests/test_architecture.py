@@ -23,12 +23,12 @@ ROOMS = {
     "files": {"errors"},
     "contracts": {"errors"},
     "merging": {"errors", "contracts"},
-    "families": {"errors", "contracts"},
-    "weights": {"errors", "contracts", "families"},
+    "weights": {"errors", "contracts"},
     "graphs": {"errors", "contracts"},
     "bundle": {"errors", "files", "contracts"},
     "engines": {"errors", "contracts", "bundle"},
     "runtime": {"errors", "files", "contracts", "bundle", "engines"},
+    "families": {"errors", "contracts", "merging", "weights", "runtime"},
     "validation": {"errors", "contracts", "runtime"},
     "machine": {"errors", "contracts", "engines"},
     "kit": {
@@ -163,7 +163,8 @@ def test_help_imports_nothing_heavy(verb):
     [
         ("engines.targets", "build_targets"),
         ("runtime.pipeline", "merge_features"),
-        ("validation.stages", "validate_merger"),
+        ("validation.stages", "judge_stages"),
+        ("families.registry", "load_model"),
         ("bundle.opened", "open_bundle"),
     ],
 )

@@ -10,8 +10,8 @@ from helpers_merging import REAL_CLIPS
 from helpers_rooms import ROOT
 
 from sttm_export.contracts.data import data_directory, read_toml
-from sttm_export.contracts.model import load_model, model_names
 from sttm_export.errors import UserError
+from sttm_export.families.registry import load_model, model_names
 from sttm_export.runtime.probe import probe
 from sttm_export.runtime.sample_clips import CLIPS, DISTRIBUTION, find_sample_clip
 

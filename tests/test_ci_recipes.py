@@ -25,8 +25,8 @@ from helpers_recipes import (
 
 from sttm_export.bundle.store import ENGINES
 from sttm_export.cli import VERBS, build_parser
-from sttm_export.contracts.model import load_model, model_names
 from sttm_export.contracts.target import find_target
+from sttm_export.families.registry import load_model, model_names
 from sttm_export.kit.__main__ import build_parser as kit_parser
 from sttm_export.kit.flow import REJECTED
 

@@ -58,7 +58,7 @@ def test_model_file_with_faults_names_all_of_them(export, tiny_toml, tmp_path):
     text = tiny_toml.read_text().replace('title = "Tiny"\n', "").replace("heads = 4", 'heads = "four"')
     (tmp_path / "bad.toml").write_text(text + "\n[extra]\n")
     message = export(model=str(tmp_path / "bad.toml"))
-    for fault in ("missing 'title'", "'tower.heads' must be int, got 'four'", "unknown key 'extra'"):
+    for fault in ("missing 'title'", "'architecture.tower.heads' must be int, got 'four'", "unknown key 'extra'"):
         assert fault in message
 
 
@@ -303,19 +303,24 @@ def test_features_that_are_not_finite_are_reported(tiny_bundle):
     from sttm_export.bundle.opened import open_bundle
     from sttm_export.contracts.graph import TOKEN_MERGER
     from sttm_export.graphs.fixtures import read_fixture
-    from sttm_export.workflows.evidence import examine_merger
+    from sttm_export.runtime.merged import MergedTokens
+    from sttm_export.runtime.ort_session import OrtSession
+    from sttm_export.workflows.evidence import examine
+    from sttm_export.workflows.plan import parts_of
 
     bundle = open_bundle(tiny_bundle)
     graph = bundle.graph(TOKEN_MERGER)
     inputs, _ = read_fixture(bundle.fixture_path(TOKEN_MERGER), graph)
     features = inputs["features"].copy()
     features[2, 1, 5] = np.nan
-    evidence = examine_merger(
-        bundle.merge, graph, bundle.onnx_path(TOKEN_MERGER), features, (0.85, 0.65), lambda *_: None
-    )
-    assert any("hold 1 NaN/Inf in frames 2" in finding for finding in evidence.report.findings)
-    assert evidence.merged.num_tokens <= bundle.merge.max_tokens
-    assert not evidence.fixtures and not evidence.report.passed
-    judged = [row for row in evidence.report if not row.skipped]
+    part = next(part for part in parts_of(bundle.manifest.recipe) if part.name == TOKEN_MERGER)
+    session, packed = OrtSession(bundle.onnx_path(TOKEN_MERGER), graph), []
+    rules = bundle.rules(TOKEN_MERGER)
+    pack = lambda case, _: packed.append(case)  # noqa: E731
+    report, made = examine(part, {}, session, rules, {"features": features}, lambda *_: None, name="a", pack=pack)
+    assert any("hold 1 NaN/Inf in frames 2" in finding for finding in report.findings)
+    assert MergedTokens.from_outputs(made, len(features), bundle.merge).num_tokens <= bundle.merge.max_tokens
+    assert not packed and not report.passed
+    judged = [row for row in report if not row.skipped]
     assert [(row.tensor, row.passed) for row in judged] == [("num_tokens", True)]
-    assert "first at [2, 1, 5]" in evidence.report.first_miss.reason
+    assert "first at [2, 1, 5]" in report.first_miss.reason

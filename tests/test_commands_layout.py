@@ -11,8 +11,8 @@ from sttm_export.bundle.records import EngineRecord
 from sttm_export.cli import main
 from sttm_export.commands.layout import column_widths, print_facts, print_table
 from sttm_export.commands.tables import print_bundle, print_engines
-from sttm_export.contracts.model import load_model, model_names
 from sttm_export.contracts.target import targets
+from sttm_export.families.registry import load_model, model_names
 
 WIDTHS = pytest.mark.parametrize("width", [60, 80, 160])
 

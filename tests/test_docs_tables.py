@@ -6,13 +6,14 @@ from pathlib import Path
 
 import onnx
 import pytest
+from sttm_export.families.llava.parameters import parameter_shapes
 
 from sttm_export.contracts.graph import token_merger_graph
 from sttm_export.contracts.merge import MergeSpec
-from sttm_export.contracts.model import load_model, model_names
 from sttm_export.contracts.target import targets
-from sttm_export.families.llava.layouts import MODEL_LAYOUTS, TOWER_LAYOUTS
-from sttm_export.families.llava.parameters import parameter_shapes
+from sttm_export.families.llava.architecture import llava_of
+from sttm_export.families.llava.checkpoint import MODEL_LAYOUTS, TOWER_LAYOUTS
+from sttm_export.families.registry import load_model, model_names
 from sttm_export.graphs.export import OPSET, export_graph
 from sttm_export.graphs.rule_table import rules
 from sttm_export.graphs.rules import check_rules
@@ -35,18 +36,19 @@ def test_table_of_models(name):
     parameters = sum(math.prod(shape) for shape in parameter_shapes(model).values())
     assert rows(MODELS)[f"`{name}`"] == [
         f"{model.grid.height}×{model.grid.width}",
-        str(model.projector.output_size),
+        str(model.channels),
         f"{parameters:,}",
         str(model.merging.published_layer),
     ]
 
 
 def test_facts_of_the_tower():
-    tower = load_model("llava-video-7b").tower
+    llava = llava_of(load_model("llava-video-7b"))
+    tower = llava.tower
     assert f"hidden size {tower.hidden_size}, MLP {tower.intermediate_size}, {tower.heads} heads" in MODELS
-    assert f"image {tower.image_size}×{tower.image_size} in patches of {tower.patch_size}" in MODELS
+    assert f"image {llava.image_size}×{llava.image_size} in patches of {tower.patch_size}" in MODELS
     assert f"output of the {tower.layers}th" in MODELS.replace("\n   ", " ")
-    assert f"{tower.patches_per_side**2} patches" in MODELS
+    assert f"{llava.patches} patches" in MODELS
 
 
 def test_every_layout_is_described():

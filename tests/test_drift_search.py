@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from helpers_drift import add_constant, copy_bundle, edit, node_of, scale_weight
-from helpers_networks import tiny_model, tiny_pixels, tiny_state, write_checkpoint
+from helpers_networks import build_encoder, random_state, tiny_model, tiny_pixels, tiny_state, write_checkpoint
 from helpers_standins import pretend_gpu
 
 from sttm_export.bundle.opened import open_bundle
@@ -20,13 +20,11 @@ from sttm_export.drift.reference import Reference
 from sttm_export.drift.search import Search, bisect_graph, chosen_graphs
 from sttm_export.drift.sessions import engine_factory, ort_factory
 from sttm_export.errors import UserError
-from sttm_export.families.llava.vision_encoder import build_encoder
 from sttm_export.graphs.export import export_graph
 from sttm_export.graphs.fixtures import read_fixture
 from sttm_export.merging.static import TokenMerger
 from sttm_export.runtime.ort_session import OrtSession
 from sttm_export.terminal import Steps
-from sttm_export.weights.random import random_state
 
 ENCODER = "vision_encoder"
 

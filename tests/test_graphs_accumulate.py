@@ -7,7 +7,7 @@ import onnx
 import onnxruntime as ort
 import pytest
 import torch
-from helpers_networks import tiny_model
+from helpers_networks import build_encoder, random_state, tiny_model
 from torch import nn
 
 from sttm_export.contracts.graph import ACCUMULATES, GraphSpec, TensorSpec, vision_encoder_graph
@@ -16,11 +16,9 @@ from sttm_export.drift.parts import Chain, write_part
 from sttm_export.drift.reference import Reference
 from sttm_export.engines.build import build_engine
 from sttm_export.families.llava.siglip import SelfAttention
-from sttm_export.families.llava.vision_encoder import build_encoder
 from sttm_export.graphs.export import export_graph
 from sttm_export.validation.gates import derive_tolerance, judge
 from sttm_export.validation.metrics import compare
-from sttm_export.weights.random import random_state
 
 FLOAT, HALF = onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16
 
@@ -51,7 +49,7 @@ def test_every_product_takes_what_was_asked_for(encoder):
     accumulate, *_, path = encoder
     nodes, types = types_of(path)
     products = [node for node in nodes if node.op_type in {"MatMul", "Gemm", "Conv"}]
-    layers = encoder[1].tower.layers
+    layers = encoder[1].architecture["tower"]["layers"]
     assert len(products) >= 1 + 8 * layers + 2, "patches, eight a layer, projector; the resize is one, too"
     wanted = FLOAT if accumulate == "fp32" else HALF
     assert {types[name] for node in products for name in node.input} == {wanted}
@@ -99,7 +97,9 @@ def test_onnx_runtime_agrees_with_both(tmp_path):
         path = export_graph(module, spec, tmp_path / name, accumulate=name)
         session = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
         (found[name],) = session.run(None, {"pixel_values": pixels})
-    tolerance = derive_tolerance(store="float16", length=model.projector.output_size, layers=model.tower.layers + 2)
+    tolerance = derive_tolerance(
+        store="float16", length=model.channels, layers=model.architecture["tower"]["layers"] + 2
+    )
     gate = judge(compare(found["default"], found["fp32"]), tolerance)
     assert gate.passed, gate.reason
 

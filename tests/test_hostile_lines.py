@@ -154,20 +154,20 @@ def test_a_hostile_line(place, capsys, arguments, words):
 
 
 MODELS = [
-    ("hidden_size = 32", "hidden_size = 0", "'tower.hidden_size' must be 1 to"),
-    ("hidden_size = 32", "hidden_size = -32", "'tower.hidden_size' must be 1 to"),
-    ("hidden_size = 32", "hidden_size = 32.0", "'tower.hidden_size' must be int, got 32.0"),
-    ("hidden_size = 32", "hidden_size = 99999999999", "'tower.hidden_size' must be 1 to"),
-    ("hidden_size = 32", "hidden_size = true", "'tower.hidden_size' must be int, got True"),
-    ("layer_norm_eps = 1e-06", "layer_norm_eps = nan", "'tower.layer_norm_eps' must be above 0, at most 1, got nan"),
-    ("layer_norm_eps = 1e-06", "layer_norm_eps = 0.0", "'tower.layer_norm_eps' must be above 0"),
+    ("hidden_size = 32", "hidden_size = 0", "'architecture.tower.hidden_size' must be 1 to"),
+    ("hidden_size = 32", "hidden_size = -32", "'architecture.tower.hidden_size' must be 1 to"),
+    ("hidden_size = 32", "hidden_size = 32.0", "'architecture.tower.hidden_size' must be int, got 32.0"),
+    ("hidden_size = 32", "hidden_size = 99999999999", "'architecture.tower.hidden_size' must be 1 to"),
+    ("hidden_size = 32", "hidden_size = true", "'architecture.tower.hidden_size' must be int, got True"),
+    ("layer_norm_eps = 1e-06", "layer_norm_eps = nan", ".layer_norm_eps' must be above 0, at most 1, got nan"),
+    ("layer_norm_eps = 1e-06", "layer_norm_eps = 0.0", "'architecture.tower.layer_norm_eps' must be above 0"),
     ("fps = 1.0", "fps = inf", "'sampling.fps' must be above 0, at most 1000, got inf"),
     ("fps = 1.0", "fps = -1", "'sampling.fps' must be above 0"),
     ("max_frames = 16", "max_frames = 0", "'sampling.max_frames' must be 1 to"),
     ("spatial = 0.85", "spatial = 2.0", "'merging.thresholds[0].spatial' must be -1 to 1, got 2.0"),
     ("budget = 0.5", "budget = 0", "'merging.thresholds[0].budget' must be above 0, at most 1"),
     ("height = 3", "height = 0", "'grid.height' must be 1 to 1024"),
-    ("patch_size = 14", "patch_size = 57", "tower.image_size is smaller than one patch"),
+    ("patch_size = 14", "patch_size = 57", "pixels.height is smaller than one patch"),
     ("heads = 4", "heads = 5", "tower.hidden_size is not a multiple of tower.heads"),
     ('title = "Tiny"', "title = 3", "'title' must be str, got 3"),
     ('title = "Tiny"', 'title = "Tiny', "is not valid TOML"),
@@ -175,7 +175,7 @@ MODELS = [
     ('title = "Tiny"', f"title = {'9' * 5000}", "is not valid TOML"),
     ('title = "Tiny"', f'title = "{"x" * 2**20}"', "at most 1048576 were expected"),
     ('title = "Tiny"', 'title = "\udcff"', "is not UTF-8 text"),
-    ("[tower]", "[[tower]]", "'tower' must be a table"),
+    ("[architecture.tower]", "[[architecture.tower]]", "'architecture.tower' must be a table"),
 ]
 
 

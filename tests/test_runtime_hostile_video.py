@@ -10,6 +10,7 @@ import helpers_runtime as helpers
 import numpy as np
 import pytest
 
+from sttm_export.contracts.model import PixelSpec
 from sttm_export.errors import UserError
 from sttm_export.runtime import probe as probing
 from sttm_export.runtime import video as videos
@@ -17,6 +18,8 @@ from sttm_export.runtime.preprocess import pixel_values
 from sttm_export.runtime.probe import probe
 from sttm_export.runtime.sampling import published
 from sttm_export.runtime.video import read_video, uniform_sampler
+
+PIXELS = PixelSpec(56, 56, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
 
 def refused(path, words):
@@ -112,7 +115,7 @@ def test_a_size_that_changes_in_mid_stream(tmp_path):
     assert {frame.shape for frame in video.frames} == {(48, 64, 3), (48, 96, 3)}
     assert "changes its size (64×48, 96×48); each frame was resized from its own" in video.note
     alone = read_video(parts[1], uniform_sampler(4))
-    assert np.array_equal(pixel_values(video.frames, 56)[-1], pixel_values(alone.frames, 56)[-1])
+    assert np.array_equal(pixel_values(video.frames, PIXELS)[-1], pixel_values(alone.frames, PIXELS)[-1])
 
 
 def test_frames_that_memory_cannot_hold(tmp_path, monkeypatch):

@@ -1,10 +1,25 @@
 import numpy as np
 import pytest
 
+from sttm_export.contracts.model import PixelSpec
 from sttm_export.errors import UserError
 from sttm_export.runtime.preprocess import pixel_values
 from sttm_export.runtime.sample_clips import find_sample_clip
 from sttm_export.runtime.video import read_video, uniform_sampler
+
+
+def square(side):
+    return PixelSpec(side, side, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+
+
+def test_channels_have_their_own_mean_and_deviation_and_steps_are_filled():
+    frame = np.zeros((10, 20, 3), np.uint8)
+    frame[..., 2] = 255
+    values = pixel_values([frame, frame, frame], PixelSpec(4, 8, (0.5, 0.0, 0.25), (0.5, 1.0, 0.25)), 2)
+    assert values.shape == (4, 3, 4, 8)
+    assert np.unique(values[:, 0]) == [-1.0]
+    assert np.unique(values[:, 1]) == [0.0]
+    assert np.unique(values[:, 2]) == [3.0]
 
 
 @pytest.mark.parametrize("name", ["carphone", "bikes"])
@@ -13,13 +28,13 @@ def test_equal_to_the_published_processor(name):
     frames = read_video(find_sample_clip(name), uniform_sampler(2)).frames
     processor = transformers.SiglipImageProcessorPil(size={"height": 384, "width": 384})
     expected = processor(images=list(frames), return_tensors="np")["pixel_values"]
-    assert np.abs(pixel_values(frames, 384) - expected).max() <= 1e-6
+    assert np.abs(pixel_values(frames, square(384)) - expected).max() <= 1e-6
 
 
 def test_shape_range_and_layout():
     frame = np.zeros((10, 20, 3), np.uint8)
     frame[..., 0] = 255
-    values = pixel_values([frame, frame], 8)
+    values = pixel_values([frame, frame], square(8))
     assert values.shape == (2, 3, 8, 8) and values.dtype == np.float32 and values.flags["C_CONTIGUOUS"]
     assert np.all(values[:, 0] == 1.0) and np.all(values[:, 1:] == -1.0)
 
@@ -36,4 +51,4 @@ def test_shape_range_and_layout():
 )
 def test_errors(frames, message):
     with pytest.raises(UserError, match=message):
-        pixel_values(frames, 8)
+        pixel_values(frames, square(8))

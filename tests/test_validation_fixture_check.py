@@ -8,9 +8,20 @@ import pytest
 from helpers_runtime import FakeSession
 from helpers_validation import Clip
 
-from sttm_export.contracts.graph import token_merger_graph, vision_encoder_graph
-from sttm_export.contracts.model import load_model
-from sttm_export.validation.fixture_check import check_encoder_fixture, check_merger_fixture
+from sttm_export.contracts.graph import Judge, JudgedGraph, token_merger_graph, vision_encoder_graph
+from sttm_export.contracts.recipe import Rules
+from sttm_export.families.registry import load_model
+from sttm_export.validation.fixture_check import check_fixture
+
+
+def check_encoder_fixture(session, fixture, model, accumulate):
+    graph = JudgedGraph.of(session.graph, Judge("floats", 4, 64))
+    return check_fixture(session, fixture, Rules(graph, None, accumulate))
+
+
+def check_merger_fixture(session, fixture, merge):
+    graph = JudgedGraph.of(session.graph, Judge("decisions"))
+    return check_fixture(session, fixture, Rules(graph, merge, "fp32"))
 
 
 @pytest.fixture

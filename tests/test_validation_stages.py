@@ -6,10 +6,11 @@ from helpers_runtime import FakeSession
 from helpers_validation import Clip, copy, flip_that_matters
 from test_validation_decisions import clip_at_a_tie
 
-from sttm_export.contracts.graph import GraphSpec, TensorSpec, token_merger_graph
+from sttm_export.contracts.graph import GraphSpec, Judge, JudgedGraph, TensorSpec, token_merger_graph
+from sttm_export.contracts.recipe import Rules
 from sttm_export.errors import UserError, ValidationMiss
 from sttm_export.validation.results import ValidationReport
-from sttm_export.validation.stages import Stage, budget_results, merger_results, validate_encoder, validate_merger
+from sttm_export.validation.stages import EAGER, REFERENCE, Stage, judge_stages, run_stage, unjudged
 
 ENCODER = GraphSpec(
     "vision_encoder",
@@ -30,8 +31,11 @@ def encoder_chain(reference=encode, eager=encode, onnx=encode, engine=None, pixe
         return made
 
     further = [session(engine, "engine")] if engine else []
-    options = {"layers": 4, "longest_sum": 64, "further": further}
-    return validate_encoder(reference, eager, session(onnx, "onnxruntime"), pixels, **options)
+    rules = Rules(JudgedGraph.of(ENCODER, Judge("floats", 4, 64)), None, "fp32")
+    inputs = {"pixel_values": pixels}
+    stages = [Stage(name, {"features": make(pixels)}) for name, make in ((REFERENCE, reference), (EAGER, eager))]
+    stages += [run_stage(one, inputs, rules) for one in (session(onnx, "onnxruntime"), *further)]
+    return judge_stages(stages, inputs, rules)
 
 
 def perturbed(pixels):
@@ -135,20 +139,18 @@ def bunny():
     return Clip("bunny_16x14x14")
 
 
-def merger_chain(clip, reference, eager, onnx, engine=None, **options):
-    graph = token_merger_graph(clip.merge, "fp32")
-    sessions = [FakeSession(graph, lambda _, made=made: made) for made in (onnx, engine) if made is not None]
-    for session, name in zip(sessions, ("onnxruntime", "engine"), strict=False):
-        session.backend = name
-    return validate_merger(
-        lambda _: reference,
-        lambda _: eager,
-        sessions[0],
-        clip.inputs,
-        clip.merge,
-        further=sessions[1:],
-        **options,
-    )
+def rules_of(merge):
+    return Rules(JudgedGraph.of(token_merger_graph(merge, "fp32"), Judge("decisions")), merge, "fp32")
+
+
+def merger_results(stages, inputs, merge, exact=()):
+    return judge_stages(stages, inputs, rules_of(merge), exact)
+
+
+def merger_chain(clip, reference, eager, onnx, engine=None, further_sums="float32", **options):
+    stages = [Stage(REFERENCE, reference), Stage(EAGER, eager), Stage("onnxruntime", onnx)]
+    stages += [Stage("engine", engine, "float32", further_sums)] if engine is not None else []
+    return merger_results(stages, clip.inputs, clip.merge, **options)
 
 
 def test_a_merger_that_agrees(bunny):
@@ -232,7 +234,7 @@ def test_budget_and_convergence(bunny):
 def test_the_budget_is_judged_where_nothing_else_can_be(bunny):
     good, bad = bunny.run(), copy(bunny.run())
     bad["num_tokens"] = np.array(bunny.merge.max_tokens + 1)
-    rows = budget_results([Stage("a", good), Stage("b", bad)], bunny.merge.max_tokens, "features of no use")
+    rows = unjudged([Stage("a", good), Stage("b", bad)], bunny.inputs, rules_of(bunny.merge), "features of no use")
     assert [(row.tensor, row.passed, row.skipped) for row in rows] == [
         ("assignment", False, True),
         ("num_tokens", True, False),

@@ -12,17 +12,17 @@ from sttm_export.contracts.graph import (
     VISION_ENCODER,
     Accumulate,
     GraphSpec,
+    JudgedGraph,
     Precision,
-    token_merger_graph,
-    vision_encoder_graph,
 )
 from sttm_export.contracts.merge import MergeSpec, Thresholds
 from sttm_export.contracts.model import ModelSpec, inconsistencies
-from sttm_export.contracts.records import Count, Number, read_json, read_record
+from sttm_export.contracts.recipe import Recipe
+from sttm_export.contracts.records import Count, Dimension, Number, read_json, read_record
 from sttm_export.contracts.weights import WeightSource
 from sttm_export.errors import UserError
 
-FORMAT = 3
+FORMAT = 4
 MANIFEST, TIMES = "manifest.json", "times.json"
 AGAIN = "export it again"
 _FAULTS_SHOWN = 5
@@ -103,48 +103,47 @@ class _Validation:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What was exported, of what, and how it was checked.
+    """What was exported, of what, and how it was checked."""
 
-    Attributes:
-        program: name and version of the program that wrote it.
-        model: what was exported.
-        precision: of both graphs.
-        accumulate: what float16 products are summed in; bundles of before this was an option leave it open.
-        merge: sizes, budget and constants of the token merger.
-        thresholds: defaults of the bundle.
-        weights: where they came from.
-        graphs: vision encoder and token merger, as their sizes say.
-        targets: those that were asked for.
-        rule_findings: by target.
-        validation: what `ValidationReport.to_json` gave; None where nothing was validated.
-        example: what became of the validation clip.
-        versions: of Python and packages, by name.
-        files: every file of the bundle that the export wrote and that never changes.
-        data: all of it as it stands in the file, for those who print it.
-    """
-
+    # Name and version of the program that wrote it.
     program: str
     model: ModelSpec
     precision: Precision
+    # What float16 products are summed in.
+    accumulate: Accumulate
+    # B, frames a call of the vision encoder.
+    batch: Dimension
     merge: MergeSpec
+    # Defaults of the bundle.
     thresholds: Thresholds
     weights: WeightSource
-    graphs: tuple[GraphSpec, ...]
+    # In the order of the data.
+    graphs: tuple[JudgedGraph, ...]
+    # Those that were asked for.
     targets: tuple[str, ...]
+    # By target.
     rule_findings: dict[str, tuple[RuleFinding, ...]]
+    # Every file that the export wrote and that never changes.
     files: tuple[FileRow, ...]
+    # Of Python and packages, by name.
     versions: dict[str, str]
+    # None where nothing was validated.
     validation: _Validation | None
     example: Example | None
-    accumulate: Accumulate = "default"
+    # All of it as it stands in the file, for those who print it.
     data: dict[str, Any] = dataclasses.field(default_factory=dict, init=False, repr=False)
+
+    @property
+    def recipe(self) -> Recipe:
+        """How it was exported."""
+        return Recipe(self.model, self.merge, self.thresholds, self.precision, self.accumulate, self.batch)
 
     @property
     def missed(self) -> bool:
         """Whether it was validated and a check missed."""
         return self.validation is not None and not all(stage.passed for stage in self.validation.results)
 
-    def graph(self, name: str) -> GraphSpec:
+    def graph(self, name: str) -> JudgedGraph:
         """Declaration of one graph."""
         return next(graph for graph in self.graphs if graph.name == name)
 
@@ -206,21 +205,18 @@ def _inconsistencies(manifest: Manifest) -> list[str]:
     """Values that are possible one by one and contradict each other."""
     faults = inconsistencies(manifest.model)
     model, merge, names = manifest.model, manifest.merge, [graph.name for graph in manifest.graphs]
-    if names != [VISION_ENCODER, TOKEN_MERGER]:
-        return [*faults, f"'graphs' must be {VISION_ENCODER} and {TOKEN_MERGER}, got {', '.join(names) or 'none'}"]
-    if (merge.height, merge.width, merge.channels) != (
-        model.grid.height,
-        model.grid.width,
-        model.projector.output_size,
-    ):
+    if len(set(names)) < len(names) or not {VISION_ENCODER, TOKEN_MERGER} <= set(names):
+        return [
+            *faults,
+            f"'graphs' must have {VISION_ENCODER} and {TOKEN_MERGER} once, got {', '.join(names) or 'none'}",
+        ]
+    if (merge.height, merge.width, merge.channels) != (model.grid.height, model.grid.width, model.channels):
         return [*faults, "'merge' has another grid or other channels than 'model'"]
-    encoder, merger = manifest.graphs
-    batch = encoder.inputs[0].shape[0] if encoder.inputs and encoder.inputs[0].shape else 1
-    wanted = (vision_encoder_graph(model, batch, manifest.precision), token_merger_graph(merge, manifest.precision))
+    recipe = manifest.recipe
     faults += [
-        f"'graphs' has other inputs or outputs for {found.name} than model, sizes and precision give"
-        for found, right in zip((encoder, merger), wanted, strict=True)
-        if _tensors(found) != _tensors(right)
+        f"'graphs' has other inputs or outputs for {right.name} than model, sizes and precision give"
+        for right in (recipe.encoder_graph, recipe.merger_graph)
+        if _tensors(manifest.graph(right.name)) != _tensors(right)
     ]
     example = manifest.example
     if example and not 0 <= example.num_tokens <= example.max_tokens:

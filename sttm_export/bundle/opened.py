@@ -20,9 +20,10 @@ from sttm_export.bundle.manifest import AGAIN, MANIFEST, TIMES, Manifest, read_m
 from sttm_export.bundle.records import EngineRecord, sha256_of
 from sttm_export.bundle.store import ENGINES, INDEX, engine_targets, read_records
 from sttm_export.bundle.sums import SUMS, differing_files, read_sums, write_sums
-from sttm_export.contracts.graph import VISION_ENCODER, Accumulate, GraphSpec
+from sttm_export.contracts.graph import CLIP, JudgedGraph
 from sttm_export.contracts.merge import MergeSpec
 from sttm_export.contracts.model import ModelSpec
+from sttm_export.contracts.recipe import Rules
 from sttm_export.contracts.records import read_json
 from sttm_export.contracts.weights import WeightSource
 from sttm_export.errors import UserError
@@ -30,8 +31,6 @@ from sttm_export.files.names import check_links, check_name
 from sttm_export.files.staging import is_temporary
 
 REPORT = "report.html"
-# The fixture of real frames; further ones hold inputs that feel a rounding.
-CLIP = "clip"
 _FIXTURE = re.compile(r"fixtures/(?P<graph>\w+)(\.(?P<case>\w+))?\.npz")
 # What the device kit keeps of engines that it has rejected.
 _KIT_EVIDENCE = re.compile(r"rejected/[^/]+/[^/]+\.(json|md|log)")
@@ -60,16 +59,11 @@ class Bundle:
         return self.manifest.merge
 
     @property
-    def accumulate(self) -> Accumulate:
-        """What float16 products are summed in."""
-        return self.manifest.accumulate
-
-    @property
     def weights(self) -> WeightSource:
         """Where the weights came from."""
         return self.manifest.weights
 
-    def graph(self, name: str) -> GraphSpec:
+    def graph(self, name: str) -> JudgedGraph:
         """Declaration of one graph."""
         return self.manifest.graph(name)
 
@@ -77,16 +71,19 @@ class Bundle:
         """Where a graph lies."""
         return self.path / self.graph(name).onnx_file
 
+    def rules(self, name: str) -> Rules:
+        """What outputs of one graph are judged by."""
+        return self.manifest.recipe.rules(self.graph(name))
+
     def fixture_path(self, name: str) -> Path:
         """Where the reference inputs and outputs of a graph lie."""
-        return self.path / "fixtures" / f"{name}.npz"
+        return self.path / self.graph(name).fixture_file()
 
     def fixture_paths(self, name: str) -> dict[str, Path]:
         """Every fixture of a graph by the name of its case; first that of the clip, named `CLIP`."""
         cases = (_FIXTURE.fullmatch(row.path) for row in self.manifest.files)
         further = sorted(match["case"] for match in cases if match and match["graph"] == name and match["case"])
-        paths = {case: self.fixture_path(name).with_suffix(f".{case}.npz") for case in further}
-        return {CLIP: self.fixture_path(name), **paths}
+        return {case: self.path / self.graph(name).fixture_file(case) for case in [CLIP, *further]}
 
     def engine_targets(self) -> list[str]:
         """Targets that engines were built for, or that say why not."""
@@ -118,19 +115,24 @@ class Bundle:
 
 
 def bisect_command(
-    bundle: Path, graph: str, *, weights: str | None = None, tower_weights: str | None = None, engine: bool = False
+    bundle: Path,
+    graph: JudgedGraph,
+    *,
+    weights: str | None = None,
+    tower_weights: str | None = None,
+    engine: bool = False,
 ) -> str:
     """Return the command that finds the first tensor of a graph to leave its band.
 
     Args:
         bundle: its directory.
-        graph: name of the graph.
-        weights: the checkpoint it was made of; None where no reference needs it.
+        graph: of the bundle.
+        weights: the checkpoint it was made of.
         tower_weights: the tower's own checkpoint.
         engine: whether an engine departs, not the graph.
     """
-    command = ["sttm-export", "validate", str(bundle), "--bisect", graph]
-    if graph == VISION_ENCODER:
+    command = ["sttm-export", "validate", str(bundle), "--bisect", graph.name]
+    if graph.weights_sha256:
         command += ["--weights", weights] if weights else []
         command += ["--tower-weights", tower_weights] if tower_weights else []
     return shlex.join([*command, *(["--engine"] if engine else [])])
@@ -159,7 +161,7 @@ def open_bundle(path: str | Path, *, verify: bool = True, engines: bool = True) 
 def _check_names(directory: Path, manifest: Manifest) -> None:
     """Refuse names that lead out of the bundle before anything is opened by them."""
     for graph in manifest.graphs:
-        for file in (graph.onnx_file, f"{graph.onnx_file}.data", f"fixtures/{graph.name}.npz"):
+        for file in (graph.onnx_file, f"{graph.onnx_file}.data", graph.fixture_file()):
             check_links(directory, file, MANIFEST)
     for row in manifest.files:
         check_links(directory, check_name(row.path, MANIFEST), MANIFEST)

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import argparse
+from typing import TYPE_CHECKING
 
 from sttm_export.commands.values import path_value, text_value
 from sttm_export.errors import UserError
+
+if TYPE_CHECKING:
+    from sttm_export.contracts.model import ModelSpec
 
 HELP = "Export vision encoder and token merger, build engines, validate, and write a bundle."
 
@@ -103,15 +107,16 @@ def execute(options: argparse.Namespace) -> None:
 def make_plan(options: argparse.Namespace):  # type: ignore[no-untyped-def]  # noqa: ANN201
     """Turn options into an `ExportPlan`; every value is checked here or by `check_plan`."""
     from sttm_export.contracts.merge import MergeSpec
-    from sttm_export.contracts.model import load_model
+    from sttm_export.contracts.recipe import Recipe
+    from sttm_export.families.registry import load_model
     from sttm_export.workflows.plan import ExportPlan, default_output, pick_targets, pick_thresholds
 
     model = load_model(options.model)
     merge = MergeSpec(
-        frames=options.frames,
+        frames=_steps(options, model),
         height=model.grid.height,
         width=model.grid.width,
-        channels=model.projector.output_size,
+        channels=model.channels,
         budget=options.budget,
         policy=options.policy,
         root_level=model.merging.root_level if options.root_level is None else options.root_level,
@@ -128,13 +133,9 @@ def make_plan(options: argparse.Namespace):  # type: ignore[no-untyped-def]  # n
             "give --policy threshold."
         )
     wanted = min(options.frames, 32) if options.validation_frames is None else options.validation_frames
+    thresholds = pick_thresholds(model, options.budget, options.spatial_threshold, options.temporal_threshold)
     return ExportPlan(
-        model=model,
-        merge=merge,
-        precision=options.precision,
-        accumulate=options.accumulate,
-        batch=options.batch,
-        thresholds=pick_thresholds(model, options.budget, options.spatial_threshold, options.temporal_threshold),
+        recipe=Recipe(model, merge, thresholds, options.precision, options.accumulate, options.batch),
         weights=options.weights,
         random_seed=options.random_weights,
         tower_weights=options.tower_weights,
@@ -146,3 +147,14 @@ def make_plan(options: argparse.Namespace):  # type: ignore[no-untyped-def]  # n
         output=options.output or default_output(model, options.budget, options.frames, options.precision),
         force=options.force,
     )
+
+
+def _steps(options: argparse.Namespace, model: ModelSpec) -> int:
+    """T of the token merger: a model may make one grid of tokens of several frames."""
+    steps, rest = divmod(options.frames, model.frames_per_step)
+    if rest:
+        raise UserError(
+            f"--frames {options.frames} is no multiple of the {model.frames_per_step} frames that make a step of "
+            f"{model.title}; give {options.frames - rest} or {options.frames - rest + model.frames_per_step}."
+        )
+    return int(steps)

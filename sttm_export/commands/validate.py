@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--tower-weights", type=text_value, metavar="DIR_OR_HUB_ID", help="the tower's own checkpoint, if it was given"
     )
-    help_bisect = "find the first tensor that leaves its band: vision_encoder, token_merger or all (default: all)"
+    help_bisect = "find the first tensor that leaves its band: a name such as vision_encoder, or all (default: all)"
     parser.add_argument("--bisect", nargs="?", const="all", metavar="GRAPH", help=help_bisect)
     parser.add_argument("--engine", action="store_true", help="run the bundle's TensorRT engines too, on the fixtures")
     parser.add_argument("--target", metavar="NAME", help="engines of this target (default: the first that run here)")
@@ -78,7 +78,7 @@ def _evidence(bundle: Bundle, report: ValidationReport, options: argparse.Namesp
     given = bundle.weights.identifier if not bundle.weights.is_random else None
     command = bisect_command(
         bundle.path,
-        miss.graph,
+        bundle.graph(miss.graph),
         weights=options.weights or given,
         tower_weights=options.tower_weights,
         engine=miss.stage.startswith("tensorrt"),
@@ -106,15 +106,15 @@ def _bisect(options: argparse.Namespace) -> None:
     from sttm_export.files.whole import write_text_whole
     from sttm_export.terminal import Steps, table_console
 
-    graphs = chosen_graphs(options.bisect)
     if options.clip is not None:
         raise UserError("--bisect runs on the bundle's fixtures; leave --clip out.")
     if options.json is not None:
         _check_json(options)
-    steps, console = Steps(1 + 2 * len(graphs)), table_console()
+    steps, console = Steps(1), table_console()
     with steps.step("Check the files"):
         bundle = open_bundle(options.bundle)
-    graphs = searchable(bundle, graphs, steps)
+    graphs = searchable(bundle, chosen_graphs(bundle, options.bisect), steps)
+    steps.total += 2 * len(graphs)
     factory = engine_factory(bundle, options.target) if options.engine else ort_factory(options.provider or "cpu")
     weights = {"weights": options.weights, "tower_weights": options.tower_weights}
     reports = [bisect_graph(bundle, graph, steps, **weights, factory=factory) for graph in graphs]

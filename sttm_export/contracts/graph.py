@@ -1,4 +1,4 @@
-"""The one declaration of every graph's inputs and outputs: name, shape, dtype, meaning.
+"""The one declaration of every graph: inputs, outputs, and how its outputs are judged.
 
 The exporter names tensors after it, the validator compares by it, sessions allocate by it, the manifest carries it.
 """
@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple
 
 from sttm_export.contracts.merge import MergeSpec
 from sttm_export.contracts.model import ModelSpec
-from sttm_export.contracts.records import Dimension
+from sttm_export.contracts.records import Count, Dimension, Size
 
 DType = Literal["float32", "float16", "int32", "bool"]
 Precision = Literal["fp32", "fp16"]
@@ -19,6 +19,8 @@ PRECISIONS: tuple[Precision, ...] = ("fp16", "fp32")
 # What float16 products are summed in: float32, as the graph then asks for, or what whoever runs it takes.
 Accumulate = Literal["fp32", "default"]
 ACCUMULATES: tuple[Accumulate, ...] = ("fp32", "default")
+CLIP = "clip"
+"""The case of real frames, whose fixture has the name of its graph; further cases feel a rounding."""
 VISION_ENCODER = "vision_encoder"
 TOKEN_MERGER = "token_merger"
 
@@ -67,15 +69,53 @@ class GraphSpec:
         """File name of the graph in a bundle; its weights lie beside it as `<name>.onnx.data`."""
         return f"{self.name}.onnx"
 
+    def fixture_file(self, case: str = CLIP) -> str:
+        """Path of a fixture in a bundle."""
+        return f"fixtures/{self.name}.npz" if case == CLIP else f"fixtures/{self.name}.{case}.npz"
+
+
+@dataclass(frozen=True)
+class Judge:
+    """How outputs of a graph are held against those of a reference; plain data, so that a device can judge.
+
+    `floats`: each output row by row, within what rounding explains after so many layers and so long sums. `decisions`:
+    which cells merged, exactly, then the tokens.
+    """
+
+    by: Literal["floats", "decisions"]
+    layers: Size = 1
+    longest_sum: Size = 1
+
+
+@dataclass(frozen=True)
+class JudgedGraph(GraphSpec):
+    """A graph as it stands in a manifest."""
+
+    judge: Judge
+    # sha256 of the tensors it was made of, in canonical order; empty for a graph without weights.
+    weights_sha256: str = ""
+    # Attention blocks in it: what an engine should have fused.
+    attention_blocks: Count = 0
+
+    @classmethod
+    def of(cls, graph: GraphSpec, judge: Judge, attention_blocks: int = 0) -> JudgedGraph:
+        """Add to a declaration how it is judged."""
+        return cls(graph.name, graph.inputs, graph.outputs, judge, attention_blocks=attention_blocks)
+
 
 def vision_encoder_graph(model: ModelSpec, batch: int, precision: Precision) -> GraphSpec:
-    """B frames in, B·N projected tokens out."""
-    size, dtype = model.tower.image_size, FLOAT_OF[precision]
-    pixels = TensorSpec("pixel_values", (batch, 3, size, size), dtype, "RGB frames, (value/255 - 0.5) / 0.5")
-    features = TensorSpec(
-        "features", (batch, model.grid.cells, model.projector.output_size), dtype, "projected tokens, row-major grid"
+    """B frames in, N projected tokens out for each step of `frames_per_step` frames."""
+    pixels, dtype = model.pixels, FLOAT_OF[precision]
+    frames = TensorSpec(
+        "pixel_values", (batch, 3, pixels.height, pixels.width), dtype, "RGB frames, (value/255 - mean) / std"
     )
-    return GraphSpec(VISION_ENCODER, (pixels,), (features,))
+    features = TensorSpec(
+        "features",
+        (batch // model.frames_per_step, model.grid.cells, model.channels),
+        dtype,
+        "projected tokens, row-major grid",
+    )
+    return GraphSpec(VISION_ENCODER, (frames,), (features,))
 
 
 def token_merger_graph(merge: MergeSpec, precision: Precision) -> GraphSpec:

@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from typing import Literal
 
 
 @dataclass(frozen=True)
 class WeightSource:
-    """Provenance of a canonical state.
-
-    Attributes:
-        kind: `checkpoint` or `random`.
-        identifier: hub id or directory name; of both repositories when the tower came from its own.
-        revision: hub commit, when there is one.
-        sha256: of the tensors in canonical order (see `checkpoint.digest`).
-        seed: of random weights.
-        note: what could not be checked, as a phrase; empty where all was.
-    """
+    """Provenance of a model's weights."""
 
     kind: Literal["checkpoint", "random"]
+    # Hub id or directory name; of both repositories where the tower came from its own.
     identifier: str
-    sha256: str
+    # Over the tensors of all parts (see `combined`); empty until they were read.
+    sha256: str = ""
+    # Hub commit, where there is one.
     revision: str | None = None
     seed: int | None = None
+    # What could not be checked, as a phrase; empty where all was.
     note: str = ""
 
     @property
@@ -37,4 +34,10 @@ class WeightSource:
             return f"random weights, seed {self.seed}"
         revision = f" at {self.revision[:12]}" if self.revision else ""
         note = f"; {self.note}" if self.note else ""
-        return f"checkpoint {self.identifier}{revision} (sha256 {self.sha256[:16]}…){note}"
+        known = f" (sha256 {self.sha256[:16]}…)" if self.sha256 else ""
+        return f"checkpoint {self.identifier}{revision}{known}{note}"
+
+
+def combined(digests: Sequence[str]) -> str:
+    """One sha256 for the weights of all parts: that of the only one, or of all of them in order."""
+    return digests[0] if len(digests) == 1 else sha256("".join(digests).encode()).hexdigest()

@@ -17,13 +17,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import zip_longest
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sttm_export.bundle.opened import Bundle
-from sttm_export.contracts.graph import TOKEN_MERGER, VISION_ENCODER
 from sttm_export.drift.checks import Check, Place, check_tensor
 from sttm_export.drift.parts import Chain, link_weights, write_part
 from sttm_export.drift.report import DriftReport
@@ -33,7 +32,7 @@ from sttm_export.graphs.fixtures import read_fixture
 from sttm_export.terminal import Advance, Steps
 from sttm_export.validation.finiteness import nonfinite
 from sttm_export.validation.gates import format_of_sums
-from sttm_export.workflows.bundle_weights import load_bundle_weights
+from sttm_export.workflows.bundle_weights import bundle_weights
 
 if TYPE_CHECKING:
     from sttm_export.drift.reference import Reference
@@ -192,17 +191,18 @@ GRAPHS = (VISION_ENCODER, TOKEN_MERGER)
 ALL = "all"
 
 
-def chosen_graphs(name: str) -> tuple[str, ...]:
+def chosen_graphs(bundle: Bundle, name: str) -> tuple[str, ...]:
     """Graphs that `--bisect [GRAPH]` asks for.
 
     Raises:
-        UserError: no graph of a bundle has this name.
+        UserError: no graph of the bundle has this name.
     """
-    if name == ALL:
-        return GRAPHS
-    if name not in GRAPHS:
+    names = tuple(graph.name for graph in bundle.manifest.graphs)
+    if name == "all":
+        return names
+    if name not in names:
         raise UserError(
-            f"--bisect knows no graph '{name}'.{did_you_mean(name, GRAPHS)} A bundle's path goes before --bisect."
+            f"--bisect knows no graph '{name}'.{did_you_mean(name, names)} A bundle's path goes before --bisect."
         )
     return (name,)
 
@@ -212,7 +212,6 @@ def searchable(bundle: Bundle, graphs: tuple[str, ...], steps: Steps) -> tuple[s
     found = tuple(name for name in graphs if bundle.fixture_path(name).is_file())
     if not found or found == graphs:
         return graphs
-    steps.total -= 2 * (len(graphs) - len(found))
     for name in graphs:
         if name not in found:
             steps.say(f"{name} is not searched: the bundle has no fixture of it")
@@ -220,18 +219,12 @@ def searchable(bundle: Bundle, graphs: tuple[str, ...], steps: Steps) -> tuple[s
 
 
 def _reference(bundle: Bundle, name: str, weights: str | None, tower_weights: str | None) -> Reference:
+    """The module that was exported, traced, with the weights it was exported with."""
     from sttm_export.drift.reference import Reference
+    from sttm_export.workflows.plan import parts_of
 
-    return Reference(_module(bundle, name, weights, tower_weights), bundle.graph(name), bundle.accumulate)
-
-
-def _module(bundle: Bundle, name: str, weights: str | None, tower_weights: str | None) -> Any:
-    """The module that was exported, from the weights it was exported with."""
-    from sttm_export.families.llava.vision_encoder import build_encoder
-    from sttm_export.merging.static import TokenMerger
-
-    if name == TOKEN_MERGER:
-        return TokenMerger(bundle.merge)
-    otherwise = "search the other graph with --bisect token_merger, which has no weights"
-    state = load_bundle_weights(bundle, weights, tower_weights, otherwise)
-    return build_encoder(bundle.model, state, bundle.manifest.precision)
+    part = next(part for part in parts_of(bundle.manifest.recipe) if part.name == name)
+    free = [row.name for row in bundle.manifest.graphs if not row.weights_sha256]
+    otherwise = f"search the other graph with --bisect {free[0]}, which has no weights" if free else "search no graph"
+    state = bundle_weights(bundle, (part,), weights, tower_weights, otherwise)(part)
+    return Reference(part.module(state), bundle.graph(name), bundle.manifest.accumulate)

@@ -7,15 +7,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from sttm_export.bundle.opened import CLIP, Bundle, open_bundle
-from sttm_export.contracts.graph import VISION_ENCODER
+from sttm_export.bundle.opened import Bundle, open_bundle
+from sttm_export.contracts.graph import CLIP
 from sttm_export.errors import UserError
 from sttm_export.graphs.fixtures import read_fixture
 from sttm_export.kit.jobs import serve_job
 from sttm_export.kit.latency import settle
 from sttm_export.runtime.session import Array, Session
 from sttm_export.runtime.trt_session import TrtSession
-from sttm_export.validation.fixture_check import check_encoder_fixture, check_merger_fixture
+from sttm_export.validation.fixture_check import check_fixture
 from sttm_export.validation.results import ValidationReport
 
 
@@ -40,11 +40,7 @@ def check_fixtures(session: Session, bundle: Bundle) -> ValidationReport:
     """Run one graph on each of its fixtures, one in memory at a time, and compare."""
     report = ValidationReport()
     for case, path in bundle.fixture_paths(session.graph.name).items():
-        fixture = read_fixture(path, session.graph)
-        if session.graph.name == VISION_ENCODER:
-            found = check_encoder_fixture(session, fixture, bundle.model, bundle.accumulate)
-        else:
-            found = check_merger_fixture(session, fixture, bundle.merge)
+        found = check_fixture(session, read_fixture(path, session.graph), bundle.rules(session.graph.name))
         report += found.on("the clip" if case == CLIP else f"the case {case}")
     return report
 

@@ -22,7 +22,6 @@ from sttm_export.bundle.store import (
     publish_engines,
     read_records,
 )
-from sttm_export.contracts.graph import VISION_ENCODER
 from sttm_export.contracts.target import TargetSpec
 from sttm_export.engines.meminfo import ROOT
 from sttm_export.errors import UserError, ValidationMiss, in_lines
@@ -230,7 +229,7 @@ def _first_miss(work: _Work) -> tuple[list[str], str]:
     lines, miss = report.miss_lines(), report.first_miss
     if miss is None:
         return lines, ""
-    command = bisect_command(work.bundle.path, miss.graph, engine=True)
+    command = bisect_command(work.bundle.path, work.bundle.graph(miss.graph), engine=True)
     return lines, f"; to find the cause, with sttm-export installed: {command}"
 
 
@@ -260,7 +259,9 @@ def _report(work: _Work, fault: str) -> dict[str, Any]:
         "validation": {"results": work.results, "findings": work.findings},
         "latency": work.latency,
         "layers": work.layers,
-        "attention_blocks": {VISION_ENCODER: work.bundle.model.tower.layers},
+        "attention_blocks": {
+            row.name: row.attention_blocks for row in work.bundle.manifest.graphs if row.attention_blocks
+        },
     }
 
 

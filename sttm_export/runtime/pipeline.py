@@ -11,7 +11,7 @@ from sttm_export.contracts.graph import GraphSpec
 from sttm_export.contracts.merge import MergeSpec
 from sttm_export.errors import UserError
 from sttm_export.runtime.merged import MergedTokens
-from sttm_export.runtime.session import Session
+from sttm_export.runtime.session import Array, Session
 
 Progress = Callable[[int, int], None]
 
@@ -25,12 +25,12 @@ def encode_frames(
 
     Args:
         session: runs the vision encoder.
-        spec: its declaration; B, S, N and C come from it.
-        pixel_values: [n, 3, S, S].
+        spec: its declaration; B, H, W, N and C come from it.
+        pixel_values: [n, 3, H, W]; n a multiple of the frames that make one step.
         on_progress: called with (frames done, n) after each batch.
 
     Returns:
-        [n, N, C] in the graph's dtype.
+        [steps, N, C] in the graph's dtype.
 
     Raises:
         UserError: no frames, or frames of another size than the graph takes.
@@ -42,14 +42,33 @@ def encode_frames(
             f"preprocess at least one frame to {pixels.shape[2]}x{pixels.shape[3]}."
         )
     n, batch = len(pixel_values), pixels.shape[0]
-    result = np.empty((n, *features.shape[1:]), features.dtype)
+    each = batch // features.shape[0]
+    if n % each:
+        raise UserError(f"The vision encoder takes {each} frames a step, got {n}; repeat the last one.")
+    result = np.empty((n // each, *features.shape[1:]), features.dtype)
     for start in range(0, n, batch):
         part = _pad_batch(pixel_values[start : start + batch], batch).astype(pixels.dtype)
-        used = min(batch, n - start)
-        result[start : start + used] = session.run({pixels.name: part})[features.name][:used]
+        done = min(start + batch, n)
+        made = session.run({pixels.name: part})[features.name]
+        result[start // each : done // each] = made[: (done - start) // each]
         if on_progress:
-            on_progress(start + used, n)
+            on_progress(done, n)
     return result
+
+
+def merger_inputs(
+    graph: GraphSpec, features: NDArray[np.floating], count: int, spatial: float, temporal: float
+) -> dict[str, Array]:
+    """Inputs of the token-merger graph for the first `count` frames of [n, N, C], padded with zeros up to T."""
+    declared = graph.inputs[0]
+    padded = np.zeros(declared.shape, declared.dtype)
+    padded[:count] = features[:count]
+    return {
+        "features": padded,
+        "num_frames": np.array(count, np.int32),
+        "spatial_threshold": np.array(spatial, np.float32),
+        "temporal_threshold": np.array(temporal, np.float32),
+    }
 
 
 def merge_features(
@@ -81,16 +100,7 @@ def merge_features(
             f"{list(features.shape)}; encode the frames with the vision encoder of the same bundle."
         )
     _check_frames(len(features), num_frames, bound)
-    padded = np.zeros(declared.shape, declared.dtype)
-    padded[:num_frames] = features[:num_frames]
-    outputs = session.run(
-        {
-            "features": padded,
-            "num_frames": np.array(num_frames, np.int32),
-            "spatial_threshold": np.array(spatial, np.float32),
-            "temporal_threshold": np.array(temporal, np.float32),
-        }
-    )
+    outputs = session.run(merger_inputs(session.graph, features, num_frames, spatial, temporal))
     return MergedTokens.from_outputs(outputs, num_frames, merge)
 
 

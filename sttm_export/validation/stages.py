@@ -1,12 +1,12 @@
 """The chain of stages: reference → static eager → ONNX Runtime (→ engine), each held against the one before it.
 
 Comparing neighbours, not everything with the first, names the stage that departs: an error made by one stage does not
-show again in the next. This file knows callables and sessions, not how a graph is made.
+show again in the next.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import cast
@@ -14,8 +14,8 @@ from typing import cast
 import numpy as np
 from numpy.typing import NDArray
 
-from sttm_export.contracts.graph import TOKEN_MERGER, VISION_ENCODER, Accumulate
 from sttm_export.contracts.merge import MergeSpec
+from sttm_export.contracts.recipe import Rules
 from sttm_export.errors import UserError
 from sttm_export.runtime.session import Session
 from sttm_export.validation.alignment import aligned_tokens
@@ -27,143 +27,98 @@ from sttm_export.validation.results import StageResult, ValidationReport, skippe
 
 Array = NDArray[np.generic]
 Outputs = Mapping[str, Array]
-EncoderFn = Callable[[NDArray[np.floating]], NDArray[np.floating]]
-MergerFn = Callable[[Outputs], Outputs]
-
 REFERENCE, EAGER = "reference", "static eager"
 
 
 @dataclass(frozen=True)
 class Stage:
-    """A stage of a chain that has run.
+    """A stage of a chain that has run."""
 
-    Attributes:
-        name: as it is called in reports.
-        outputs: by the names of the graph's outputs.
-        dtype: format of the tensors between operators; gives the tolerance.
-        sums: format that sums and similarities are accumulated in.
-    """
-
+    # As it is called in reports.
     name: str
+    # By the names of the graph's outputs.
     outputs: Outputs
+    # Format of the tensors between operators; gives the tolerance.
     dtype: str = "float32"
+    # Format that sums and similarities are accumulated in.
     sums: str = "float32"
 
 
-def validate_encoder(
-    reference_fn: EncoderFn,
-    eager_fn: EncoderFn,
-    onnx_session: Session,
-    pixel_values: NDArray[np.floating],
-    *,
-    layers: int,
-    longest_sum: int,
-    eager_dtype: str = "float32",
-    accumulate: Accumulate = "fp32",
-    further: Sequence[Session] = (),
+def run_stage(session: Session, inputs: Outputs, rules: Rules) -> Stage:
+    """Run a loaded graph as the next stage of a chain."""
+    # The token merger's similarities and sums are float32 whatever its features are.
+    sums = (
+        format_of_sums(rules.dtype, rules.accumulate, session.backend)
+        if rules.graph.judge.by == "floats"
+        else "float32"
+    )
+    return Stage(session.backend, session.run(inputs), rules.dtype, sums)
+
+
+def judge_stages(
+    stages: Sequence[Stage], inputs: Outputs, rules: Rules, exact: Collection[str] = ()
 ) -> ValidationReport:
-    """Run the vision encoder's chain on one batch.
+    """Hold each stage against the stage before it.
 
     Args:
-        reference_fn: pixel values [B, 3, S, S] → features [B, N, C], the published model.
-        eager_fn: the module that was exported, run without export.
-        onnx_session: the exported graph.
-        pixel_values: [B, 3, S, S], any float dtype; cast to what each stage takes.
-        layers: layers of the tower and projector, for the tolerance.
-        longest_sum: longest sum in them (the MLP width), for the tolerance.
-        eager_dtype: format the eager module computes in.
-        accumulate: what the graph asks its float16 products to be summed in.
-        further: more sessions of the same graph (engines), in order.
+        stages: that have run, in order.
+        inputs: of the graph, that all of them ran on.
+        rules: what the outputs are judged by.
+        exact: names of stages that must decide as the one before them does, ties included: on inputs that have none.
     """
-    graph = onnx_session.graph
-    pixels, features = graph.inputs[0], graph.outputs[0]
-    stages = [
-        Stage(REFERENCE, {features.name: reference_fn(pixel_values)}),
-        Stage(EAGER, {features.name: eager_fn(pixel_values)}, eager_dtype),
-    ]
-    for session in (onnx_session, *further):
-        outputs = session.run({pixels.name: pixel_values.astype(pixels.dtype)})
-        sums = format_of_sums(features.dtype, accumulate, session.backend)
-        stages.append(Stage(session.backend, outputs, features.dtype, sums))
-    findings = undefined_frames("pixel values", pixel_values)
-    return ValidationReport(encoder_results(stages, layers=layers, longest_sum=longest_sum), findings)
+    if rules.graph.judge.by == "decisions":
+        return _merger_results(stages, inputs, rules, exact)
+    findings = undefined_frames(rules.graph.inputs[0].name.replace("_", " "), next(iter(inputs.values())))
+    return ValidationReport(_float_results(stages, rules), findings)
 
 
-def encoder_results(stages: Sequence[Stage], *, layers: int, longest_sum: int) -> list[StageResult]:
-    """Hold each stage's features against the stage before; the first whose features are not finite is the miss."""
-    results = _nonfinite_first(stages[0], VISION_ENCODER)
-    for before, stage in pairwise(stages):
-        tolerance = _between(before, stage, layers, longest_sum)
-        results += [_float_result(VISION_ENCODER, name, before, stage, tolerance) for name in stage.outputs]
-    return results
-
-
-def validate_merger(
-    reference_fn: MergerFn,
-    eager_fn: MergerFn,
-    onnx_session: Session,
-    inputs: Outputs,
-    merge: MergeSpec,
-    *,
-    further: Sequence[Session] = (),
-    further_sums: str = "float32",
-    exact: bool = False,
-) -> ValidationReport:
-    """Run the token merger's chain on one clip.
-
-    Args:
-        reference_fn: inputs of the token-merger graph → its outputs, by their names, in their static shapes.
-        eager_fn: the same, by the module that was exported.
-        onnx_session: the exported graph.
-        inputs: `features`, `num_frames`, `spatial_threshold`, `temporal_threshold` in the graph's dtypes.
-        merge: constants of the graph.
-        further: more sessions of the same graph (engines), in order.
-        further_sums: format those accumulate in; `tf32` where tensor cores may round float32 factors.
-        exact: whether the graph must decide as the module does, ties included: on inputs that have none.
-    """
-    dtype = onnx_session.graph.outputs[0].dtype
-    stages = [Stage(REFERENCE, reference_fn(inputs), dtype), Stage(EAGER, eager_fn(inputs), dtype)]
-    stages.append(Stage(onnx_session.backend, onnx_session.run(inputs), dtype))
-    stages += [Stage(session.backend, session.run(inputs), dtype, further_sums) for session in further]
-    return merger_results(stages, inputs, merge, (onnx_session.backend,) if exact else ())
-
-
-def budget_results(stages: Sequence[Stage], most: int, why: str) -> list[StageResult]:
-    """What can be judged of the token merger on features that are not finite: the budget of each stage.
+def unjudged(stages: Sequence[Stage], inputs: Outputs, rules: Rules, why: str) -> list[StageResult]:
+    """What can be said of stages whose inputs are not finite: nothing, but for the budget of merged tokens.
 
     Args:
         stages: that have run.
-        most: tokens that the clip may keep.
+        inputs: that they ran on.
+        rules: what the outputs would be judged by.
         why: what is not finite, for the rows that cannot be judged.
     """
     results = []
+    name = rules.graph.name
     for stage in stages:
-        results.append(skipped(stage.name, "", TOKEN_MERGER, "assignment", why))
-        results.append(_budget_result("", stage, most))
-        results.append(skipped(stage.name, "", TOKEN_MERGER, "tokens", why))
+        if rules.graph.judge.by == "floats":
+            results += [skipped(stage.name, "", name, output, why) for output in stage.outputs]
+            continue
+        results.append(skipped(stage.name, "", name, "assignment", why))
+        results.append(_budget_result(name, "", stage, rules.merge.clip_budget(int(inputs["num_frames"]))))
+        results.append(skipped(stage.name, "", name, "tokens", why))
     return results
 
 
-def merger_results(
-    stages: Sequence[Stage], inputs: Outputs, merge: MergeSpec, exact: Collection[str] = ()
-) -> ValidationReport:
-    """Hold each stage's decisions and tokens against the stage before; decisions first, they explain the floats.
+def _float_results(stages: Sequence[Stage], rules: Rules) -> list[StageResult]:
+    """The first stage whose numbers are not finite is the miss."""
+    name, judge = rules.graph.name, rules.graph.judge
+    results = _nonfinite_first(stages[0], name)
+    for before, stage in pairwise(stages):
+        tolerance = _between(before, stage, judge.layers, judge.longest_sum)
+        results += [_float_result(name, output, before, stage, tolerance) for output in stage.outputs]
+    return results
 
-    Stages named in `exact` have no decision excused.
-    """
+
+def _merger_results(stages: Sequence[Stage], inputs: Outputs, rules: Rules, exact: Collection[str]) -> ValidationReport:
+    """Decisions first, they explain the floats."""
+    name, merge = rules.graph.name, rules.merge
     features, frames = cast("NDArray[np.floating]", inputs["features"]), int(inputs["num_frames"])
     if not 1 <= frames <= merge.frames:
         raise UserError(f"Cannot validate on {frames} frames; give a clip of 1 to {merge.frames}.")
     finite = not nonfinite(features[:frames])
-    results = _nonfinite_first(stages[0], TOKEN_MERGER) if finite else []
+    results = _nonfinite_first(stages[0], name) if finite else []
     tolerance_length = merge.frames * merge.cells
     for before, stage in pairwise(stages):
         report = compare_decisions(features, merge, before.outputs, stage.outputs, frames, dtype=stage.sums)
-        results.append(_decision_result(before, stage, report, stage.name in exact))
-        results.append(_budget_result(before.name, stage, merge.clip_budget(frames)))
+        results.append(_decision_result(name, before, stage, report, stage.name in exact))
+        results.append(_budget_result(name, before.name, stage, merge.clip_budget(frames)))
         tolerance = _between(before, stage, 1, tolerance_length)
-        token_fault = _not_finite(before, stage, TOKEN_MERGER, "tokens") if finite else None
-        results.append(token_fault or _token_result(before, stage, report, features[:frames], merge, tolerance))
+        token_fault = _not_finite(before, stage, name, "tokens") if finite else None
+        results.append(token_fault or _token_result(name, before, stage, report, features[:frames], merge, tolerance))
     return ValidationReport(results, undefined_frames("features", features[:frames]))
 
 
@@ -204,23 +159,24 @@ def _not_finite(before: Stage, stage: Stage, graph: str, name: str) -> StageResu
     return None
 
 
-def _decision_result(before: Stage, stage: Stage, report: DecisionReport, exact: bool) -> StageResult:
+def _decision_result(graph: str, before: Stage, stage: Stage, report: DecisionReport, exact: bool) -> StageResult:
     passed, reason = report.passed, report.reason
     if exact and passed and report.cells_differing:
         passed, reason = False, f"{reason}, on an input that leaves nothing to rounding: {report.ties[0]}"
-    return StageResult(stage.name, before.name, TOKEN_MERGER, "assignment", passed, reason, decisions=report)
+    return StageResult(stage.name, before.name, graph, "assignment", passed, reason, decisions=report)
 
 
-def _budget_result(against: str, stage: Stage, most: int) -> StageResult:
+def _budget_result(graph: str, against: str, stage: Stage, most: int) -> StageResult:
     """The promise to the user, on its own: at most the clip's share of tokens, and merging that came to its end."""
     count, ended = int(stage.outputs["num_tokens"]), bool(stage.outputs["converged"])
     faults = [] if count <= most else [f"{count} tokens are more than the budget of {most}"]
     faults += [] if ended else ["merging across frames did not end within the unrolled rounds"]
     reason = "; ".join(faults) or f"{count} of at most {most} tokens"
-    return StageResult(stage.name, against, TOKEN_MERGER, "num_tokens", not faults, reason)
+    return StageResult(stage.name, against, graph, "num_tokens", not faults, reason)
 
 
 def _token_result(
+    graph: str,
     before: Stage,
     stage: Stage,
     report: DecisionReport,
@@ -231,7 +187,7 @@ def _token_result(
     name = "tokens"
     if report.contradictory:
         reason = "not comparable: the outputs contradict themselves"
-        return StageResult(stage.name, before.name, TOKEN_MERGER, name, False, reason)
+        return StageResult(stage.name, before.name, graph, name, False, reason)
     comparison, left_out = _compare_tokens(before, stage, features, merge, report.excused_cells)
     gate = judge(comparison, tolerance)
     if not gate.passed:
@@ -242,7 +198,7 @@ def _token_result(
         if second.rows and judge(second, tolerance).passed:
             comparison, left_out, gate = second, more, judge(second, tolerance)
     note = f"; {left_out} tokens left out, at ties or without a counterpart" if left_out else ""
-    return StageResult(stage.name, before.name, TOKEN_MERGER, name, gate.passed, gate.reason + note, comparison, gate)
+    return StageResult(stage.name, before.name, graph, name, gate.passed, gate.reason + note, comparison, gate)
 
 
 def _compare_tokens(

@@ -1,57 +1,106 @@
-"""Read a vision encoder's canonical state from a checkpoint, whatever its layout."""
+"""An opened checkpoint: config checked, layout found, and of its tensors only those read that are asked for."""
 
 from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Mapping
-from pathlib import Path
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from sttm_export.contracts.model import ModelSpec
 from sttm_export.contracts.weights import WeightSource
 from sttm_export.errors import UserError
-from sttm_export.families.llava.config_check import check_model_config, check_tower_config
-from sttm_export.families.llava.layouts import MODEL_LAYOUTS, TOWER_LAYOUTS, Layout, detect_layout
-from sttm_export.families.llava.parameters import TOWER_PREFIX, Shape, parameter_shapes
 from sttm_export.weights.files import CheckpointFiles, LocalFiles
+from sttm_export.weights.layout import CheckpointForm, Layout, Shape, check_config, detect_layout
 from sttm_export.weights.sources import resolve_checkpoint
 from sttm_export.weights.tensor_files import first_few, read_tensors, tensor_index
 
 CONFIG = "config.json"
-Check = Callable[[Path, ModelSpec], None]
 
 
-def load_checkpoint(
-    model: ModelSpec, weights: str, tower_weights: str | None = None
-) -> tuple[dict[str, Tensor], WeightSource]:
-    """Return the canonical state, in the stored dtypes, and its provenance.
+@dataclass(frozen=True)
+class _Opened:
+    """Files whose layout is known: a whole model, or a tower's own repository."""
 
-    A checkpoint without vision-tower tensors takes them from the tower's own repository, `tower_weights` or
-    `model.tower.hub_id`.
+    files: CheckpointFiles
+    index: Mapping[str, str]
+    layout: Layout
+
+    def holds(self, names: Mapping[str, Shape]) -> bool:
+        return any(theirs in self.index for theirs in self.layout.names(names).values())
+
+    def check(self, shapes: Mapping[str, Shape]) -> dict[str, str]:
+        """Checkpoint names of these parameters; refuse what is not there."""
+        names = self.layout.names(shapes)
+        missing = [theirs for theirs in names.values() if theirs not in self.index]
+        if missing:
+            raise UserError(
+                f"{self.files.identifier} lacks {len(missing)} of {len(names)} tensors of the layout "
+                f"{self.layout.name}: {first_few(missing)}; give a complete checkpoint of this model."
+            )
+        return names
+
+    def read(self, shapes: Mapping[str, Shape]) -> dict[str, Tensor]:
+        names = self.check(shapes)
+        tensors = read_tensors(self.files, self.index, {theirs: shapes[name] for name, theirs in names.items()})
+        return {name: tensors[theirs] for name, theirs in names.items()}
+
+
+class Checkpoint:
+    """A checkpoint whose tensors are read part by part.
+
+    Args:
+        model: name of the model, for messages.
+        form: how checkpoints of its family look.
+        shapes: all parameters that will be asked for.
+        weights: directory or hub id.
+        apart: directory or hub id of what may lie in a repository of its own (`--tower-weights`).
 
     Raises:
-        UserError: anything wrong with the files, the config or the tensors; see the modules this one calls.
+        UserError: anything wrong with the files, the config or the names; see the modules this one calls.
     """
-    shapes = parameter_shapes(model)
-    files = resolve_checkpoint(weights)
-    index, layout = _open(files, model, check_model_config, MODEL_LAYOUTS, shapes)
-    note = _note(files, "it", "heads, pooling and projector")
-    has_tower = any(theirs in index for name, theirs in layout.names(shapes).items() if name.startswith(TOWER_PREFIX))
-    if has_tower and tower_weights:
-        raise UserError(
-            f"{files.identifier} has a vision tower of its own, tuned with its projector; leave out --tower-weights."
-        )
-    own = {name: shape for name, shape in shapes.items() if has_tower or not name.startswith(TOWER_PREFIX)}
-    state, identifier = _read(files, index, layout, own), files.identifier
-    if not has_tower:
-        tower, tower_identifier, tower_note = _load_tower(model, tower_weights or model.tower.hub_id)
-        note = "; ".join(filter(None, (note, tower_note)))
-        # The tower comes first in canonical order, which the digest and the caller rely on.
-        state, identifier = {**tower, **state}, f"{identifier} with the tower of {tower_identifier}"
-    return state, WeightSource("checkpoint", identifier, digest(state), revision=files.revision, note=note)
+
+    def __init__(
+        self, model: str, form: CheckpointForm, shapes: Mapping[str, Shape], weights: str, apart: str | None
+    ) -> None:
+        files, self._apart = resolve_checkpoint(weights), form.apart
+        note = _check(files, form, model)
+        self._main = _open(files, form.layouts, shapes)
+        self._beside: _Opened | None = None
+        identifier = files.identifier
+        beside = self._parts_apart(shapes)
+        own = not beside or self._main.holds(beside)
+        if apart is not None and own:
+            what = "has a vision tower of its own, tuned with its projector" if beside else "holds all that is needed"
+            raise UserError(f"{identifier} {what}; leave out --tower-weights.")
+        if not own and form.apart:
+            other = resolve_checkpoint(apart or form.apart.hub_id)
+            more = _check(other, form, model, apart=True)
+            self._beside = _open(other, form.apart.layouts + form.layouts, beside)
+            self._beside.check(beside)
+            identifier, note = (
+                f"{identifier} with the tower of {other.identifier}",
+                "; ".join(filter(None, (note, more))),
+            )
+        self._main.check(shapes if own else {name: shapes[name] for name in shapes if name not in beside})
+        self.source = WeightSource("checkpoint", identifier, revision=files.revision, note=note)
+
+    def read(self, shapes: Mapping[str, Shape]) -> dict[str, Tensor]:
+        """Return these parameters by canonical name, in their order, in the stored dtypes.
+
+        Raises:
+            UserError: tensors that are missing, or of another shape or dtype.
+        """
+        beside = self._parts_apart(shapes) if self._beside else {}
+        found = self._beside.read(beside) if self._beside and beside else {}
+        found |= self._main.read({name: shape for name, shape in shapes.items() if name not in beside})
+        return {name: found[name] for name in shapes}
+
+    def _parts_apart(self, shapes: Mapping[str, Shape]) -> dict[str, Shape]:
+        prefix = self._apart.prefix if self._apart else None
+        return {name: shape for name, shape in shapes.items() if prefix and name.startswith(prefix)}
 
 
 def digest(state: Mapping[str, Tensor]) -> str:
@@ -69,46 +118,26 @@ def digest(state: Mapping[str, Tensor]) -> str:
     return sha.hexdigest()
 
 
-def _load_tower(model: ModelSpec, source: str) -> tuple[dict[str, Tensor], str, str]:
-    shapes = {name: shape for name, shape in parameter_shapes(model).items() if name.startswith(TOWER_PREFIX)}
-    files = resolve_checkpoint(source)
-    index, layout = _open(files, model, check_tower_config, TOWER_LAYOUTS + MODEL_LAYOUTS, shapes)
-    note = _note(files, "the tower's", "its heads and layers")
-    return _read(files, index, layout, shapes), files.identifier, note
-
-
-def _note(files: CheckpointFiles, what: str, unchecked: str) -> str:
-    """What shapes alone do not tell, where there is no config to tell it."""
-    return "" if CONFIG in files.names() else f"{what} has no {CONFIG}, so {unchecked} were not checked"
-
-
-def _open(
-    files: CheckpointFiles, model: ModelSpec, check: Check, layouts: tuple[Layout, ...], shapes: Mapping[str, Shape]
-) -> tuple[dict[str, str], Layout]:
-    """Check the config, then find the layout: both cost a few kilobytes, the shards come last."""
+def _check(files: CheckpointFiles, form: CheckpointForm, model: str, *, apart: bool = False) -> str:
+    """Check the config.json; where there is none, return what shapes alone do not tell, as a phrase."""
+    faults_of = form.apart.config_faults if apart and form.apart else form.config_faults
     if CONFIG in files.names():
-        check(files.path(CONFIG), model)
-    elif isinstance(files, LocalFiles) and os.path.lexists(files.path(CONFIG)):
+        check_config(files.path(CONFIG), faults_of, model)
+        return ""
+    if isinstance(files, LocalFiles) and os.path.lexists(files.path(CONFIG)):
         raise UserError(f"{files.path(CONFIG)} is no file; put the checkpoint's own there, or remove it.")
+    if apart:
+        return f"the tower's has no {CONFIG}, so its heads and layers were not checked"
+    return f"it has no {CONFIG}, so {form.unchecked} were not checked"
+
+
+def _open(files: CheckpointFiles, layouts: tuple[Layout, ...], shapes: Mapping[str, Shape]) -> _Opened:
+    """Find the layout: that costs a few kilobytes, the shards come last."""
     index = tensor_index(files)
-    layout = detect_layout(layouts, shapes, index, preferred=model.layout)
+    layout = detect_layout(layouts, shapes, index)
     if layout is None:
         raise UserError(
             f"{files.identifier} has no tensor of a known layout ({', '.join(row.name for row in layouts)}); its names "
             f"begin with {first_few(sorted(index)) or 'nothing'}; choose the checkpoint that belongs to --model."
         )
-    return index, layout
-
-
-def _read(
-    files: CheckpointFiles, index: Mapping[str, str], layout: Layout, shapes: Mapping[str, Shape]
-) -> dict[str, Tensor]:
-    names = layout.names(shapes)
-    missing = [theirs for theirs in names.values() if theirs not in index]
-    if missing:
-        raise UserError(
-            f"{files.identifier} lacks {len(missing)} of {len(names)} tensors of the layout {layout.name}: "
-            f"{first_few(missing)}; give a complete checkpoint of this model."
-        )
-    tensors = read_tensors(files, index, {theirs: shapes[name] for name, theirs in names.items()})
-    return {name: tensors[theirs] for name, theirs in names.items()}
+    return _Opened(files, index, layout)

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
+
+from sttm_export.contracts.records import read_json
+from sttm_export.errors import UserError
 
 
 class CheckpointFiles(Protocol):
@@ -40,3 +43,14 @@ class LocalFiles:
     def path(self, name: str) -> Path:
         """Path of a file; it need not exist."""
         return self.directory / name
+
+
+def read_json_object(path: Path) -> dict[str, Any]:
+    """Return the JSON object of a file; anything else is a `UserError` that names it."""
+    try:
+        data = read_json(path)
+    except ValueError as error:
+        raise UserError(f"Cannot read {path} as JSON ({error}); download that file again.") from error
+    if not isinstance(data, dict):
+        raise UserError(f"{path} holds no JSON object; download that file again.")
+    return data

@@ -11,9 +11,8 @@ from typing import Any
 from torch import Tensor
 
 from sttm_export.errors import UserError
-from sttm_export.families.llava.config_check import read_json_object
-from sttm_export.families.llava.parameters import Shape
-from sttm_export.weights.files import CheckpointFiles
+from sttm_export.weights.files import CheckpointFiles, read_json_object
+from sttm_export.weights.layout import Shape
 
 INDEX = "model.safetensors.index.json"
 PICKLES = (".bin", ".pt", ".pth")

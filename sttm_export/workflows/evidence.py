@@ -1,237 +1,134 @@
-"""The evidence in a bundle: every stage on real frames, fixtures for other machines, and a picture."""
+"""The evidence in a bundle: every stage of a part on real frames and on edge cases, and fixtures for other machines."""
 
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sttm_export.bundle.opened import CLIP
-from sttm_export.contracts.graph import VISION_ENCODER, Accumulate, GraphSpec, Precision
-from sttm_export.contracts.merge import MergeSpec
-from sttm_export.contracts.model import ModelSpec
-from sttm_export.families.llava.reference import build_reference
-from sttm_export.families.llava.vision_encoder import build_eager_encoder
-from sttm_export.merging.budget import NOTHING_MERGES
-from sttm_export.merging.outputs import reference_outputs, static_outputs
-from sttm_export.merging.static import TokenMerger
-from sttm_export.runtime.draw import draw_tokens
+from sttm_export.contracts.recipe import Rules
+from sttm_export.families.part import Arrays, Case, Part, State
 from sttm_export.runtime.merged import MergedTokens
-from sttm_export.runtime.ort_session import OrtSession
-from sttm_export.runtime.pipeline import encode_frames
-from sttm_export.runtime.preprocess import pixel_values
-from sttm_export.runtime.sampling import uniform
+from sttm_export.runtime.session import Session
 from sttm_export.terminal import Advance
 from sttm_export.validation.finiteness import nonfinite, undefined_frames
-from sttm_export.validation.results import StageResult, ValidationReport, frames_text
-from sttm_export.validation.stages import Stage, budget_results, validate_encoder, validate_merger
-from sttm_export.workflows.edge_cases import edge_clips, edge_pixels
+from sttm_export.validation.results import StageResult, ValidationReport
+from sttm_export.validation.stages import EAGER, REFERENCE, Stage, judge_stages, run_stage, unjudged
 from sttm_export.workflows.scene import Scene
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    pass
 
-Array = NDArray[np.generic]
-Result = TypeVar("Result")
-Fixture = tuple[Mapping[str, Array], Mapping[str, Array]]
+PackFixture = Callable[[Case, Arrays], None]
 
 
-@dataclass(frozen=True)
-class EncoderEvidence:
-    """What the encoder's stages gave.
+@dataclass
+class _Tried:
+    """One case and what stages made of it so far."""
 
-    Attributes:
-        report: their comparison.
-        fixtures: by case, one batch of pixel values and the reference's features.
-        features: [n, N, C], features of all frames by ONNX Runtime; what the merger is validated on.
-    """
-
-    report: ValidationReport
-    fixtures: Mapping[str, Fixture]
-    features: NDArray[np.floating]
+    case: Case
+    stages: list[Stage] = field(default_factory=list)
 
 
-@dataclass(frozen=True)
-class MergerEvidence:
-    """What the merger's stages gave.
-
-    Attributes:
-        report: their comparison.
-        fixtures: by case, inputs and the reference's outputs; none where the features are not finite, which gives no
-            reference.
-        merged: the result of ONNX Runtime.
-    """
-
-    report: ValidationReport
-    fixtures: Mapping[str, Fixture]
-    merged: MergedTokens
-
-
-def examine_encoder(
-    model: ModelSpec,
-    precision: Precision,
-    accumulate: Accumulate,
-    state: Mapping[str, Tensor],
-    graph: GraphSpec,
-    onnx_path: Path,
-    scene: Scene,
+def examine(
+    part: Part,
+    state: State,
+    session: Session,
+    rules: Rules,
+    clip: Arrays,
     advance: Advance,
-) -> EncoderEvidence:
-    """Reference → static eager → ONNX Runtime on a batch of frames and on edge cases; ONNX Runtime on every frame."""
-    pixels, features = graph.inputs[0], graph.outputs[0]
-    values = pixel_values(scene.frames, model.tower.image_size)
-    batches = _batches(graph, values)
-    advance("reference, PyTorch", 0.05)
-    expected = _run_module(lambda: build_reference(model, state), batches)
-    advance("static eager, PyTorch", 0.15)
-    eager = _run_module(lambda: build_eager_encoder(model, state, precision), batches)
-    session = OrtSession(onnx_path, graph, low_memory=True)
-    longest = max(model.tower.intermediate_size, model.projector.output_size)
+    *,
+    name: str = "",
+    pack: PackFixture | None = None,
+) -> tuple[ValidationReport, Arrays]:
+    """Reference → static eager → the session, on every case of a part; then the session over the whole clip.
+
+    Args:
+        part: whose stages are run.
+        state: its parameters.
+        session: the exported graph.
+        rules: what outputs are judged by.
+        clip: what the clip has become before this part.
+        advance: told how far it is.
+        name: of the clip, for the report.
+        pack: is given each case that has a key, and the reference's outputs on it.
+
+    Returns:
+        All verdicts, and what the session made of the clip.
+    """
+    fed = {tensor: nonfinite(array) for tensor, array in clip.items()}
+    bad = [f"the {tensor.replace('_', ' ')} it would be judged on: {fault}" for tensor, fault in fed.items() if fault]
+    if bad:
+        return _without_reference(part, session, rules, clip, bad[0], name)
     report = ValidationReport()
-    for case, batch in batches.items():
-        found = validate_encoder(
-            _always(expected[case]),
-            _always(eager[case]),
-            session,
-            batch,
-            layers=model.tower.layers + 2,
-            longest_sum=longest,
-            eager_dtype=pixels.dtype,
-            accumulate=accumulate,
-        )
-        taken = frames_text(len(set(uniform(len(values), pixels.shape[0]))))
-        edges = "edge frames: grey, black, white, chessboards"
-        report += found.on(f"{taken} of {scene.name}" if case == CLIP else edges)
-    encoded = encode_frames(
-        session, graph, values, lambda done, n: advance(f"ONNX Runtime, frame {done} of {n}", 0.25 + 0.6 * done / n)
-    )
-    report += _judge_all(session.backend, features.name, encoded).on(scene.name)
-    with np.errstate(over="ignore"):
-        # What float16 cannot hold becomes an infinity, which is found when the fixture is used.
-        fixtures = {
-            case: ({pixels.name: batch}, {features.name: expected[case].astype(features.dtype)})
-            for case, batch in batches.items()
-        }
-    return EncoderEvidence(report, fixtures, encoded)
+    for tried in _stages(part, state, session, rules, clip, advance):
+        case = tried.case
+        exact = (session.backend,) if case.exact else ()
+        found = judge_stages(tried.stages, case.inputs, rules, exact)
+        report += found.on(case.name if case.edge or not name else f"{case.name} of {name}")
+        if case.key and pack:
+            pack(case, tried.stages[0].outputs)
+    made = part.forward(session, clip, _progress(session, advance))
+    return report + _judge_all(part, session, made, name), made
 
 
-def _judge_all(stage: str, tensor: str, encoded: NDArray[np.floating]) -> ValidationReport:
-    """The batch that is compared may be finite where another frame of the clip is not."""
-    fault = nonfinite(encoded)
-    miss = [StageResult(stage, "", VISION_ENCODER, tensor, False, fault)] if fault else []
-    return ValidationReport(miss).on(frames_text(len(encoded)))
+def _stages(
+    part: Part, state: State, session: Session, rules: Rules, clip: Arrays, advance: Advance
+) -> Iterator[_Tried]:
+    """Cases that every stage has run on.
 
-
-def examine_merger(
-    merge: MergeSpec,
-    graph: GraphSpec,
-    onnx_path: Path,
-    features: NDArray[np.floating],
-    thresholds: tuple[float, float],
-    advance: Advance,
-    clip: str = "the clip",
-) -> MergerEvidence:
-    """Reference → static eager → ONNX Runtime: the clip, a part of it, without spatial merging, and edge cases.
-
-    The third makes sure that merging across frames is seen at work: where the spatial step alone meets the budget, the
-    clip itself would not show it. On the edge cases the graph must decide exactly as the module does. Results say what
-    they were found on: so many frames of `clip`, or which edge case.
+    Weights are the reason to go stage by stage: two modules of a large part in memory at once would be one too many.
+    Where there are none, cases go one by one, so that only one clip is in memory.
     """
-    session = OrtSession(onnx_path, graph)
-    if fault := nonfinite(features):
-        return _without_reference(merge, graph, session, features, thresholds, fault, clip)
-    merger = TokenMerger(merge)
-    report, fixtures, merged = ValidationReport(), {}, None
-    for place, (key, case, inputs) in enumerate(_merger_runs(merge, graph, features, thresholds)):
-        advance(f"merging {case} in every stage", 0.85 + 0.025 * place)
-        eager = static_outputs(merger, inputs)
-        # The published method has no budget; the reference runs at the thresholds that were solved for it.
-        applied = eager["thresholds_applied"].astype(np.float64)
-        reference = reference_outputs(
-            merge, inputs, (float(applied[0]), float(applied[1])), _forced(merge, inputs, applied)
-        )
-        edge = key not in ("", CLIP)
-        found = validate_merger(_always(reference), _always(eager), session, inputs, merge, exact=edge)
-        report += found.on(case if edge else f"{case} of {clip}")
-        if key:
-            fixtures[key] = (inputs, reference)
-        if key == CLIP:
-            merged = MergedTokens.from_outputs(session.run(inputs), len(features), merge)
-    if len(features) == 1:
-        report += ValidationReport([], ["the clip has one frame, so merging across frames was not seen at work"])
-    assert merged is not None
-    return MergerEvidence(report, fixtures, merged)
+    cases = part.cases(clip)
+    groups: Iterator[list[Case]] = iter([list(cases)]) if part.shapes else ([case] for case in cases)
+    for number, group in enumerate(groups):
+        about = f"{group[0].name}: " if not part.shapes else ""
+        made: list[dict[str, Arrays]] = [{} for _ in group]
+        for place, (stage, build) in enumerate(((EAGER, part.eager), (REFERENCE, part.reference))):
+            advance(f"{about}{stage}, PyTorch", _fraction(part, number, place))
+            run = build(state)
+            for case, outputs in zip(group, made, strict=True):
+                outputs[stage] = run(case.inputs, outputs.get(EAGER, {}))
+            del run
+            gc.collect()
+        advance(f"{about}{session.backend}", _fraction(part, number, 2))
+        for case, outputs in zip(group, made, strict=True):
+            ran = [Stage(stage, outputs[stage], rules.dtype) for stage in (REFERENCE, EAGER)]
+            yield _Tried(case, [*ran, run_stage(session, case.inputs, rules)])
 
 
-def _merger_runs(
-    merge: MergeSpec, graph: GraphSpec, features: NDArray[np.floating], thresholds: tuple[float, float]
-) -> Iterator[tuple[str, str, dict[str, Array]]]:
-    """Key of the fixture (empty: none), what the input is, and the input; one in memory at a time."""
-    count, part = len(features), max(1, len(features) // 3)
-    yield CLIP, frames_text(count), merger_inputs(graph, features, count, thresholds)
-    if part < count:
-        yield "", frames_text(part), merger_inputs(graph, features, part, thresholds)
-    across_frames = merger_inputs(graph, features, count, (NOTHING_MERGES, thresholds[1]))
-    yield "", f"merging across frames alone, {frames_text(count)}", across_frames
-    for clip in edge_clips(merge, graph.inputs[0].dtype):
-        inputs = merger_inputs(graph, clip.features, clip.frames, clip.thresholds)
-        # Frames that do not count are as the clip has them, not zeros.
-        yield clip.key, f"an edge clip: {clip.name}", inputs | {"features": clip.features}
+def _fraction(part: Part, group: int, stage: int) -> float:
+    """Of the way: stages of a large part take a fifth each, groups of a small one a sixth."""
+    return 0.2 * stage if part.shapes else min(0.95, (group + stage / 3) / 6)
 
 
-def _batches(graph: GraphSpec, values: NDArray[np.floating]) -> dict[str, NDArray[np.floating]]:
-    """Batches [B, 3, S, S] by the case they belong to; every stage gets the very numbers that the graph gets."""
-    pixels = graph.inputs[0]
-    batch = pixels.shape[0]
-    edges = edge_pixels(pixels.shape[-1], pixels.dtype)
-    rows = {CLIP: values[uniform(len(values), batch)]}
-    rows |= {f"edges{start // batch + 1}": edges[start : start + batch] for start in range(0, len(edges), batch)}
-    return {case: np.resize(some, pixels.shape).astype(pixels.dtype) for case, some in rows.items()}
+def _progress(session: Session, advance: Advance) -> Callable[[int, int], None]:
+    return lambda done, count: advance(f"{session.backend}, frame {done} of {count}", 0.5 + 0.5 * done / count)
 
 
 def _without_reference(
-    merge: MergeSpec,
-    graph: GraphSpec,
-    session: OrtSession,
-    features: NDArray[np.floating],
-    thresholds: tuple[float, float],
-    fault: str,
-    clip: str,
-) -> MergerEvidence:
-    """On features that are not finite there is nothing to compare with; the budget must hold all the same."""
-    count = len(features)
-    outputs = session.run(merger_inputs(graph, features, count, thresholds))
-    why = f"the features it would be judged on: {fault}"
-    rows = budget_results([Stage(session.backend, outputs)], merge.clip_budget(count), why)
-    report = ValidationReport(rows, undefined_frames("features", features)).on(f"{frames_text(count)} of {clip}")
-    return MergerEvidence(report, {}, MergedTokens.from_outputs(outputs, count, merge))
+    part: Part, session: Session, rules: Rules, clip: Arrays, why: str, name: str
+) -> tuple[ValidationReport, Arrays]:
+    """On inputs that are not finite there is nothing to compare with; a budget must hold all the same."""
+    case = next(iter(part.cases(clip)))
+    stage = run_stage(session, case.inputs, rules)
+    findings = [line for tensor, array in clip.items() for line in undefined_frames(tensor.replace("_", " "), array)]
+    rows = ValidationReport(unjudged([stage], case.inputs, rules, why), findings).on(f"{case.name} of {name}")
+    return rows, part.forward(session, clip, lambda _done, _count: None)
 
 
-def merger_inputs(
-    graph: GraphSpec, features: NDArray[np.floating], count: int, thresholds: tuple[float, float]
-) -> dict[str, Array]:
-    """Inputs of the token-merger graph for the first `count` frames, padded with zeros up to T."""
-    declared = graph.inputs[0]
-    padded = np.zeros(declared.shape, declared.dtype)
-    padded[:count] = features[:count]
-    return {
-        "features": padded,
-        "num_frames": np.array(count, np.int32),
-        "spatial_threshold": np.array(thresholds[0], np.float32),
-        "temporal_threshold": np.array(thresholds[1], np.float32),
-    }
-
-
-def draw_example(path: Path, scene: Scene, merged: MergedTokens, model: ModelSpec) -> Path:
-    """Draw the merged tokens over the frames."""
-    return draw_tokens(
-        scene.frames, merged, model.grid, path, timestamps=scene.timestamps, title=f"{model.title}, {scene.name}"
-    )
+def _judge_all(part: Part, session: Session, made: Arrays, name: str) -> ValidationReport:
+    """What was compared may be finite where the rest of the clip is not."""
+    faults = {tensor: nonfinite(array) for tensor, array in made.items()}
+    misses = [
+        StageResult(session.backend, "", part.name, tensor, False, fault) for tensor, fault in faults.items() if fault
+    ]
+    return ValidationReport(misses).on(f"all frames of {name}" if name else "all frames")
 
 
 def example_json(scene: Scene, merged: MergedTokens) -> dict[str, Any]:
@@ -249,27 +146,13 @@ def example_json(scene: Scene, merged: MergedTokens) -> dict[str, Any]:
     }
 
 
-def _forced(merge: MergeSpec, inputs: Mapping[str, Array], applied: NDArray[np.float64]) -> bool | None:
-    """Whether the temporal step runs at a threshold <= 0: it does where that was solved, not where it was given."""
-    solved = merge.policy == "budget" or applied[1] != float(inputs["temporal_threshold"])
-    return True if solved else None
+def merged_of(made: Mapping[str, NDArray[np.generic]], rules: Rules) -> MergedTokens:
+    """The merged tokens of a clip, from all that its parts made."""
+    return MergedTokens.from_outputs(made, len(made["features"]), rules.merge)
 
 
-def _always(result: Result) -> Callable[[Any], Result]:
-    return lambda _: result
-
-
-def _run_module(
-    build: Callable[[], nn.Module], batches: Mapping[str, NDArray[np.floating]]
-) -> dict[str, NDArray[np.floating]]:
-    """Build, run in float32 and free: two encoders in memory at once would be one too many."""
-    import torch
-
-    module = build()
-    with torch.no_grad():
-        results: dict[str, NDArray[np.floating]] = {
-            case: module(torch.from_numpy(batch.astype(np.float32))).numpy() for case, batch in batches.items()
-        }
-    del module
-    gc.collect()
-    return results
+def one_frame_note(clip: Arrays) -> Sequence[str]:
+    """A finding where the clip shows nothing of merging across frames."""
+    if len(clip["features"]) > 1:
+        return ()
+    return ("the clip has one frame, so merging across frames was not seen at work",)

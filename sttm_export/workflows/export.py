@@ -1,4 +1,4 @@
-"""From a plan to a bundle: weights → graphs → rules → engines → evidence → manifest and report."""
+"""From a plan to a bundle: weights → graphs → rules → evidence → engines → manifest and report."""
 
 from __future__ import annotations
 
@@ -7,14 +7,16 @@ import datetime
 import gc
 import platform
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from sttm_export import __version__
 from sttm_export.bundle.manifest import FORMAT
 from sttm_export.bundle.opened import (
-    CLIP,
     REPORT,
     Bundle,
     bisect_command,
@@ -25,18 +27,25 @@ from sttm_export.bundle.opened import (
 )
 from sttm_export.bundle.records import EngineRecord
 from sttm_export.bundle.store import ENGINES, seal_target
+from sttm_export.contracts.graph import CLIP, JudgedGraph
+from sttm_export.contracts.model import ModelSpec
 from sttm_export.contracts.target import targets
+from sttm_export.contracts.weights import WeightSource, combined
 from sttm_export.errors import UserError, ValidationMiss, in_lines
 from sttm_export.kit.pack import pack_kit
+from sttm_export.runtime.draw import draw_tokens
+from sttm_export.runtime.merged import MergedTokens
+from sttm_export.runtime.ort_session import OrtSession
+from sttm_export.runtime.preprocess import pixel_values
 from sttm_export.terminal import Advance, Steps
 from sttm_export.validation.results import ValidationReport
 from sttm_export.workflows.output import keep_rejected, publish, staging
-from sttm_export.workflows.plan import ExportPlan
+from sttm_export.workflows.plan import ExportPlan, parts_of
+from sttm_export.workflows.scene import Scene, take_scene
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
-    from sttm_export.contracts.weights import WeightSource
+    from sttm_export.families.part import Arrays, Case, Part, State
+    from sttm_export.workflows.evidence import PackFixture
 
 PICTURE = "tokens.png"
 _VERSIONS = (
@@ -59,21 +68,114 @@ def run_export(plan: ExportPlan, steps: Steps) -> Bundle:
         ValidationMiss: a stage or an engine failed; the evidence is kept as `keep_rejected` says, not as the bundle.
     """
     with staging(plan.output, plan.force, steps.say) as partial:
-        with steps.step("Read the weights"):
-            state, source = _weights(plan)
-        steps.say(source.describe())
-        graphs = _export_graphs(plan, state, partial, steps)
-        with steps.step("Check the targets' rules"):
-            findings = check_targets(graphs, plan)
-        engines = _build_engines(plan, graphs, partial, steps)
-        evidence = _examine(plan, state, partial, steps)
-        del state
+        made = _make_graphs(plan, partial, steps)
+        engines = _build_engines(plan, [partial / row.onnx_file for row in made.graphs], partial, steps)
         with steps.step("Write manifest and report"):
-            pack_kit(partial, plan.model.title, graphs, list(targets().values()))
+            pack_kit(
+                partial, plan.model.title, [partial / row.onnx_file for row in made.graphs], list(targets().values())
+            )
             created = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
             write_times(partial, created, steps.seconds)
-            _write(partial, _manifest(plan, source, findings, evidence), engines, created)
-        return _deliver(plan, partial, engines, evidence.get("validation"))
+            _write(partial, _manifest(plan, made), engines, created)
+        return _deliver(plan, partial, engines, made)
+
+
+@dataclass
+class _Made:
+    """What an export has made so far, beside files."""
+
+    source: WeightSource
+    graphs: list[JudgedGraph] = field(default_factory=list)
+    findings: dict[str, list[dict[str, str]]] = field(default_factory=dict)
+    report: ValidationReport | None = None
+    example: dict[str, Any] | None = None
+
+
+def _make_graphs(plan: ExportPlan, partial: Path, steps: Steps) -> _Made:
+    """Part by part: read its weights, export, check, examine, and let go of them before the next."""
+    from sttm_export.families.weights import open_weights
+    from sttm_export.weights.checkpoint import digest
+    from sttm_export.workflows.evidence import examine, example_json, merged_of, one_frame_note
+
+    parts = parts_of(plan.recipe)
+    with steps.step("Open the weights"):
+        shapes = {name: shape for part in parts for name, shape in part.shapes.items()}
+        weights = open_weights(plan.model, shapes, plan.weights, plan.random_seed, plan.tower_weights)
+        scene, clip = _take_clip(plan)
+    made = _Made(weights.source)
+    steps.say(made.source.describe())
+    if scene and scene.note:
+        steps.say(scene.note)
+    for part in parts:
+        title = part.name.replace("_", " ")
+        with steps.step(f"Export the {title}") as advance:
+            advance("reading its weights", None)
+            state = weights.read(part.shapes)
+            graph = replace(part.graph, weights_sha256=digest(state) if state else "")
+            path = _export_graph(part, state, plan, partial, advance)
+            made.graphs.append(graph)
+            _join(made.findings, check_targets([path], plan))
+        if scene is None:
+            continue
+        with steps.step(f"Validate the {title}") as advance:
+            session, rules = OrtSession(path, graph, low_memory=bool(state)), plan.recipe.rules(graph)
+            pack = partial_writer(partial, graph)
+            found, outputs = examine(part, state, session, rules, clip, advance, name=scene.name, pack=pack)
+            made.report = (made.report or ValidationReport()) + found
+            clip |= outputs
+        del state, session
+        gc.collect()
+    digests = [row.weights_sha256 for row in made.graphs if row.weights_sha256]
+    made.source = replace(made.source, sha256=combined(digests))
+    if scene is not None and made.report is not None:
+        merged = merged_of(clip, plan.recipe.rules(made.graphs[-1]))
+        made.report += ValidationReport([], list(one_frame_note(clip)))
+        made.example = example_json(scene, merged)
+        _draw(partial / PICTURE, scene, merged, plan.model)
+    return made
+
+
+def _take_clip(plan: ExportPlan) -> tuple[Scene | None, dict[str, Any]]:
+    """Frames to validate on, and their pixel values."""
+    if not plan.validation_frames:
+        return None, {}
+    scene = take_scene(plan.clip, plan.validation_frames)
+    return scene, {"pixel_values": pixel_values(scene.frames, plan.model.pixels, plan.model.frames_per_step)}
+
+
+def _export_graph(part: Part, state: State, plan: ExportPlan, partial: Path, advance: Advance) -> Path:
+    from sttm_export.graphs.export import export_graph
+
+    advance("building the module", None)
+    module = part.module(state)
+    # Each of the steps is of unknown length.
+    told: Callable[[str], None] = lambda what: advance(what, None)  # noqa: E731
+    return export_graph(module, part.graph, partial, accumulate=plan.recipe.accumulate, on_step=told)
+
+
+def partial_writer(partial: Path, graph: JudgedGraph) -> PackFixture:
+    """Write fixtures into a bundle that is being made."""
+    from sttm_export.graphs.fixtures import write_fixture
+
+    def write(case: Case, outputs: Arrays) -> None:
+        path = partial / graph.fixture_file(case.key)
+        with np.errstate(over="ignore"):
+            # What float16 cannot hold becomes an infinity, which is found when the fixture is used.
+            stored = {row.name: outputs[row.name].astype(row.dtype) for row in graph.outputs}
+        write_fixture(path, graph, case.inputs, stored, packed=case.key != CLIP)
+
+    return write
+
+
+def _join(findings: dict[str, list[dict[str, str]]], more: Mapping[str, list[dict[str, str]]]) -> None:
+    for target, rows in more.items():
+        findings.setdefault(target, []).extend(rows)
+
+
+def _draw(path: Path, scene: Scene, merged: MergedTokens, model: ModelSpec) -> None:
+    """Draw the merged tokens over the frames, the first of each step."""
+    step, title = model.frames_per_step, f"{model.title}, {scene.name}"
+    draw_tokens(scene.frames[::step], merged, model.grid, path, timestamps=scene.timestamps[::step], title=title)
 
 
 def check_targets(graphs: Sequence[Path], plan: ExportPlan) -> dict[str, list[dict[str, str]]]:
@@ -101,38 +203,6 @@ def check_targets(graphs: Sequence[Path], plan: ExportPlan) -> dict[str, list[di
     return findings
 
 
-def _weights(plan: ExportPlan) -> tuple[dict[str, Tensor], WeightSource]:
-    from sttm_export.weights.loading import load_vision_encoder
-
-    return load_vision_encoder(plan.model, plan.weights, plan.random_seed, plan.tower_weights)
-
-
-def _export_graphs(plan: ExportPlan, state: Mapping[str, Tensor], partial: Path, steps: Steps) -> list[Path]:
-    from sttm_export.families.llava.vision_encoder import build_encoder
-    from sttm_export.graphs.export import export_graph
-    from sttm_export.merging.static import TokenMerger
-
-    # The merger is traced first: a grid or level that cannot be merged shows before the long export.
-    merger = TokenMerger(plan.merge)
-    with steps.step("Export the vision encoder") as advance:
-        advance("building the module", None)
-        module, told = build_encoder(plan.model, state, plan.precision), _steps_of(advance)
-        encoder = export_graph(module, plan.encoder_graph, partial, accumulate=plan.accumulate, on_step=told)
-        del module
-        gc.collect()
-    with steps.step("Export the token merger") as advance:
-        told = _steps_of(advance)
-        return [
-            encoder,
-            export_graph(merger, plan.merger_graph, partial, accumulate=plan.accumulate, on_step=told),
-        ]
-
-
-def _steps_of(advance: Advance) -> Callable[[str], None]:
-    """What an export does one after the other, each of unknown length."""
-    return lambda what: advance(what, None)
-
-
 def _build_engines(plan: ExportPlan, graphs: Sequence[Path], partial: Path, steps: Steps) -> list[EngineRecord]:
     from sttm_export.engines.progress import part_of
     from sttm_export.engines.targets import build_targets
@@ -152,55 +222,25 @@ def _build_engines(plan: ExportPlan, graphs: Sequence[Path], partial: Path, step
     return records
 
 
-def _examine(plan: ExportPlan, state: Mapping[str, Tensor], partial: Path, steps: Steps) -> dict[str, Any]:
-    """Validation report, fixtures and picture; empty where validation was not wanted."""
-    if not plan.validation_frames:
-        return {}
-    from sttm_export.graphs.fixtures import write_fixture
-    from sttm_export.workflows.evidence import draw_example, examine_encoder, examine_merger, example_json
-    from sttm_export.workflows.scene import take_scene
-
-    thresholds = (plan.thresholds.spatial, plan.thresholds.temporal)
-    with steps.step("Validate every stage") as advance:
-        scene = take_scene(plan.clip, plan.validation_frames)
-        encoder, merger = plan.encoder_graph, plan.merger_graph
-        path = partial / encoder.onnx_file
-        first = examine_encoder(plan.model, plan.precision, plan.accumulate, state, encoder, path, scene, advance)
-        path = partial / merger.onnx_file
-        second = examine_merger(plan.merge, merger, path, first.features, thresholds, advance, scene.name)
-        for graph, fixtures in ((encoder, first.fixtures), (merger, second.fixtures)):
-            for case, fixture in fixtures.items():
-                name = graph.name if case == CLIP else f"{graph.name}.{case}"
-                write_fixture(partial / "fixtures" / f"{name}.npz", graph, *fixture, packed=case != CLIP)
-        draw_example(partial / PICTURE, scene, second.merged, plan.model)
-    if scene.note:
-        steps.say(scene.note)
-    return {"validation": first.report + second.report, "example": example_json(scene, second.merged)}
-
-
-def _manifest(
-    plan: ExportPlan,
-    source: WeightSource,
-    findings: Mapping[str, list[dict[str, str]]],
-    evidence: Mapping[str, Any],
-) -> dict[str, Any]:
-    """What was exported, of what, and how it was checked; nothing in it hangs on the clock or on an engine."""
-    report: ValidationReport | None = evidence.get("validation")
+def _manifest(plan: ExportPlan, made: _Made) -> dict[str, Any]:
+    """What was exported, of what, and how it was checked; nothing in it depends on the clock or on an engine."""
+    recipe = plan.recipe
     return {
         "format": FORMAT,
         "program": f"sttm-export {__version__}",
-        "model": dataclasses.asdict(plan.model),
-        "precision": plan.precision,
-        "accumulate": plan.accumulate,
-        "merge": dataclasses.asdict(plan.merge) | {"max_tokens": plan.merge.max_tokens},
+        "model": dataclasses.asdict(recipe.model),
+        "precision": recipe.precision,
+        "accumulate": recipe.accumulate,
+        "batch": recipe.batch,
+        "merge": dataclasses.asdict(recipe.merge) | {"max_tokens": recipe.merge.max_tokens},
         "merged_at": "projected tokens, before decoder layer 0 (docs/semantics.md, section 10)",
-        "thresholds": dataclasses.asdict(plan.thresholds),
-        "weights": dataclasses.asdict(source),
-        "graphs": [dataclasses.asdict(plan.encoder_graph), dataclasses.asdict(plan.merger_graph)],
+        "thresholds": dataclasses.asdict(recipe.thresholds),
+        "weights": dataclasses.asdict(made.source),
+        "graphs": [dataclasses.asdict(graph) for graph in made.graphs],
         "targets": [target.name for target in plan.targets],
-        "rule_findings": dict(findings),
-        "validation": report.to_json() if report else None,
-        "example": evidence.get("example"),
+        "rule_findings": made.findings,
+        "validation": made.report.to_json() if made.report else None,
+        "example": made.example,
         "versions": _versions(),
     }
 
@@ -226,10 +266,9 @@ def _write(partial: Path, manifest: dict[str, Any], engines: Sequence[EngineReco
     write_manifest(partial, manifest)
 
 
-def _deliver(
-    plan: ExportPlan, partial: Path, engines: Sequence[EngineRecord], report: ValidationReport | None
-) -> Bundle:
+def _deliver(plan: ExportPlan, partial: Path, engines: Sequence[EngineRecord], made: _Made) -> Bundle:
     """Give a good bundle its name; keep a bad one, under a name that nobody takes for a bundle."""
+    report = made.report
     failed = [record for record in engines if record.status == "failed"]
     if (report is None or report.passed) and not failed:
         publish(partial, plan.output, plan.force)
@@ -241,6 +280,7 @@ def _deliver(
         log = f", TensorRT's log in {rejected / ENGINES / first.log}" if first.log else ""
         raise ValidationMiss(in_lines([*first.failure_lines(), f"{evidence}{log}."]))
     assert report is not None and report.first_miss is not None, "a report that did not pass has a miss"
-    cause = bisect_command(rejected, report.first_miss.graph, weights=plan.weights, tower_weights=plan.tower_weights)
+    graph = next(row for row in made.graphs if row.name == report.first_miss.graph)
+    cause = bisect_command(rejected, graph, weights=plan.weights, tower_weights=plan.tower_weights)
     report.raise_on_miss(f"{evidence}; to find the cause: {cause}")
     raise AssertionError("a miss was raised")

@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from sttm_export.contracts.graph import (
-    ACCUMULATES,
-    PRECISIONS,
-    Accumulate,
-    GraphSpec,
-    Precision,
-    TensorSpec,
-    token_merger_graph,
-    vision_encoder_graph,
-)
+from sttm_export.contracts.graph import ACCUMULATES, FLOAT_OF, PRECISIONS
 from sttm_export.contracts.merge import MAX_FRAMES, MergeSpec, Thresholds
 from sttm_export.contracts.model import ModelSpec
+from sttm_export.contracts.recipe import Recipe
 from sttm_export.contracts.target import TargetSpec, find_target
 from sttm_export.engines.meminfo import ROOT
 from sttm_export.engines.targets import capabilities_for, check_capabilities
@@ -26,58 +20,47 @@ from sttm_export.errors import UserError, did_you_mean
 from sttm_export.machine.memory import read_memory
 from sttm_export.workflows.output import check_output
 
+if TYPE_CHECKING:
+    from sttm_export.families.part import Part
+
 _WIDTH = {"float32": 4, "float16": 2, "int32": 4, "bool": 1}
 
 
 @dataclass(frozen=True)
 class ExportPlan:
-    """Everything `run_export` needs.
+    """Everything `run_export` needs."""
 
-    Attributes:
-        model: what is exported.
-        merge: constants of the token merger.
-        precision: of both graphs.
-        accumulate: what products of float16 graphs are summed in.
-        batch: B, frames a call of the vision encoder.
-        thresholds: defaults of the bundle.
-        weights: directory or hub id; None with a seed.
-        random_seed: seed of random weights; None with weights.
-        tower_weights: the tower's own checkpoint, where the model's has none.
-        targets: what the rules are checked for and engines are built for.
-        capabilities: compute capabilities asked for; empty for the defaults.
-        engines: whether to build engines at all.
-        clip: video for the validation; None for a synthetic one.
-        validation_frames: frames to validate on; 0 for no validation.
-        output: the bundle's directory.
-        force: whether a bundle at `output` may be replaced.
-    """
-
-    model: ModelSpec
-    merge: MergeSpec
-    precision: Precision
-    accumulate: Accumulate
-    batch: int
-    thresholds: Thresholds
+    recipe: Recipe
+    # Directory or hub id; None with a seed.
     weights: str | None
+    # Seed of random weights; None with weights.
     random_seed: int | None
+    # The tower's own checkpoint, where the model's has none.
     tower_weights: str | None
+    # What the rules are checked for and engines are built for.
     targets: tuple[TargetSpec, ...]
+    # Compute capabilities asked for; empty for the defaults.
     capabilities: tuple[str, ...]
+    # Whether to build engines at all.
     engines: bool
+    # Video for the validation; None for a synthetic one.
     clip: Path | None
+    # Frames to validate on; 0 for no validation.
     validation_frames: int
+    # The bundle's directory.
     output: Path
+    # Whether a bundle at `output` may be replaced.
     force: bool
 
     @property
-    def encoder_graph(self) -> GraphSpec:
-        """Declaration of the vision encoder."""
-        return vision_encoder_graph(self.model, self.batch, self.precision)
+    def model(self) -> ModelSpec:
+        """What is exported."""
+        return self.recipe.model
 
     @property
-    def merger_graph(self) -> GraphSpec:
-        """Declaration of the token merger."""
-        return token_merger_graph(self.merge, self.precision)
+    def merge(self) -> MergeSpec:
+        """Constants of the token merger."""
+        return self.recipe.merge
 
 
 def default_output(model: ModelSpec, budget: float, frames: int, precision: str) -> Path:
@@ -116,16 +99,24 @@ def check_plan(plan: ExportPlan) -> None:
     Raises:
         UserError: one sentence for the first thing that is wrong.
     """
-    if plan.precision not in PRECISIONS:
-        raise UserError(f"Graphs cannot be exported in '{plan.precision}'.{did_you_mean(plan.precision, PRECISIONS)}")
-    if plan.accumulate not in ACCUMULATES:
-        raise UserError(f"--accumulate has no '{plan.accumulate}'.{did_you_mean(plan.accumulate, ACCUMULATES)}")
-    if not 1 <= plan.batch <= MAX_FRAMES:
-        raise UserError(f"--batch {plan.batch} is not possible; give the frames per encoder call, 1 to {MAX_FRAMES}.")
-    if plan.validation_frames > plan.merge.frames or plan.validation_frames < 0:
+    recipe, step = plan.recipe, plan.model.frames_per_step
+    if recipe.precision not in PRECISIONS:
         raise UserError(
-            f"--validation-frames {plan.validation_frames} is outside 1..{plan.merge.frames}, the frames the merger "
-            "takes; give a number in that range."
+            f"Graphs cannot be exported in '{recipe.precision}'.{did_you_mean(recipe.precision, PRECISIONS)}"
+        )
+    if recipe.accumulate not in ACCUMULATES:
+        raise UserError(f"--accumulate has no '{recipe.accumulate}'.{did_you_mean(recipe.accumulate, ACCUMULATES)}")
+    if not 1 <= recipe.batch <= MAX_FRAMES:
+        raise UserError(f"--batch {recipe.batch} is not possible; give the frames per encoder call, 1 to {MAX_FRAMES}.")
+    if recipe.batch % step:
+        raise UserError(
+            f"--batch {recipe.batch} is no multiple of the {step} frames that {plan.model.title} takes a step."
+        )
+    most = plan.merge.frames * step
+    if plan.validation_frames > most or plan.validation_frames < 0:
+        raise UserError(
+            f"--validation-frames {plan.validation_frames} is outside 1..{most}, the frames the merger takes; give a "
+            "number in that range."
         )
     check_output(plan.output, plan.force)
     if plan.clip is not None:
@@ -150,17 +141,10 @@ def check_memory(plan: ExportPlan) -> None:
 
 
 def estimate_memory(plan: ExportPlan) -> int:
-    """Bytes that the export takes at least: the encoder once as weights and once as module in float32, or the merger.
-
-    The pyramid holds 4/3 of the features; the merger keeps it, the summed copy and the output, in eager and in ONNX
-    Runtime.
-    """
-    tower, size = plan.model.tower, plan.model.tower.image_size
-    patches = tower.patches_per_side**2
-    layer = patches * (4 * tower.hidden_size + 2 * tower.intermediate_size) + tower.heads * patches**2
-    encoder = 4 * (2 * encoder_parameters(plan.model) + plan.batch * (layer + 3 * size**2))
-    features = 4 * plan.merge.frames * plan.merge.cells * plan.merge.channels
-    return max(encoder, 5 * features) + 4 * 3 * size**2 * plan.validation_frames
+    """Bytes that the export takes at least: of its largest part once as weights and once as module in float32."""
+    pixels = plan.model.pixels
+    largest = max(4 * 2 * part.parameters + part.activations for part in parts_of(plan.recipe))
+    return largest + 4 * 3 * pixels.height * pixels.width * plan.validation_frames
 
 
 def check_disk(plan: ExportPlan) -> None:
@@ -176,27 +160,16 @@ def check_disk(plan: ExportPlan) -> None:
 
 def estimate_bytes(plan: ExportPlan) -> int:
     """Rough size of the bundle: weights once in ONNX and once in every engine, fixtures, a little over."""
-    weights = encoder_parameters(plan.model) * _WIDTH[plan.encoder_graph.inputs[0].dtype]
+    parts = parts_of(plan.recipe)
+    weights = sum(part.parameters for part in parts) * _WIDTH[FLOAT_OF[plan.recipe.precision]]
     copies = sum(len(capabilities_for(t, plan.capabilities)) for t in plan.targets if t.builds_without_gpu)
-    fixtures = sum(_tensor_bytes(tensor) for g in (plan.encoder_graph, plan.merger_graph) for tensor in _tensors(g))
+    tensors = [tensor for part in parts for tensor in part.graph.inputs + part.graph.outputs]
+    fixtures = sum(math.prod(tensor.shape) * _WIDTH[tensor.dtype] for tensor in tensors)
     return weights * (1 + copies * plan.engines) + fixtures * bool(plan.validation_frames) + 32 * 2**20
 
 
-def encoder_parameters(model: ModelSpec) -> int:
-    """Parameters of tower and projector, biases and norms left out."""
-    tower, width = model.tower, model.tower.hidden_size
-    layer = 4 * width * width + 2 * width * tower.intermediate_size
-    patches = width * (3 * tower.patch_size**2 + tower.patches_per_side**2)
-    out = model.projector.output_size
-    return tower.layers * layer + patches + width * out + out * out
+def parts_of(recipe: Recipe) -> tuple[Part, ...]:
+    """Parts of a model in the order of the data; imports PyTorch."""
+    from sttm_export.families.registry import family_of
 
-
-def _tensors(graph: GraphSpec) -> tuple[TensorSpec, ...]:
-    return graph.inputs + graph.outputs
-
-
-def _tensor_bytes(tensor: TensorSpec) -> int:
-    count = 1
-    for side in tensor.shape:
-        count *= side
-    return count * _WIDTH[tensor.dtype]
+    return family_of(recipe.model).parts(recipe)

@@ -73,12 +73,15 @@ def run_bundle(bundle: Bundle, request: Request, steps: Steps) -> MergedTokens:
         check_provider(CPU if request.provider is None else request.provider)
     with steps.step("Decode the video"):
         # The graph takes at most T frames, whatever the model was evaluated with.
-        bound = min(model.sampling.max_frames, merge.frames)
+        step = model.frames_per_step
+        bound = min(model.sampling.max_frames, merge.frames * step)
         video = read_video(request.video, published_sampler(request.fps or model.sampling.fps, bound))
-    steps.say(f"{len(video.frames)} of {video.info.frames} frames, at most {merge.frames} a clip {video.note}".rstrip())
+    steps.say(
+        f"{len(video.frames)} of {video.info.frames} frames, at most {merge.frames * step} a clip {video.note}".rstrip()
+    )
     with steps.step("Encode the frames") as advance:
         graph = bundle.graph(VISION_ENCODER)
-        values = pixel_values(video.frames, model.tower.image_size)
+        values = pixel_values(video.frames, model.pixels, step)
         # One session at a time: on an edge GPU two sets of weights may be one too many.
         with open_session(bundle, VISION_ENCODER, request, selection) as session:
             backend = session.backend
@@ -98,7 +101,9 @@ def run_bundle(bundle: Bundle, request: Request, steps: Steps) -> MergedTokens:
         steps.say("the clip has one frame, so there was nothing to merge across frames")
     with steps.step("Write tokens and picture"):
         title = f"{model.title}, {request.video.name}"
-        sheet = render_tokens(video.frames, merged, model.grid, timestamps=video.timestamps, title=title)
+        sheet = render_tokens(
+            video.frames[::step], merged, model.grid, timestamps=video.timestamps[::step], title=title
+        )
         with written_whole(request.output, request.picture) as (tokens, picture):
             write_npz(tokens, merged, timestamps=video.timestamps, frame_indices=video.indices)
             write_png(picture, sheet)

@@ -3,63 +3,66 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from sttm_export.bundle.opened import CLIP, Bundle
-from sttm_export.contracts.graph import TOKEN_MERGER, VISION_ENCODER
+from sttm_export.bundle.opened import Bundle
+from sttm_export.contracts.graph import CLIP
 from sttm_export.engines.selection import Selection
 from sttm_export.errors import UserError
 from sttm_export.graphs.fixtures import read_fixture
 from sttm_export.kit.check_job import check_fixtures
 from sttm_export.runtime.ort_session import OrtSession
+from sttm_export.runtime.preprocess import pixel_values
 from sttm_export.runtime.trt_session import TrtSession
 from sttm_export.terminal import Advance, Steps
 from sttm_export.validation.fixture_check import check_finite
 from sttm_export.validation.results import ValidationReport, skipped
-from sttm_export.workflows.bundle_weights import load_bundle_weights
-from sttm_export.workflows.evidence import examine_encoder, examine_merger
+from sttm_export.workflows.bundle_weights import bundle_weights
+from sttm_export.workflows.evidence import examine, one_frame_note
+from sttm_export.workflows.plan import parts_of
 from sttm_export.workflows.scene import take_scene
 
+if TYPE_CHECKING:
+    from sttm_export.families.part import Part
+
 _FIXTURES = "the fixtures"
+_MOST_FRAMES = 32
 
 
 def validate_on_fixtures(bundle: Bundle, steps: Steps) -> ValidationReport:
-    """Run both graphs on the packed inputs; the encoder's reference is packed too, the merger's runs anew.
+    """Run every graph on its packed inputs; where a reference needs weights it is packed too, others run anew.
 
     Raises:
         UserError: the bundle was exported without validation and has no fixtures.
     """
-    if not bundle.fixture_path(VISION_ENCODER).is_file():
+    parts, report = parts_of(bundle.manifest.recipe), ValidationReport()
+    if not bundle.fixture_path(parts[0].name).is_file():
         raise UserError(
             f"{bundle.path} was exported with --no-validation and has no fixtures; validate it with --clip FILE, or "
             "export it with validation."
         )
     with steps.step("Validate on the fixtures") as advance:
-        advance("vision encoder", 0.1)
-        graph = bundle.graph(VISION_ENCODER)
-        report = check_fixtures(OrtSession(bundle.onnx_path(VISION_ENCODER), graph, low_memory=True), bundle)
-        return report.on(_FIXTURES) + _check_merger(bundle, advance)
+        for place, part in enumerate(parts):
+            advance(part.name, place / len(parts))
+            report += _check(part, bundle, advance)
+    return report
 
 
-def _check_merger(bundle: Bundle, advance: Advance) -> ValidationReport:
-    """Every stage on the packed features; an export whose features were not finite has packed none."""
-    graph, path = bundle.graph(TOKEN_MERGER), bundle.fixture_path(TOKEN_MERGER)
+def _check(part: Part, bundle: Bundle, advance: Advance) -> ValidationReport:
+    """One part; an export whose features were not finite has packed no fixture of what comes behind them."""
+    graph, path = bundle.graph(part.name), bundle.fixture_path(part.name)
     if not path.is_file() and bundle.manifest.missed:
         why = "the bundle has no fixture of it, because the features it would be judged on were not finite"
-        return ValidationReport([skipped("every stage", "", TOKEN_MERGER, "tokens", why)]).on(_FIXTURES)
-    for case, file in bundle.fixture_paths(TOKEN_MERGER).items():
+        output = graph.outputs[0].name
+        return ValidationReport([skipped("every stage", "", graph.name, output, why)]).on(_FIXTURES)
+    session = OrtSession(bundle.onnx_path(part.name), graph, low_memory=bool(part.shapes))
+    if part.clip_of is None:
+        return check_fixtures(session, bundle).on(_FIXTURES)
+    for case, file in bundle.fixture_paths(part.name).items():
         if damaged := check_finite(graph, read_fixture(file, graph), "every stage"):
             return ValidationReport(damaged).on("the clip" if case == CLIP else f"the case {case}").on(_FIXTURES)
-    fixture = read_fixture(path, graph)
-    inputs, count = fixture[0], int(fixture[0]["num_frames"])
-    if not 1 <= count <= bundle.merge.frames:
-        raise UserError(
-            f"{path} is of {count} frames, the graph takes 1 to {bundle.merge.frames}; export the bundle again."
-        )
-    limits = (bundle.manifest.thresholds.spatial, bundle.manifest.thresholds.temporal)
-    features = inputs["features"][:count]
-    return examine_merger(
-        bundle.merge, graph, bundle.onnx_path(TOKEN_MERGER), features, limits, advance, _FIXTURES
-    ).report
+    clip = part.clip_of(read_fixture(path, graph)[0])
+    return examine(part, {}, session, bundle.rules(part.name), clip, advance, name=_FIXTURES)[0]
 
 
 def validate_engines(bundle: Bundle, selection: Selection, steps: Steps) -> ValidationReport:
@@ -73,12 +76,11 @@ def validate_engines(bundle: Bundle, selection: Selection, steps: Steps) -> Vali
     Raises:
         UserError: an engine does not load, or failed.
     """
-    report = ValidationReport()
+    report, graphs = ValidationReport(), bundle.manifest.graphs
     with steps.step(f"Validate the engines of {selection.target}") as advance:
-        for place, name in enumerate((VISION_ENCODER, TOKEN_MERGER)):
-            advance(name, place / 2)
-            graph = bundle.graph(name)
-            with TrtSession(selection.engines[name], graph) as session:
+        for place, graph in enumerate(graphs):
+            advance(graph.name, place / len(graphs))
+            with TrtSession(selection.engines[graph.name], graph) as session:
                 report += check_fixtures(session, bundle)
     return report.on(_FIXTURES)
 
@@ -91,15 +93,18 @@ def validate_on_clip(
     Raises:
         UserError: weights are missing or others than the bundle's, or the clip cannot be read.
     """
-    model, thresholds = bundle.model, bundle.manifest.thresholds
-    scene = take_scene(clip, min(bundle.merge.frames, 32))
+    model, parts = bundle.model, parts_of(bundle.manifest.recipe)
+    scene = take_scene(clip, min(bundle.merge.frames * model.frames_per_step, _MOST_FRAMES))
     with steps.step("Read the weights"):
-        state = load_bundle_weights(bundle, weights, tower_weights, "leave --clip out to validate on the fixtures")
+        otherwise = "leave --clip out to validate on the fixtures"
+        read = bundle_weights(bundle, parts, weights, tower_weights, otherwise)
+        first = read(parts[0])
     with steps.step("Validate on the clip") as advance:
-        graph, merger = bundle.graph(VISION_ENCODER), bundle.graph(TOKEN_MERGER)
-        path, precision = bundle.onnx_path(VISION_ENCODER), bundle.manifest.precision
-        first = examine_encoder(model, precision, bundle.accumulate, state, graph, path, scene, advance)
-        limits = (thresholds.spatial, thresholds.temporal)
-        path = bundle.onnx_path(TOKEN_MERGER)
-        second = examine_merger(bundle.merge, merger, path, first.features, limits, advance, clip.name)
-    return first.report + second.report
+        report = ValidationReport()
+        made: dict[str, Any] = {"pixel_values": pixel_values(scene.frames, model.pixels, model.frames_per_step)}
+        for place, part in enumerate(parts):
+            state = first if place == 0 else read(part)
+            session = OrtSession(bundle.onnx_path(part.name), bundle.graph(part.name), low_memory=bool(state))
+            found, outputs = examine(part, state, session, bundle.rules(part.name), made, advance, name=clip.name)
+            report, made = report + found, made | dict(outputs)
+    return report + ValidationReport([], list(one_frame_note(made)))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sttm_export.contracts.model import ModelSpec
+from sttm_export.families.llava.architecture import Llava
 from sttm_export.families.llava.resize import BilinearResize
 
 
@@ -18,10 +18,10 @@ class Projector(nn.Module):
     than patches is resized last.
     """
 
-    def __init__(self, model: ModelSpec) -> None:
+    def __init__(self, llava: Llava) -> None:
         super().__init__()
-        side, grid, output = model.tower.patches_per_side, model.grid, model.projector.output_size
-        self.fc1 = nn.Linear(model.tower.hidden_size, output)
+        side, grid, output = llava.patches_per_side, llava.grid, llava.channels
+        self.fc1 = nn.Linear(llava.tower.hidden_size, output)
         self.fc2 = nn.Linear(output, output)
         same = (grid.height, grid.width) == (side, side)
         self.resize: nn.Module = nn.Identity() if same else BilinearResize(side, grid.height, grid.width)

@@ -12,19 +12,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sttm_export.contracts.model import ModelSpec, TowerSpec
+from sttm_export.families.llava.architecture import Llava
 
 
 class ReferenceEncoder(nn.Module):
     """Project all patches, then resize the projected map: the published order of LLaVA-NeXT."""
 
-    def __init__(self, model: ModelSpec, tower: nn.Module) -> None:
+    def __init__(self, llava: Llava, tower: nn.Module) -> None:
         super().__init__()
-        width = model.projector.output_size
-        self.side, self.grid = model.tower.patches_per_side, (model.grid.height, model.grid.width)
+        width = llava.channels
+        self.side, self.grid = llava.patches_per_side, (llava.grid.height, llava.grid.width)
         self.tower = tower
         self.projector = nn.Sequential(
-            nn.Linear(model.tower.hidden_size, width, device="meta"), nn.GELU(), nn.Linear(width, width, device="meta")
+            nn.Linear(llava.tower.hidden_size, width, device="meta"), nn.GELU(), nn.Linear(width, width, device="meta")
         )
 
     def forward(self, pixel_values: Tensor) -> Tensor:
@@ -37,24 +37,25 @@ class ReferenceEncoder(nn.Module):
         return tokens
 
 
-def build_reference(model: ModelSpec, state: Mapping[str, Tensor]) -> ReferenceEncoder:
+def build_reference(llava: Llava, state: Mapping[str, Tensor]) -> ReferenceEncoder:
     """Return the reference in eval mode, float32, from the same canonical state; float32 tensors are shared."""
-    encoder = ReferenceEncoder(model, _tower(model.tower, state))
+    encoder = ReferenceEncoder(llava, _tower(llava, state))
     names = {"0.weight": "fc1.weight", "0.bias": "fc1.bias", "2.weight": "fc2.weight", "2.bias": "fc2.bias"}
     weights = {name: state[f"projector.{canonical}"].float() for name, canonical in names.items()}
     encoder.projector.load_state_dict(weights, assign=True)
     return encoder.requires_grad_(False).eval()
 
 
-def _tower(tower: TowerSpec, state: Mapping[str, Tensor]) -> nn.Module:
+def _tower(llava: Llava, state: Mapping[str, Tensor]) -> nn.Module:
     from transformers import SiglipVisionConfig, SiglipVisionModel
 
+    tower = llava.tower
     config = SiglipVisionConfig(
         hidden_size=tower.hidden_size,
         intermediate_size=tower.intermediate_size,
         num_hidden_layers=tower.layers,
         num_attention_heads=tower.heads,
-        image_size=tower.image_size,
+        image_size=llava.image_size,
         patch_size=tower.patch_size,
         layer_norm_eps=tower.layer_norm_eps,
         vision_use_head=False,
@@ -68,7 +69,7 @@ def _tower(tower: TowerSpec, state: Mapping[str, Tensor]) -> nn.Module:
     inner.post_layernorm = nn.Identity()
     inner.load_state_dict(_transformers_names(state), assign=True)
     # A non-persistent buffer: made on the meta device it holds nothing yet.
-    inner.embeddings.position_ids = torch.arange(tower.patches_per_side**2).expand(1, -1)
+    inner.embeddings.position_ids = torch.arange(llava.patches).expand(1, -1)
     return module  # type: ignore[no-any-return]
 
 

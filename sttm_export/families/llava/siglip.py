@@ -11,16 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sttm_export.contracts.model import TowerSpec
-
-
-class Float32LayerNorm(nn.LayerNorm):
-    """LayerNorm over the channels, computed in float32 and returned in the input's dtype."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Normalize [..., C]."""
-        weight, bias = self.weight.float(), self.bias.float()
-        return F.layer_norm(x.float(), self.normalized_shape, weight, bias, self.eps).to(x.dtype)
+from sttm_export.families.llava.architecture import Llava, TowerSpec
+from sttm_export.families.modules import Float32LayerNorm
 
 
 class SelfAttention(nn.Module):
@@ -83,13 +75,13 @@ class SiglipLayer(nn.Module):
 class SiglipTower(nn.Module):
     """Patches, positions and the first `tower.layers` layers; no post-layernorm and no pooling head."""
 
-    def __init__(self, tower: TowerSpec) -> None:
+    def __init__(self, llava: Llava) -> None:
         super().__init__()
-        side = tower.patches_per_side
+        tower = llava.tower
         # A strided convolution cuts off the image's remainder (384 = 27·14 + 6) as the published tower does.
         self.patch_embedding = nn.Conv2d(3, tower.hidden_size, kernel_size=tower.patch_size, stride=tower.patch_size)
         # Holds the table only: all positions are used in order, so a plain add replaces the lookup and its indices.
-        self.position_embedding = nn.Embedding(side * side, tower.hidden_size)
+        self.position_embedding = nn.Embedding(llava.patches, tower.hidden_size)
         self.layers = nn.ModuleList(SiglipLayer(tower) for _ in range(tower.layers))
 
     def forward(self, pixel_values: Tensor) -> Tensor:

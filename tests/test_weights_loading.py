@@ -7,27 +7,28 @@ import sys
 
 import pytest
 import torch
-from helpers_networks import tiny_model, tiny_state, write_checkpoint
+from helpers_networks import encoder_shapes, random_state, tiny_model, tiny_state, write_checkpoint
 
 from sttm_export.contracts.weights import WeightSource
 from sttm_export.errors import UserError
-from sttm_export.weights.loading import load_vision_encoder
-from sttm_export.weights.random import random_state
+from sttm_export.families.weights import open_weights
 
 MODEL = tiny_model()
+SHAPES = encoder_shapes(MODEL)
 
 
 def test_random_weights():
-    state, source = load_vision_encoder(MODEL, None, 5)
+    weights = open_weights(MODEL, SHAPES, None, 5)
+    state, source = weights.read(SHAPES), weights.source
     assert all(torch.equal(state[name], tensor) for name, tensor in random_state(MODEL, 5).items())
     assert source.is_random
     assert source.describe() == "random weights, seed 5"
-    assert len(source.sha256) == 64
 
 
 def test_checkpoint(tmp_path):
     write_checkpoint(tmp_path / "ckpt", MODEL, tiny_state(MODEL))
-    state, source = load_vision_encoder(MODEL, str(tmp_path / "ckpt"), None)
+    weights = open_weights(MODEL, SHAPES, str(tmp_path / "ckpt"), None)
+    state, source = weights.read(SHAPES), weights.source
     assert set(state) == set(tiny_state(MODEL))
     assert not source.is_random
 
@@ -43,7 +44,13 @@ def test_checkpoint(tmp_path):
 )
 def test_options_that_do_not_go_together(weights, seed, tower, message):
     with pytest.raises(UserError, match=message):
-        load_vision_encoder(MODEL, weights, seed, tower)
+        open_weights(MODEL, SHAPES, weights, seed, tower)
+
+
+def test_a_parameter_is_the_same_whichever_others_are_read():
+    weights = open_weights(MODEL, SHAPES, None, 5)
+    one = {"projector.fc2.bias": SHAPES["projector.fc2.bias"]}
+    assert torch.equal(weights.read(one)["projector.fc2.bias"], weights.read(SHAPES)["projector.fc2.bias"])
 
 
 def test_weight_source_reads_back_from_json_values():
@@ -54,8 +61,7 @@ def test_weight_source_reads_back_from_json_values():
 def test_provenance_and_loader_import_neither_transformers_nor_the_hub_client():
     code = (
         "import sys, sttm_export.contracts.weights as w; assert 'torch' not in sys.modules; "
-        "import sttm_export.weights.loading, sttm_export.families.llava.vision_encoder; "
-        "import sttm_export.families.llava.reference; "
+        "import sttm_export.families.weights, sttm_export.families.llava.family; "
         "assert not {'transformers', 'huggingface_hub', 'safetensors', 'onnx'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -5,11 +5,20 @@ from __future__ import annotations
 import pytest
 from helpers_networks import tiny_model, write_config
 
-from sttm_export.contracts.model import load_model
 from sttm_export.errors import UserError
-from sttm_export.families.llava.config_check import check_model_config, check_tower_config
+from sttm_export.families.llava.checkpoint import checkpoint_form
+from sttm_export.families.registry import load_model
+from sttm_export.weights.layout import check_config
 
 MODEL = tiny_model(grid=(2, 2))
+
+
+def check_model_config(path, model):
+    check_config(path, checkpoint_form(model).config_faults, model.name)
+
+
+def check_tower_config(path, model):
+    check_config(path, checkpoint_form(model).apart.config_faults, model.name)
 
 
 def refused(path, pattern, check=check_model_config):

@@ -2,22 +2,47 @@
 
 from __future__ import annotations
 
-from torch import Tensor
+from collections.abc import Mapping
+from functools import partial
+from typing import TYPE_CHECKING, Protocol
 
 from sttm_export.contracts.model import ModelSpec
 from sttm_export.contracts.weights import WeightSource
 from sttm_export.errors import UserError
-from sttm_export.weights.checkpoint import digest, load_checkpoint
-from sttm_export.weights.random import random_state
+from sttm_export.families.registry import family_of
+from sttm_export.weights.checkpoint import Checkpoint
+from sttm_export.weights.layout import Shape
+from sttm_export.weights.random import RandomWeights
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
-def load_vision_encoder(
-    model: ModelSpec, weights: str | None, random_seed: int | None, tower_weights: str | None = None
-) -> tuple[dict[str, Tensor], WeightSource]:
-    """Return the canonical state of the model's vision encoder and where it came from.
+class Weights(Protocol):
+    """Parameters that are read part by part."""
+
+    @property
+    def source(self) -> WeightSource:
+        """Where they come from."""
+        ...
+
+    def read(self, shapes: Mapping[str, Shape]) -> dict[str, Tensor]:
+        """Return these parameters by canonical name, in their order."""
+        ...
+
+
+def open_weights(
+    model: ModelSpec,
+    shapes: Mapping[str, Shape],
+    weights: str | None,
+    random_seed: int | None,
+    tower_weights: str | None = None,
+) -> Weights:
+    """Open a checkpoint, or random weights.
 
     Args:
-        model: what to load.
+        model: what they are of.
+        shapes: all parameters that will be read.
         weights: directory or hub id of a checkpoint.
         random_seed: seed of random weights, instead of `weights`.
         tower_weights: directory or hub id of the tower, for a checkpoint that has none.
@@ -32,15 +57,9 @@ def load_vision_encoder(
         )
     if weights is not None and random_seed is not None:
         raise UserError("--weights and --random-weights exclude each other; give one of them.")
+    family = family_of(model)
     if weights is not None:
-        return load_checkpoint(model, weights, tower_weights)
+        return Checkpoint(model.name, family.checkpoint(model), shapes, weights, tower_weights)
     if tower_weights is not None:
         raise UserError("--tower-weights needs --weights: random weights have a random tower; leave it out.")
-    return _random(model, random_seed or 0)
-
-
-def _random(model: ModelSpec, seed: int) -> tuple[dict[str, Tensor], WeightSource]:
-    if not 0 <= seed < 2**63:
-        raise UserError(f"--random-weights {seed} is no seed; give a number from 0 to {2**63 - 1}.")
-    state = random_state(model, seed)
-    return state, WeightSource("random", "random", digest(state), seed=seed)
+    return RandomWeights(partial(family.distribution, model), random_seed or 0)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from helpers_networks import tiny_model, tiny_pixels, tiny_state
+from helpers_networks import build_encoder, build_reference, tiny_model, tiny_pixels, tiny_state
 
-from sttm_export.families.llava.reference import build_reference
-from sttm_export.families.llava.siglip import Float32LayerNorm, SelfAttention
-from sttm_export.families.llava.vision_encoder import build_encoder
+from sttm_export.families.llava.architecture import llava_of
+from sttm_export.families.llava.siglip import SelfAttention
+from sttm_export.families.modules import Float32LayerNorm
 
 FLOAT32_OPS = {"softmax.int", "layer_norm.default", "gelu.default"}
 
@@ -27,7 +27,8 @@ def test_tower_equals_transformers_siglip(changes):
     state, pixels = tiny_state(model), tiny_pixels(model)
     own = build_encoder(model, state, "fp32").tower(pixels)
     theirs = build_reference(model, state).tower(pixel_values=pixels).last_hidden_state
-    assert own.shape == (2, model.tower.patches_per_side**2, model.tower.hidden_size)
+    llava = llava_of(model)
+    assert own.shape == (2, llava.patches, llava.tower.hidden_size)
     assert relative(own, theirs) <= 1e-5
 
 

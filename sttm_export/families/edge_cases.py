@@ -59,11 +59,11 @@ def edge_clips(merge: MergeSpec, dtype: str) -> list[EdgeClip]:
     return [zeros, EdgeClip("edges", name, features, frames, (THRESHOLD, THRESHOLD))]
 
 
-def edge_pixels(size: int, dtype: str) -> NDArray[np.floating]:
-    """[5, 3, S, S]: grey, black, white, a chessboard of black and white, and the least number there is on grey."""
-    board = np.where(np.indices((size, size)).sum(0) % 2, 1.0, -1.0)
+def edge_pixels(height: int, width: int, dtype: str) -> NDArray[np.floating]:
+    """[5, 3, H, W]: grey, black, white, a chessboard of black and white, and the least number there is on grey."""
+    board = np.where(np.indices((height, width)).sum(0) % 2, 1.0, -1.0)
     least = float(np.finfo(dtype).smallest_subnormal)
-    images = np.stack([np.broadcast_to(value, (size, size)) for value in (0.0, -1.0, 1.0, board, least * board)])
+    images = np.stack([np.broadcast_to(value, (height, width)) for value in (0.0, -1.0, 1.0, board, least * board)])
     frames: NDArray[np.floating] = np.repeat(images[:, None], 3, axis=1).astype(dtype)
     return frames
 

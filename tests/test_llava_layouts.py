@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import pytest
-from helpers_networks import LAYOUTS, tiny_model
+from helpers_networks import LAYOUTS, encoder_shapes, tiny_model
 
-from sttm_export.families.llava.layouts import MODEL_LAYOUTS, TOWER_LAYOUTS, detect_layout
-from sttm_export.families.llava.parameters import parameter_shapes
+from sttm_export.families.llava.checkpoint import MODEL_LAYOUTS, TOWER_LAYOUTS
+from sttm_export.weights.layout import detect_layout
 
-CANONICAL = list(parameter_shapes(tiny_model()))
+CANONICAL = list(encoder_shapes(tiny_model()))
 NEXT = "model.vision_tower.vision_tower.vision_model."
 
 
@@ -34,7 +34,7 @@ NEXT = "model.vision_tower.vision_tower.vision_model."
     ],
 )
 def test_names(layout, canonical, theirs):
-    assert LAYOUTS[layout].checkpoint_name(canonical) == theirs
+    assert LAYOUTS[layout].names([canonical]).get(canonical) == theirs
 
 
 @pytest.mark.parametrize("layout", [layout.name for layout in MODEL_LAYOUTS])
@@ -42,7 +42,7 @@ def test_every_layout_is_one_to_one_and_detected(layout):
     names = LAYOUTS[layout].names(CANONICAL)
     assert list(names) == CANONICAL
     assert len(set(names.values())) == len(names)
-    found = detect_layout(MODEL_LAYOUTS, CANONICAL, [*names.values(), "lm_head.weight"], preferred="llava-next")
+    found = detect_layout(MODEL_LAYOUTS, CANONICAL, [*names.values(), "lm_head.weight"])
     assert found is LAYOUTS[layout]
 
 

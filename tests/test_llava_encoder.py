@@ -7,16 +7,24 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers_networks import tiny_model, tiny_pixels, tiny_state, write_tiny_model_toml
+from helpers_networks import (
+    build_encoder,
+    build_reference,
+    encoder_shapes,
+    tiny_model,
+    tiny_parts,
+    tiny_pixels,
+    tiny_state,
+    write_tiny_model_toml,
+)
 
 from sttm_export.contracts.graph import vision_encoder_graph
-from sttm_export.contracts.model import load_model, model_names
 from sttm_export.errors import UserError
 from sttm_export.families.llava import reference
-from sttm_export.families.llava.parameters import parameter_shapes
-from sttm_export.families.llava.reference import build_reference
+from sttm_export.families.llava.architecture import llava_of
+from sttm_export.families.llava.encoder import VisionEncoder
 from sttm_export.families.llava.resize import BilinearResize
-from sttm_export.families.llava.vision_encoder import VisionEncoder, build_eager_encoder, build_encoder
+from sttm_export.families.registry import load_model, model_names
 
 
 def relative(a, b):
@@ -70,12 +78,12 @@ def test_the_last_linear_runs_on_the_smaller_of_patches_and_tokens(grid, tokens)
 def test_parameter_table_is_the_modules_state(name):
     model = load_model(name)
     with torch.device("meta"):
-        state = VisionEncoder(model).state_dict()
-    assert {key: tuple(tensor.shape) for key, tensor in state.items()} == parameter_shapes(model)
+        state = VisionEncoder(llava_of(model)).state_dict()
+    assert {key: tuple(tensor.shape) for key, tensor in state.items()} == encoder_shapes(model)
 
 
 def test_llava_video_7b_has_the_known_size():
-    shapes = parameter_shapes(load_model("llava-video-7b"))
+    shapes = encoder_shapes(load_model("llava-video-7b"))
     assert round(sum(torch.Size(shape).numel() for shape in shapes.values()) / 1e6, 1) == 414.7
 
 
@@ -94,13 +102,13 @@ def test_fp16_state_and_constants_are_half():
 
 def test_eager_encoder_computes_in_fp32_with_rounded_weights():
     model, state = tiny_model(), tiny_state()
-    encoder = build_eager_encoder(model, state, "fp16")
-    weight = state["projector.fc1.weight"] * 1.0001
-    rounded = build_eager_encoder(model, {**state, "projector.fc1.weight": weight}, "fp16").projector.fc1.weight
-    assert torch.equal(rounded, weight.half().float())
-    assert not torch.equal(rounded, weight)
-    assert torch.equal(encoder.projector.resize.rows, encoder.projector.resize.rows.half().float())
-    assert relative(encoder(tiny_pixels(model)), build_reference(model, state)(tiny_pixels(model))) < 2**-9
+    pixels = tiny_pixels(model)
+    stage = tiny_parts(model, precision="fp16")["vision_encoder"].eager(state)
+    features = torch.from_numpy(stage({"pixel_values": pixels.numpy()}, {})["features"])
+    expected = build_encoder(model, state, "fp16").float()(pixels)
+    assert features.dtype == torch.float32
+    assert torch.equal(features, expected)
+    assert 0 < relative(features, build_reference(model, state)(pixels)) < 2**-9
 
 
 def test_fp16_refuses_a_weight_beyond_its_range():
@@ -114,7 +122,9 @@ def test_fp16_refuses_a_weight_beyond_its_range():
 def test_reference_shares_no_code_with_the_exported_modules():
     tree = ast.parse(Path(reference.__file__).read_text(encoding="utf-8"))
     imports = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
-    assert {name for name in imports if name and name.startswith("sttm_export")} == {"sttm_export.contracts.model"}
+    assert {name for name in imports if name and name.startswith("sttm_export")} == {
+        "sttm_export.families.llava.architecture"
+    }
 
 
 def test_reference_leaves_nothing_on_the_meta_device():

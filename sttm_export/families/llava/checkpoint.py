@@ -1,0 +1,155 @@
+"""LLaVA checkpoints: parameters and their shapes, the layouts that name them, and what their config.json must say.
+
+Canonical names: `tower.patch_embedding.*`, `tower.position_embedding.weight`, `tower.layers.{i}.<published SigLIP
+name>`, `projector.fc1.*` and `projector.fc2.*`. No post-layernorm and no pooling head: the models do not use them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+from sttm_export.contracts.model import ModelSpec
+from sttm_export.families.llava.architecture import Llava, TowerSpec, llava_of
+from sttm_export.weights.layout import Apart, CheckpointForm, Layout, Shape, differing, look_up
+
+TOWER = "tower."
+
+
+def parameter_shapes(llava: Llava) -> dict[str, Shape]:
+    """Return every parameter of the vision encoder with its shape; the order is the canonical one."""
+    tower, width = llava.tower, llava.tower.hidden_size
+    shapes: dict[str, Shape] = {
+        "tower.patch_embedding.weight": (width, 3, tower.patch_size, tower.patch_size),
+        "tower.patch_embedding.bias": (width,),
+        "tower.position_embedding.weight": (llava.patches, width),
+    }
+    for index in range(tower.layers):
+        shapes.update({f"tower.layers.{index}.{name}": shape for name, shape in _layer_shapes(tower).items()})
+    shapes.update(_linear("projector.fc1", width, llava.channels))
+    shapes.update(_linear("projector.fc2", llava.channels, llava.channels))
+    return shapes
+
+
+def _linear(name: str, inputs: int, outputs: int) -> dict[str, Shape]:
+    return {f"{name}.weight": (outputs, inputs), f"{name}.bias": (outputs,)}
+
+
+def _layer_shapes(tower: TowerSpec) -> dict[str, Shape]:
+    hidden, inner = tower.hidden_size, tower.intermediate_size
+    shapes: dict[str, Shape] = {}
+    for norm in ("layer_norm1", "layer_norm2"):
+        shapes.update({f"{norm}.weight": (hidden,), f"{norm}.bias": (hidden,)})
+    for projection in ("q_proj", "k_proj", "v_proj", "out_proj"):
+        shapes.update(_linear(f"self_attn.{projection}", hidden, hidden))
+    shapes.update(_linear("mlp.fc1", hidden, inner))
+    shapes.update(_linear("mlp.fc2", inner, hidden))
+    return shapes
+
+
+def _layout(name: str, tower: str, *projector: str) -> Layout:
+    """A layout by what stands before SigLIP's own names, and before those of the projector's two Linears."""
+    ends = zip(("projector.fc1.", "projector.fc2."), projector, strict=False)
+    return Layout(name, (("tower.layers.", f"{tower}encoder.layers."), (TOWER, f"{tower}embeddings."), *ends))
+
+
+_HF = "multi_modal_projector.linear_"
+MODEL_LAYOUTS: tuple[Layout, ...] = (
+    # lmms-lab releases of LLaVA-Video and LLaVA-OneVision.
+    _layout(
+        "llava-next", "model.vision_tower.vision_tower.vision_model.", "model.mm_projector.0.", "model.mm_projector.2."
+    ),
+    # llava-hf conversions, as first published and as newer releases of transformers save them.
+    _layout("llava-hf", "vision_tower.vision_model.", f"{_HF}1.", f"{_HF}2."),
+    _layout("llava-hf-v5", "model.vision_tower.vision_model.", f"model.{_HF}1.", f"model.{_HF}2."),
+    # transformers 5.x releases without the inner wrapper of the tower.
+    _layout("llava-hf-flat", "model.vision_tower.", f"model.{_HF}1.", f"model.{_HF}2."),
+)
+# The tower's own repository (google/siglip-…), and the same saved by a transformers without the inner wrapper.
+TOWER_LAYOUTS: tuple[Layout, ...] = (_layout("siglip", "vision_model."), _layout("siglip-flat", ""))
+
+
+def checkpoint_form(model: ModelSpec) -> CheckpointForm:
+    """How checkpoints of a model look; those of lmms-lab may lack the tower."""
+    llava = llava_of(model)
+    tower = Apart(TOWER, llava.tower.hub_id, TOWER_LAYOUTS, partial(_tower_faults, llava))
+    return CheckpointForm(MODEL_LAYOUTS, partial(_config_faults, llava), "heads, pooling and projector", tower)
+
+
+def _config_faults(llava: Llava, config: Mapping[str, Any]) -> list[str]:
+    expected = {
+        "mm_projector_type": "mlp2x_gelu",
+        "mm_spatial_pool_mode": "bilinear",
+        "mm_hidden_size": llava.tower.hidden_size,
+        "hidden_size": llava.channels,
+        "text_config.hidden_size": llava.channels,
+        "projector_hidden_act": "gelu",
+    }
+    faults = differing(config, expected) + _tower_faults(llava, config)
+    return faults + _pool_faults(llava, config) + _tower_name_faults(llava.tower, config)
+
+
+def _tower_faults(llava: Llava, config: Mapping[str, Any]) -> list[str]:
+    tower = llava.tower
+    expected = {
+        "hidden_size": tower.hidden_size,
+        "intermediate_size": tower.intermediate_size,
+        "num_attention_heads": tower.heads,
+        "image_size": llava.image_size,
+        "patch_size": tower.patch_size,
+        "layer_norm_eps": tower.layer_norm_eps,
+        "hidden_act": "gelu_pytorch_tanh",
+    }
+    faults = differing(config, {f"vision_config.{key}": wanted for key, wanted in expected.items()})
+    layers = look_up(config, "vision_config.num_hidden_layers")
+    if not isinstance(layers, int):
+        return faults
+    # `vision_feature_layer` counts hidden states from the end; -1 is the output of the last layer.
+    selected = config.get("vision_feature_layer")
+    if isinstance(selected, int) and selected < 0 and layers + 1 + selected != tower.layers:
+        faults.append(f"vision_feature_layer {selected} of {layers} layers is not the output of layer {tower.layers}")
+    elif layers < tower.layers:
+        faults.append(f"the vision tower has {layers} layers, expected at least {tower.layers}")
+    return faults
+
+
+def _pool_faults(llava: Llava, config: Mapping[str, Any]) -> list[str]:
+    stride = config.get("mm_spatial_pool_stride")
+    if not isinstance(stride, int) or stride < 1:
+        return []
+    side, grid = math.ceil(llava.patches_per_side / stride), llava.grid
+    if (grid.height, grid.width) == (side, side):
+        return []
+    return [f"mm_spatial_pool_stride {stride} gives a {side}x{side} grid, expected {grid.height}x{grid.width}"]
+
+
+def _tower_name_faults(tower: TowerSpec, config: Mapping[str, Any]) -> list[str]:
+    """Compare the tower's last path component: fine-tuned checkpoints often name a directory of their own machine."""
+    name = config.get("mm_vision_tower")
+    wanted = tower.hub_id.rsplit("/", 1)[-1]
+    if not isinstance(name, str) or name.rstrip("/").rsplit("/", 1)[-1] == wanted:
+        return []
+    return [f"mm_vision_tower is {name!r}, expected {wanted!r}"]
+
+
+def distribution(model: ModelSpec, name: str, shape: Shape) -> tuple[float, float]:
+    """Return mean and standard deviation of a random parameter.
+
+    Residual branches are damped by depth, and attention is sharpened: a random tower that averages its patches makes
+    all tokens alike, and then every video merges to nothing. No bias is zero: the ONNX exporter merges equal
+    initializers, which hides mix-ups of parameters.
+    """
+    if "layer_norm" in name:
+        return (1.0, 0.1) if name.endswith("weight") else (0.0, 0.1)
+    if name.endswith("bias"):
+        return 0.0, 0.02
+    if "position_embedding" in name:
+        return 0.0, 0.1
+    scale = 1.0 / math.sqrt(math.prod(shape[1:]))
+    if "q_proj" in name or "k_proj" in name:
+        scale *= 2.0
+    if "out_proj" in name or "mlp.fc2" in name:
+        scale /= math.sqrt(2.0 * llava_of(model).tower.layers)
+    return 0.0, scale

@@ -1,0 +1,91 @@
+"""The part that every family begins with: frames → projected tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from typing import cast
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import nn
+
+from sttm_export.contracts.graph import CLIP, GraphSpec, Judge, JudgedGraph
+from sttm_export.contracts.recipe import Recipe
+from sttm_export.families.edge_cases import edge_pixels
+from sttm_export.families.modules import as_stage, build_module
+from sttm_export.families.part import Arrays, Case, Part, Progress, State
+from sttm_export.runtime.pipeline import encode_frames
+from sttm_export.runtime.sampling import uniform
+from sttm_export.runtime.session import Session
+from sttm_export.weights.layout import Shape
+
+EDGES = "edge frames: grey, black, white, chessboards"
+
+
+def vision_encoder(
+    recipe: Recipe,
+    *,
+    judge: Judge,
+    shapes: Mapping[str, Shape],
+    module: Callable[[], nn.Module],
+    reference: Callable[[State], nn.Module],
+    attention_blocks: int,
+    activations: int,
+) -> Part:
+    """Return the part of a vision encoder.
+
+    Args:
+        recipe: of the export; its model says what goes in and out.
+        judge: depth and sums of the tower.
+        shapes: canonical parameters.
+        module: makes the exported module, called on the meta device: `pixel_values` → `features`.
+        reference: makes the published model from a state, float32, the same way in and out.
+        attention_blocks: blocks that an engine should fuse.
+        activations: see `Part`.
+    """
+    graph = JudgedGraph.of(recipe.encoder_graph, judge, attention_blocks)
+
+    def build(state: State) -> nn.Module:
+        return build_module(module, state, recipe.precision)
+
+    return Part(
+        graph=graph,
+        shapes=shapes,
+        module=build,
+        # Weights are rounded to the graph's precision, products are float32.
+        eager=lambda state: as_stage(build(state), graph),
+        reference=lambda state: as_stage(reference(state), graph),
+        cases=partial(_cases, graph, recipe.model.frames_per_step),
+        forward=partial(_forward, graph),
+        activations=activations,
+    )
+
+
+def _cases(graph: GraphSpec, frames_per_step: int, clip: Arrays) -> Iterator[Case]:
+    """A batch of frames spread over the clip, and edge frames: the very numbers that the graph gets."""
+    pixels = graph.inputs[0]
+    batch, height, width = pixels.shape[0], *pixels.shape[2:]
+    values = _steps(cast("NDArray[np.floating]", clip[pixels.name]), frames_per_step)
+    chosen = uniform(len(values), batch // frames_per_step)
+    frames = len(set(chosen)) * frames_per_step
+    yield Case(CLIP, f"{frames} frame{'' if frames == 1 else 's'}", _filled(graph, values[chosen]))
+    edges = edge_pixels(height, width, pixels.dtype).repeat(frames_per_step, axis=0)
+    for number, start in enumerate(range(0, len(edges), batch), 1):
+        yield Case(f"edges{number}", EDGES, _filled(graph, edges[start : start + batch]), edge=True)
+
+
+def _steps(frames: NDArray[np.floating], frames_per_step: int) -> NDArray[np.floating]:
+    """[n, 3, H, W] → [n / s, s, 3, H, W]."""
+    return frames.reshape(-1, frames_per_step, *frames.shape[1:])
+
+
+def _filled(graph: GraphSpec, frames: NDArray[np.floating]) -> Arrays:
+    """As many frames as the graph takes, repeated from the first where there are fewer."""
+    pixels = graph.inputs[0]
+    return {pixels.name: np.resize(frames, pixels.shape).astype(pixels.dtype)}
+
+
+def _forward(graph: GraphSpec, session: Session, clip: Arrays, progress: Progress) -> Arrays:
+    values = cast("NDArray[np.floating]", clip[graph.inputs[0].name])
+    return {graph.outputs[0].name: encode_frames(session, graph, values, progress)}

@@ -1,0 +1,90 @@
+"""How checkpoints of a family look: names of tensors in each layout, and what their config.json must say."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sttm_export.errors import UserError
+from sttm_export.weights.files import read_json_object
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """One way to name a model's parameters: canonical prefix → prefix in the checkpoint; the first that fits counts."""
+
+    name: str
+    prefixes: tuple[tuple[str, str], ...]
+
+    def names(self, canonical: Iterable[str]) -> dict[str, str]:
+        """Return canonical name → checkpoint name for all parameters that the layout can hold."""
+        found = {name: self._theirs(name) for name in canonical}
+        return {name: theirs for name, theirs in found.items() if theirs is not None}
+
+    def _theirs(self, canonical: str) -> str | None:
+        fitting = ((ours, theirs) for ours, theirs in self.prefixes if canonical.startswith(ours))
+        ours, theirs = next(fitting, ("", None))
+        return None if theirs is None else theirs + canonical.removeprefix(ours)
+
+
+@dataclass(frozen=True)
+class Apart:
+    """Tensors that a checkpoint may lack because they lie in a repository of their own, such as a vision tower."""
+
+    # Canonical prefix of its parameters.
+    prefix: str
+    hub_id: str
+    layouts: tuple[Layout, ...]
+    # Faults of its config.json.
+    config_faults: Callable[[Mapping[str, Any]], list[str]]
+
+
+@dataclass(frozen=True)
+class CheckpointForm:
+    """Layouts that a family's checkpoints come in, the commonest first."""
+
+    layouts: tuple[Layout, ...]
+    # Faults of the config.json of a whole model, as phrases.
+    config_faults: Callable[[Mapping[str, Any]], list[str]]
+    # What only a config tells, shapes do not.
+    unchecked: str
+    apart: Apart | None = None
+
+
+def detect_layout(layouts: Iterable[Layout], canonical: Collection[str], present: Collection[str]) -> Layout | None:
+    """Return the layout most of whose names are present, the first of equals; None where not one name is."""
+    names = set(present)
+    found = {layout: sum(theirs in names for theirs in layout.names(canonical).values()) for layout in layouts}
+    best = max(found, key=lambda layout: found[layout])
+    return best if found[best] else None
+
+
+def check_config(path: Path, faults_of: Callable[[Mapping[str, Any]], list[str]], model: str) -> None:
+    """Hold a config.json against the model that is asked for.
+
+    Raises:
+        UserError: unreadable, or contradicting the model; all contradictions in one message.
+    """
+    if faults := faults_of(read_json_object(path)):
+        raise UserError(f"{path} does not belong to {model}: {'; '.join(faults)}; choose another --model or --weights.")
+
+
+def differing(config: Mapping[str, Any], expected: Mapping[str, Any]) -> list[str]:
+    """Phrases about keys (`a.b` goes into tables) whose value is another; one that is absent or null is not checked.
+
+    Shapes alone do not tell everything apart: the number of heads or the kind of projector leaves them as they are.
+    """
+    found = [(key, look_up(config, key), wanted) for key, wanted in expected.items()]
+    return [f"{key} is {value!r}, expected {wanted!r}" for key, value, wanted in found if value not in (None, wanted)]
+
+
+def look_up(config: Mapping[str, Any], key: str) -> Any:
+    """Value of a key, whose dots go into tables; None where there is none."""
+    value: Any = config
+    for part in key.split("."):
+        value = value.get(part) if isinstance(value, Mapping) else None
+    return value
