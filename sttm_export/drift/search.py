@@ -186,11 +186,6 @@ def _check_same_graph(chain: Chain, reference: Reference, bundle: Bundle, name: 
             )
 
 
-# Which graphs a bundle has, and the module behind each.
-GRAPHS = (VISION_ENCODER, TOKEN_MERGER)
-ALL = "all"
-
-
 def chosen_graphs(bundle: Bundle, name: str) -> tuple[str, ...]:
     """Graphs that `--bisect [GRAPH]` asks for.
 
