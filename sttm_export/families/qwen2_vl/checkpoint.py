@@ -1,0 +1,89 @@
+"""Qwen2-VL checkpoints: parameters of the vision tower, the layouts that name them, what their config.json must say.
+
+Canonical names are the published ones below `visual.`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+from sttm_export.contracts.model import ModelSpec
+from sttm_export.families.qwen2_vl.architecture import Qwen2VL, TowerSpec, qwen2_vl_of
+from sttm_export.weights.layout import CheckpointForm, Layout, Shape, differing
+
+LAYOUTS: tuple[Layout, ...] = (
+    # The published repositories.
+    Layout("qwen2-vl", (("", "visual."),)),
+    # As newer releases of transformers have the tower inside of the model.
+    Layout("qwen2-vl-v5", (("", "model.visual."),)),
+)
+
+
+def parameter_shapes(qwen: Qwen2VL) -> dict[str, Shape]:
+    """Return every parameter of the vision tower with its shape; the order is the canonical one."""
+    tower, patch = qwen.tower, qwen.tower.patch_size
+    shapes: dict[str, Shape] = {
+        "patch_embed.proj.weight": (tower.embed_dim, 3, tower.temporal_patch_size, patch, patch)
+    }
+    for index in range(tower.depth):
+        shapes.update({f"blocks.{index}.{name}": shape for name, shape in _block_shapes(tower).items()})
+    shapes.update(_norm("merger.ln_q", tower.embed_dim))
+    shapes.update(_linear("merger.mlp.0", tower.window_values, tower.window_values))
+    shapes.update(_linear("merger.mlp.2", tower.window_values, qwen.channels))
+    return shapes
+
+
+def _block_shapes(tower: TowerSpec) -> dict[str, Shape]:
+    width = tower.embed_dim
+    return {
+        **_norm("norm1", width),
+        **_norm("norm2", width),
+        **_linear("attn.qkv", width, 3 * width),
+        **_linear("attn.proj", width, width),
+        **_linear("mlp.fc1", width, tower.inner_size),
+        **_linear("mlp.fc2", tower.inner_size, width),
+    }
+
+
+def _norm(name: str, width: int) -> dict[str, Shape]:
+    return {f"{name}.weight": (width,), f"{name}.bias": (width,)}
+
+
+def _linear(name: str, inputs: int, outputs: int) -> dict[str, Shape]:
+    return {f"{name}.weight": (outputs, inputs), f"{name}.bias": (outputs,)}
+
+
+def checkpoint_form(model: ModelSpec) -> CheckpointForm:
+    """How checkpoints of a model look; all of them hold the tower."""
+    return CheckpointForm(LAYOUTS, partial(_config_faults, qwen2_vl_of(model)), "heads of the vision tower")
+
+
+def _config_faults(qwen: Qwen2VL, config: Mapping[str, Any]) -> list[str]:
+    # The tower's own `hidden_size` is the width of the language model, which the top level and newer files'
+    # `text_config` name as well.
+    widths = dict.fromkeys(("vision_config.hidden_size", "hidden_size", "text_config.hidden_size"), qwen.channels)
+    tower = {f"vision_config.{key}": value for key, value in vars(qwen.tower).items()}
+    fixed = {"model_type": "qwen2_vl", "vision_config.in_channels": 3, "vision_config.hidden_act": "quick_gelu"}
+    return differing(config, {**tower, **fixed, **widths})
+
+
+def distribution(model: ModelSpec, name: str, shape: Shape) -> tuple[float, float]:
+    """Return mean and standard deviation of a random parameter.
+
+    Residual branches are damped by depth, and attention is sharpened: a random tower that averages its patches makes
+    all tokens alike, and then every video merges to nothing. No bias is zero: the ONNX exporter merges equal
+    initializers, which hides mix-ups of parameters.
+    """
+    if "norm" in name or "ln_q" in name:
+        return (1.0, 0.1) if name.endswith("weight") else (0.0, 0.1)
+    if name.endswith("bias"):
+        return 0.0, 0.02
+    scale = 1.0 / math.sqrt(math.prod(shape[1:]))
+    if "attn.qkv" in name:
+        scale *= 2.0
+    if "attn.proj" in name or "mlp.fc2" in name:
+        scale /= math.sqrt(2.0 * qwen2_vl_of(model).tower.depth)
+    return 0.0, scale
