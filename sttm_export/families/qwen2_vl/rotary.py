@@ -1,5 +1,4 @@
-"""The 2-D rotary positions of Qwen2-VL's tower (arXiv 2409.12191): a patch's row turns one half of each head's
-pairs of channels, its column the other half."""
+"""2-D rotary positions of Qwen2-VL's tower (arXiv 2409.12191): rows turn one half of the pairs, columns the other."""
 
 from __future__ import annotations
 

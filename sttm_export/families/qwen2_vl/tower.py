@@ -31,7 +31,7 @@ class PatchEmbed(nn.Module):
         super().__init__()
         self.qwen = qwen
         self.proj = nn.Linear(qwen.tower.patch_values, qwen.tower.embed_dim, bias=False)
-        self.register_load_state_dict_pre_hook(_flatten_kernel)
+        self.register_load_state_dict_pre_hook(_flatten_kernel)  # type: ignore[no-untyped-call]
 
     def forward(self, pixel_values: Tensor) -> Tensor:
         """Map frames [B, 3, H, W] to [S, P, hidden], S steps of patches, row-major."""
