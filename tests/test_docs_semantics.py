@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from sttm_export.contracts.model import load_model, model_names
+from sttm_export.families.registry import load_model, model_names
 from sttm_export.merging.budget import ALIKE, NOTHING_MERGES, SLACK
 from sttm_export.merging.ladder import least_gap
 from sttm_export.merging.quadtree import INVALID

@@ -1,19 +1,17 @@
 """Tables and lists in docs/ against the code they speak of."""
 
-import math
 import re
 from pathlib import Path
 
 import onnx
 import pytest
-from sttm_export.families.llava.parameters import parameter_shapes
+from helpers_networks import tiny_recipe
 
 from sttm_export.contracts.graph import token_merger_graph
 from sttm_export.contracts.merge import MergeSpec
 from sttm_export.contracts.target import targets
 from sttm_export.families.llava.architecture import llava_of
-from sttm_export.families.llava.checkpoint import MODEL_LAYOUTS, TOWER_LAYOUTS
-from sttm_export.families.registry import load_model, model_names
+from sttm_export.families.registry import family_of, load_model, model_names
 from sttm_export.graphs.export import OPSET, export_graph
 from sttm_export.graphs.rule_table import rules
 from sttm_export.graphs.rules import check_rules
@@ -33,7 +31,7 @@ def rows(text):
 @pytest.mark.parametrize("name", model_names())
 def test_table_of_models(name):
     model = load_model(name)
-    parameters = sum(math.prod(shape) for shape in parameter_shapes(model).values())
+    parameters = sum(part.parameters for part in family_of(model).parts(tiny_recipe(model)))
     assert rows(MODELS)[f"`{name}`"] == [
         f"{model.grid.height}×{model.grid.width}",
         str(model.channels),
@@ -52,12 +50,16 @@ def test_facts_of_the_tower():
 
 
 def test_every_layout_is_described():
+    forms = [family_of(model).checkpoint(model) for model in map(load_model, model_names())]
+    layouts = {layout for form in forms for layout in form.layouts}
+    apart = {layout for form in forms if form.apart for layout in form.apart.layouts}
     described = re.findall(r"^\| (`[^|]+)\|", MODELS.split("## 4. ")[1], re.MULTILINE)
     names = {name for cell in described for name in re.findall(r"`([\w-]+)`", cell)}
-    assert names == {layout.name for layout in (*MODEL_LAYOUTS, *TOWER_LAYOUTS)}
-    for layout in MODEL_LAYOUTS:
+    assert names == {layout.name for layout in layouts | apart}
+    for layout in layouts:
         row = next(line for line in MODELS.splitlines() if line.startswith(f"| `{layout.name}`"))
-        assert f"| `{layout.tower}…` |" in row
+        prefix = layout.prefixes[0][1].removesuffix("encoder.layers.")
+        assert f"| `{prefix}…` |" in row
 
 
 def test_table_of_targets():

@@ -89,8 +89,9 @@ def test_the_command_makes_a_validated_bundle(bundle):
     assert opened.model == model_of(QWEN)
     # 16 frames are 8 steps of 12 tokens, of which half may stay.
     assert (opened.merge.frames, opened.merge.height, opened.merge.width, opened.merge.max_tokens) == (8, 3, 4, 48)
-    stages = {(row["graph"], row["stage"]) for row in opened.manifest.data["validation"]["results"]}
-    assert {("vision_encoder", "static eager"), ("vision_encoder", "ONNX Runtime CPU")} <= stages
+    results = [row for row in opened.manifest.data["validation"]["results"] if row["graph"] == "vision_encoder"]
+    assert {row["stage"].split()[0] for row in results} == {"static", "onnxruntime"}
+    assert all(row["passed"] for row in results)
 
 
 @pytest.mark.parametrize(("fps", "frames", "steps"), [("4", 16, 8), ("0.7", 4, 2), ("0.5", 3, 2), ("0.01", 2, 1)])

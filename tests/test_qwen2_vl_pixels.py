@@ -12,8 +12,8 @@ from sttm_export.runtime.preprocess import pixel_values
 from sttm_export.runtime.sample_clips import find_sample_clip
 from sttm_export.runtime.video import read_video, uniform_sampler
 
-SIXTEEN_NINTHS = 192 * 28 * 28
-"""Pixels a frame that Qwen2-VL's rule allows a video of 256 frames: 24576 tokens' worth for 128 steps."""
+MOST_PIXELS = 192 * 28 * 28
+"""Pixels of a frame where a whole video of 256 frames may have 24,576 tokens: 192 for each of 128 steps."""
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +32,7 @@ def processed(frames, size):
 
 def test_the_models_resolution_and_pixels_are_those_of_the_processor(frames):
     model = load_model("qwen2-vl-7b")
-    patches, grid = processed(frames, {"shortest_edge": 128 * 28 * 28, "longest_edge": SIXTEEN_NINTHS})
+    patches, grid = processed(frames, {"shortest_edge": 128 * 28 * 28, "longest_edge": MOST_PIXELS})
     assert grid == [1, model.pixels.height // 14, model.pixels.width // 14]
     values = torch.from_numpy(pixel_values(frames, model.pixels))
     # [n, 3, gh, 2, 14, gw, 2, 14] → patches by merge windows.

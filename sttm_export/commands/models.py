@@ -17,7 +17,7 @@ def execute(options: argparse.Namespace) -> None:
     from sttm_export.families.registry import load_model, model_names
     from sttm_export.terminal import table_console
 
-    headings = ("name", "model", "tokens a frame", "channels", "published (spatial, temporal)", "checkpoint")
+    headings = ("name", "model", "tokens a step", "channels", "published (spatial, temporal)", "checkpoint")
     rows = []
     for name in model_names():
         model = load_model(name)
