@@ -105,30 +105,20 @@ class _Validation:
 class Manifest:
     """What was exported, of what, and how it was checked."""
 
-    # Name and version of the program that wrote it.
-    program: str
+    program: str  # name and version of the program that wrote it
     model: ModelSpec
     precision: Precision
-    # What float16 products are summed in.
-    accumulate: Accumulate
-    # B, frames a call of the vision encoder.
-    batch: Dimension
+    accumulate: Accumulate  # what float16 products are summed in
+    batch: Dimension  # B, frames a call of the vision encoder
     merge: MergeSpec
-    # Defaults of the bundle.
-    thresholds: Thresholds
+    thresholds: Thresholds  # defaults of the bundle
     weights: WeightSource
-    # In the order of the data.
-    graphs: tuple[JudgedGraph, ...]
-    # Those that were asked for.
-    targets: tuple[str, ...]
-    # By target.
-    rule_findings: dict[str, tuple[RuleFinding, ...]]
-    # Every file that the export wrote and that never changes.
-    files: tuple[FileRow, ...]
-    # Of Python and packages, by name.
-    versions: dict[str, str]
-    # None where nothing was validated.
-    validation: _Validation | None
+    graphs: tuple[JudgedGraph, ...]  # in the order of the data
+    targets: tuple[str, ...]  # those that were asked for
+    rule_findings: dict[str, tuple[RuleFinding, ...]]  # by target
+    files: tuple[FileRow, ...]  # every file that the export wrote and that never changes
+    versions: dict[str, str]  # of Python and packages, by name
+    validation: _Validation | None  # none where nothing was validated
     example: Example | None
     # All of it as it stands in the file, for those who print it.
     data: dict[str, Any] = dataclasses.field(default_factory=dict, init=False, repr=False)

@@ -38,15 +38,10 @@ _KIT_EVIDENCE = re.compile(r"rejected/[^/]+/[^/]+\.(json|md|log)")
 
 @dataclass(frozen=True)
 class Bundle:
-    """An opened bundle.
+    """An opened bundle."""
 
-    Attributes:
-        path: its directory.
-        manifest: the content of `manifest.json`.
-    """
-
-    path: Path
-    manifest: Manifest
+    path: Path  # its directory
+    manifest: Manifest  # the content of `manifest.json`
 
     @property
     def model(self) -> ModelSpec:

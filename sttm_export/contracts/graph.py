@@ -94,8 +94,7 @@ class JudgedGraph(GraphSpec):
     judge: Judge
     # sha256 of the tensors it was made of, in canonical order; empty for a graph without weights.
     weights_sha256: str = ""
-    # Attention blocks in it: what an engine should have fused.
-    attention_blocks: Count = 0
+    attention_blocks: Count = 0  # attention blocks in it: what an engine should have fused
 
     @classmethod
     def of(cls, graph: GraphSpec, judge: Judge, attention_blocks: int = 0) -> JudgedGraph:

@@ -26,30 +26,19 @@ class Thresholds:
 
 @dataclass(frozen=True)
 class MergeSpec:
-    """The token merger's static shape and constants.
+    """The token merger's static shape and constants."""
 
-    Attributes:
-        frames: T, the most frames one call takes.
-        height: H of the token grid.
-        width: W of the token grid.
-        channels: C.
-        budget: share of the T·N tokens that are kept, (0, 1].
-        policy: `budget` solves the thresholds that fill the budget, `threshold` uses the given ones and lets the
-            budget only cap (docs/semantics.md, section 8).
-        root_level: index into the pyramid, coarse → fine; -1 for no pyramid (section 1).
-        weighted_avg: area-weighted means (sections 1 and 4).
-        head_dim: channels a head for per-head similarity, 0 for whole vectors (section 2).
-    """
-
-    frames: Annotated[int, Range(1, MAX_FRAMES)]
-    height: int
-    width: int
-    channels: int
-    budget: float
+    frames: Annotated[int, Range(1, MAX_FRAMES)]  # T, the most frames one call takes
+    height: int  # H of the token grid
+    width: int  # W of the token grid
+    channels: int  # C
+    budget: float  # share of the T·N tokens that are kept, (0, 1]
+    # `budget` solves the thresholds that fill the budget, `threshold` uses the given ones and lets the budget only
+    # cap (docs/semantics.md, section 8).
     policy: Policy = "budget"
-    root_level: int = 1
-    weighted_avg: bool = False
-    head_dim: int = 0
+    root_level: int = 1  # index into the pyramid, coarse → fine; -1 for no pyramid (section 1)
+    weighted_avg: bool = False  # area-weighted means (sections 1 and 4)
+    head_dim: int = 0  # channels a head for per-head similarity, 0 for whole vectors (section 2)
 
     def __post_init__(self) -> None:
         """Refuse what no graph could be built for; every fault in one message."""

@@ -76,16 +76,13 @@ class ModelSpec:
     title: str
     hub_id: str
     family: str
-    # C, width of the projected tokens and of the language model.
-    channels: Size
+    channels: Size  # C, width of the projected tokens and of the language model
     pixels: PixelSpec
     grid: GridSpec
-    # Read by the family.
-    architecture: dict[str, Any]
+    architecture: dict[str, Any]  # read by the family
     sampling: SamplingSpec
     merging: MergingDefaults
-    # Frames that become one H×W grid of tokens.
-    frames_per_step: Annotated[int, Range(1, 64)] = 1
+    frames_per_step: Annotated[int, Range(1, 64)] = 1  # frames that become one H×W grid of tokens
 
     def published_thresholds(self, budget: float) -> PublishedThresholds:
         """Return the published row whose nominal budget is nearest to `budget`."""

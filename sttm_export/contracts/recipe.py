@@ -22,8 +22,7 @@ class Rules:
 
     graph: JudgedGraph
     merge: MergeSpec
-    # What the graph asks its float16 products to be summed in.
-    accumulate: Accumulate
+    accumulate: Accumulate  # what the graph asks its float16 products to be summed in
 
     @property
     def dtype(self) -> str:
@@ -37,13 +36,10 @@ class Recipe:
 
     model: ModelSpec
     merge: MergeSpec
-    # Defaults of the bundle; inputs of the token merger.
-    thresholds: Thresholds
+    thresholds: Thresholds  # defaults of the bundle; inputs of the token merger
     precision: Precision
-    # What products of float16 graphs are summed in.
-    accumulate: Accumulate
-    # B, frames a call of the vision encoder.
-    batch: int
+    accumulate: Accumulate  # what products of float16 graphs are summed in
+    batch: int  # B, frames a call of the vision encoder
 
     @property
     def encoder_graph(self) -> GraphSpec:

@@ -13,12 +13,10 @@ class WeightSource:
     """Provenance of a model's weights."""
 
     kind: Literal["checkpoint", "random"]
-    # Hub id or directory name; of both repositories where the tower came from its own.
-    identifier: str
+    identifier: str  # Hub id or directory name; of both repositories where the tower came from its own
     # Over the tensors of all parts (see `combined`); empty until they were read.
     sha256: str = ""
-    # Hub commit, where there is one.
-    revision: str | None = None
+    revision: str | None = None  # Hub commit, where there is one
     seed: int | None = None
     # What could not be checked, as a phrase; empty where all was.
     note: str = ""

@@ -31,21 +31,13 @@ _CHANGES = 8
 
 @dataclass(frozen=True)
 class EdgeClip:
-    """Features of the token merger at which rounding cannot excuse a decision.
+    """Features of the token merger at which rounding cannot excuse a decision."""
 
-    Attributes:
-        key: names its fixture.
-        name: what is in it, for messages.
-        features: [T, N, C], in the dtype of the graph.
-        frames: frames that count; the one after holds what would be seen if it did.
-        thresholds: spatial and temporal.
-    """
-
-    key: str
-    name: str
-    features: NDArray[np.floating]
-    frames: int
-    thresholds: tuple[float, float]
+    key: str  # names its fixture
+    name: str  # what is in it, for messages
+    features: NDArray[np.floating]  # [T, N, C], in the dtype of the graph
+    frames: int  # frames that count; the one after holds what would be seen if it did
+    thresholds: tuple[float, float]  # spatial and temporal
 
 
 def edge_clips(merge: MergeSpec, dtype: str) -> list[EdgeClip]:

@@ -34,15 +34,11 @@ Stage = Callable[[Arrays, Arrays], Arrays]
 class Case:
     """Inputs that every stage of a part is run on."""
 
-    # Names its fixture; empty for a case that none is packed of.
-    key: str
-    # For messages: `4 frames`, `an edge clip: all zeros`.
-    name: str
+    key: str  # names its fixture; empty for a case that none is packed of
+    name: str  # for messages: `4 frames`, `an edge clip: all zeros`
     inputs: Arrays
-    # The graph must decide as the module does: nothing in this input is left to rounding.
-    exact: bool = False
-    # Not of the clip that is validated on.
-    edge: bool = False
+    exact: bool = False  # the graph must decide as the module does: nothing in this input is left to rounding
+    edge: bool = False  # not of the clip that is validated on
 
 
 @dataclass(frozen=True)
@@ -52,20 +48,16 @@ class Part:
     graph: JudgedGraph
     # Canonical name → shape of the parameters; only these are read of a checkpoint.
     shapes: Mapping[str, Shape]
-    # The module that is exported, in the graph's precision.
-    module: Callable[[State], nn.Module]
-    # The same, run eagerly; its second argument is not read.
-    eager: Callable[[State], Stage]
-    # What the published model computes.
-    reference: Callable[[State], Stage]
+    module: Callable[[State], nn.Module]  # the module that is exported, in the graph's precision
+    eager: Callable[[State], Stage]  # the same, run eagerly; its second argument is not read
+    reference: Callable[[State], Stage]  # what the published model computes
     # From what the clip has become before this part, by tensor name.
     cases: Callable[[Arrays], Iterator[Case]]
     # A loaded graph over the whole clip: what the next part gets beside what this one got.
     forward: Callable[[Session, Arrays, Progress], Arrays]
     # What the clip had become, from the inputs of its fixture; None where the reference needs weights.
     clip_of: Callable[[Arrays], Arrays] | None = None
-    # Bytes of the largest tensors that are alive at once in float32, weights left out.
-    activations: int = 0
+    activations: int = 0  # bytes of the largest tensors that are alive at once in float32, weights left out
 
     @property
     def name(self) -> str:
@@ -82,9 +74,7 @@ class Part:
 class Family:
     """One kind of model."""
 
-    # In the order of the data.
-    parts: Callable[[Recipe], tuple[Part, ...]]
-    # How its checkpoints look.
-    checkpoint: Callable[[ModelSpec], CheckpointForm]
+    parts: Callable[[Recipe], tuple[Part, ...]]  # in the order of the data
+    checkpoint: Callable[[ModelSpec], CheckpointForm]  # how its checkpoints look
     # Mean and standard deviation of a random parameter, by canonical name and shape.
     distribution: Callable[[ModelSpec, str, Shape], tuple[float, float]]

@@ -31,34 +31,20 @@ _SEARCHED = 96  # decisions looked at to name the cause of a wrong result
 
 @dataclass(frozen=True)
 class DecisionReport:
-    """Agreement of one merge result with another.
+    """Agreement of one merge result with another."""
 
-    Attributes:
-        passed: equal but for ties, and no contradiction within the candidate.
-        reason: one sentence.
-        num_tokens: (candidate, reference).
-        cells: cells that were compared.
-        cells_differing: cells that went to a token with another representative or box.
-        tokens_differing: candidate tokens that the reference does not have.
-        ties: decisions within the band that explain differences.
-        wrong: what else differs, as phrases.
-        cells_undefined: cells of root blocks with NaN or Inf features; nothing is demanded of them.
-        band: rounding band of a similarity.
-        band_derivation: its formula with the numbers filled in.
-        thresholds: applied by (candidate, reference), each (spatial, temporal).
-    """
-
-    passed: bool
-    reason: str
-    num_tokens: tuple[int, int]
-    cells: int
-    cells_differing: int
-    tokens_differing: int
-    ties: list[str]
-    wrong: list[str]
-    cells_undefined: int
-    band: float
-    band_derivation: str
+    passed: bool  # equal but for ties, and no contradiction within the candidate
+    reason: str  # one sentence
+    num_tokens: tuple[int, int]  # (candidate, reference)
+    cells: int  # cells that were compared
+    cells_differing: int  # cells that went to a token with another representative or box
+    tokens_differing: int  # candidate tokens that the reference does not have
+    ties: list[str]  # decisions within the band that explain differences
+    wrong: list[str]  # what else differs, as phrases
+    cells_undefined: int  # cells of root blocks with NaN or Inf features; nothing is demanded of them
+    band: float  # rounding band of a similarity
+    band_derivation: str  # its formula with the numbers filled in
+    # Applied by (candidate, reference), each (spatial, temporal).
     thresholds: tuple[tuple[float, float], tuple[float, float]]
     excused_cells: NDArray[np.bool_] | None = field(default=None, compare=False, repr=False)
     """[T', N] bool: cells of blocks with ties, whose token floats may differ. Not part of the JSON."""

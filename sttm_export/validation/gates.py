@@ -49,15 +49,10 @@ _MARGIN, _STORED_PER_LAYER, _LANES, _FUNCTIONS = 2.0, 8, 16, 4
 
 @dataclass(frozen=True)
 class Tolerance:
-    """A relative tolerance and where it comes from.
+    """A relative tolerance and where it comes from."""
 
-    Attributes:
-        relative: ε.
-        derivation: the formula with its numbers filled in.
-    """
-
-    relative: float
-    derivation: str
+    relative: float  # ε
+    derivation: str  # the formula with its numbers filled in
 
     @property
     def cosine_floor(self) -> float:

@@ -24,45 +24,28 @@ ZERO_ROW = 1e-7
 
 @dataclass(frozen=True)
 class FloatComparison:
-    """`actual` against `expected`; non-finite rows are counted and left out of every other figure.
+    """`actual` against `expected`; non-finite rows are counted and left out of every other figure."""
 
-    Attributes:
-        rows: rows that were compared (finite on both sides).
-        cosine_min: least cosine of a row; 1 for two zero rows, 0 for one.
-        cosine_mean: mean cosine.
-        angle_max: largest distance of two unit rows, sqrt(2 - 2·cosine); tells angles where the cosine is 1.
-        norm_ratio_min: least |actual| / |expected| of a row; 1 for two zero rows, inf where only the expected is zero.
-        norm_ratio_max: largest such ratio.
-        max_abs: largest absolute difference of an element.
-        mean_abs: mean absolute difference.
-        relative_frobenius: norm of the difference over the norm of `expected`.
-        sqnr_db: 20 log10 of the inverse; inf for equal arrays.
-        rtol: relative part of the element-wise tolerance below.
-        atol_needed: smallest atol with which |a - e| <= atol + rtol·|e| holds for every element.
-        relative_needed: smallest row tolerance ε that passes: cosine >= 1 - ε²/2 and |norm ratio - 1| <= ε.
-        worst_row: index of the row that needs it, row-major over the leading dimensions; -1 without rows.
-        nonfinite_actual: NaN or Inf elements in `actual`.
-        nonfinite_expected: NaN or Inf elements in `expected`.
-        nonfinite_differing: elements that are finite on one side only.
-    """
-
-    rows: int
-    cosine_min: float
-    cosine_mean: float
+    rows: int  # rows that were compared (finite on both sides)
+    cosine_min: float  # least cosine of a row; 1 for two zero rows, 0 for one
+    cosine_mean: float  # mean cosine
+    # Largest distance of two unit rows, sqrt(2 - 2·cosine); tells angles where the cosine is 1.
     angle_max: float
+    # Least |actual| / |expected| of a row; 1 for two zero rows, inf where only the expected is zero.
     norm_ratio_min: float
-    norm_ratio_max: float
-    max_abs: float
-    mean_abs: float
-    relative_frobenius: float
-    sqnr_db: float
-    rtol: float
-    atol_needed: float
+    norm_ratio_max: float  # largest such ratio
+    max_abs: float  # largest absolute difference of an element
+    mean_abs: float  # mean absolute difference
+    relative_frobenius: float  # norm of the difference over the norm of `expected`
+    sqnr_db: float  # 20 log10 of the inverse; inf for equal arrays
+    rtol: float  # relative part of the element-wise tolerance below
+    atol_needed: float  # smallest atol with which |a - e| <= atol + rtol·|e| holds for every element
+    # Smallest row tolerance ε that passes: cosine >= 1 - ε²/2 and |norm ratio - 1| <= ε.
     relative_needed: float
-    worst_row: int
-    nonfinite_actual: int
-    nonfinite_expected: int
-    nonfinite_differing: int
+    worst_row: int  # index of the row that needs it, row-major over the leading dimensions; -1 without rows
+    nonfinite_actual: int  # NaN or Inf elements in `actual`
+    nonfinite_expected: int  # NaN or Inf elements in `expected`
+    nonfinite_differing: int  # elements that are finite on one side only
 
     def to_json(self) -> dict[str, Any]:
         """Plain dict; infinite figures as text, because JSON has no number for them."""

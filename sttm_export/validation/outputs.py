@@ -16,23 +16,14 @@ Array = NDArray[np.generic]
 
 @dataclass(frozen=True)
 class TokenTable:
-    """Outputs of the token-merger graph, cut to what is in use.
+    """Outputs of the token-merger graph, cut to what is in use."""
 
-    Attributes:
-        tokens: [n, C].
-        box: [n, 5].
-        patches: [n].
-        assignment: [T', N].
-        thresholds: (spatial, temporal) that were applied.
-        names: [n], representative and extent of each token in one number; equal names mean equal tokens.
-    """
-
-    tokens: NDArray[np.floating]
-    box: Ints
-    patches: Ints
-    assignment: Ints
-    thresholds: tuple[float, float]
-    names: Ints
+    tokens: NDArray[np.floating]  # [n, C]
+    box: Ints  # [n, 5]
+    patches: Ints  # [n]
+    assignment: Ints  # [T', N]
+    thresholds: tuple[float, float]  # (spatial, temporal) that were applied
+    names: Ints  # [n], representative and extent of each token in one number; equal names mean equal tokens
 
     @property
     def keys(self) -> Ints:

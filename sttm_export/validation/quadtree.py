@@ -16,23 +16,15 @@ Ints = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Quadtree:
-    """L levels, coarse → fine; P_l nodes of level l, numbered row by row; N cells, the nodes of the finest level.
+    """L levels, coarse → fine; P_l nodes of level l, numbered row by row; N cells, the nodes of the finest level."""
 
-    Attributes:
-        width: W of the finest level.
-        slots: for each level but the last, [P_l, 4] child of each slot; an empty slot holds 0 (section 2).
-        filled: for each level but the last, [P_l, 4] bool, slots with a real child.
-        cover: [L, N], the node of each level over each cell.
-        first: [L, N], the top-left cell of that node.
-        last: [L, N], its bottom-right cell.
-    """
-
-    width: int
+    width: int  # W of the finest level
+    # For each level but the last, [P_l, 4] child of each slot; an empty slot holds 0 (section 2).
     slots: list[Ints]
-    filled: list[NDArray[np.bool_]]
-    cover: Ints
-    first: Ints
-    last: Ints
+    filled: list[NDArray[np.bool_]]  # for each level but the last, [P_l, 4] bool, slots with a real child
+    cover: Ints  # [L, N], the node of each level over each cell
+    first: Ints  # [L, N], the top-left cell of that node
+    last: Ints  # [L, N], its bottom-right cell
 
     @property
     def levels(self) -> int:

@@ -18,14 +18,10 @@ Bools = NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Choices:
-    """The outcome of every comparison.
+    """The outcome of every comparison."""
 
-    Attributes:
-        stops: for each level but the last, [T, P_l]: the node becomes a token where it is reached.
-        keeps: [L, L, T-1, N]: the pair of level-a and level-b nodes over a cell merges where both are tokens.
-    """
-
-    stops: list[Bools]
+    stops: list[Bools]  # for each level but the last, [T, P_l]: the node becomes a token where it is reached
+    # [L, L, T-1, N]: the pair of level-a and level-b nodes over a cell merges where both are tokens.
     keeps: Bools
 
     def copy(self) -> Choices:
@@ -35,21 +31,13 @@ class Choices:
 
 @dataclass(frozen=True)
 class Replay:
-    """What the choices lead to; nodes are called by their top-left cell, t·N + p.
+    """What the choices lead to; nodes are called by their top-left cell, t·N + p."""
 
-    Attributes:
-        level: [T, N], level of the token over each cell.
-        owner: [T, N], the token over each cell.
-        representative: [T, N], the token that stands for it.
-        keys: [T, N], representative and extent of its box in one number; equal keys mean equal tokens.
-        rounds: rounds of directed merging.
-    """
-
-    level: Ints
-    owner: Ints
-    representative: Ints
-    keys: Ints
-    rounds: int
+    level: Ints  # [T, N], level of the token over each cell
+    owner: Ints  # [T, N], the token over each cell
+    representative: Ints  # [T, N], the token that stands for it
+    keys: Ints  # [T, N], representative and extent of its box in one number; equal keys mean equal tokens
+    rounds: int  # rounds of directed merging
 
 
 def choose(similarities: Similarities, spatial: float, temporal: float | None) -> Choices:

@@ -14,32 +14,19 @@ from sttm_export.validation.metrics import FloatComparison
 
 @dataclass(frozen=True)
 class StageResult:
-    """One tensor of one graph in one stage, against the stage before it.
+    """One tensor of one graph in one stage, against the stage before it."""
 
-    Attributes:
-        stage: what was run: `static eager`, `onnxruntime`, `engine`.
-        against: what it was compared with; empty where a tensor is judged by itself.
-        graph: name of the graph.
-        tensor: name of the output.
-        passed: verdict.
-        reason: one sentence.
-        comparison: float figures, where the tensor is one of floats.
-        gate: the tolerance those were held against.
-        decisions: agreement of discrete decisions, where the tensor holds such.
-        skipped: it could not be judged, and the reason says why; then it has not passed either.
-        clip: what it was run on: `4 frames of holiday.mp4`.
-    """
-
-    stage: str
-    against: str
-    graph: str
-    tensor: str
-    passed: bool
-    reason: str
-    comparison: FloatComparison | None = None
-    gate: Gate | None = None
-    decisions: DecisionReport | None = None
-    skipped: bool = False
+    stage: str  # what was run: `static eager`, `onnxruntime`, `engine`
+    against: str  # what it was compared with; empty where a tensor is judged by itself
+    graph: str  # name of the graph
+    tensor: str  # name of the output
+    passed: bool  # verdict
+    reason: str  # one sentence
+    comparison: FloatComparison | None = None  # float figures, where the tensor is one of floats
+    gate: Gate | None = None  # the tolerance those were held against
+    decisions: DecisionReport | None = None  # agreement of discrete decisions, where the tensor holds such
+    skipped: bool = False  # it could not be judged, and the reason says why; then it has not passed either
+    # What it was run on: `4 frames of holiday.mp4`.
     clip: str = ""
 
     @property
@@ -86,14 +73,10 @@ class StageResult:
 
 @dataclass(frozen=True)
 class ValidationReport:
-    """All stages, in the order they ran.
+    """All stages, in the order they ran."""
 
-    Attributes:
-        results: verdicts.
-        findings: facts about the inputs that are no verdict, such as non-finite features.
-    """
-
-    results: list[StageResult] = field(default_factory=list)
+    results: list[StageResult] = field(default_factory=list)  # verdicts
+    # Facts about the inputs that are no verdict, such as non-finite features.
     findings: list[str] = field(default_factory=list)
 
     @property

@@ -23,14 +23,11 @@ _LARGEST_NORM = math.sqrt(float(np.finfo(np.float32).max))
 
 @dataclass(frozen=True)
 class Similarities:
-    """What decisions compare with thresholds; NaN where a feature is not finite.
+    """What decisions compare with thresholds; NaN where a feature is not finite."""
 
-    Attributes:
-        least: for each level but the last, [T, P_l]: least cosine of a node with its four child slots.
-        pairs: [L, L, T-1, N]: cosine of the level-a node over cell c in frame t and the level-b node there in t + 1.
-    """
-
+    # For each level but the last, [T, P_l]: least cosine of a node with its four child slots.
     least: list[Floats]
+    # [L, L, T-1, N]: cosine of the level-a node over cell c in frame t and the level-b node there in t + 1.
     pairs: Floats
 
 

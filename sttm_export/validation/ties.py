@@ -37,22 +37,15 @@ class Thresholds:
 
 @dataclass(frozen=True)
 class Decision:
-    """One comparison and how close it was.
+    """One comparison and how close it was."""
 
-    Attributes:
-        kind: `spatial` (a node stops) or `temporal` (a pair of consecutive frames merges).
-        frame: t; for a pair, the earlier frame.
-        cell: top-left cell of the node, or of the finer node of the pair.
-        similarity: float64 recomputation of the reference.
-        threshold: what it is compared with.
-        where: index into the truth table of `Choices`: (level, t, node), or (level a, level b, t, finer node).
-    """
-
+    # `spatial` (a node stops) or `temporal` (a pair of consecutive frames merges).
     kind: Literal["spatial", "temporal"]
-    frame: int
-    cell: int
-    similarity: float
-    threshold: float
+    frame: int  # T; for a pair, the earlier frame
+    cell: int  # top-left cell of the node, or of the finer node of the pair
+    similarity: float  # float64 recomputation of the reference
+    threshold: float  # what it is compared with
+    # Index into the truth table of `Choices`: (level, t, node), or (level a, level b, t, finer node).
     where: tuple[int, ...]
 
     @property
@@ -72,14 +65,10 @@ class Decision:
 
 @dataclass(frozen=True)
 class Explanation:
-    """How far turning decisions over leads to the observed result.
+    """How far turning decisions over leads to the observed result."""
 
-    Attributes:
-        flips: decisions that were turned over.
-        unexplained: [T, N] bool, cells whose result no tried combination gives.
-    """
-
-    flips: list[Decision]
+    flips: list[Decision]  # decisions that were turned over
+    # [T, N] bool, cells whose result no tried combination gives.
     unexplained: np.ndarray[tuple[int, int], np.dtype[np.bool_]]
 
 

@@ -35,12 +35,10 @@ class Layout:
 class Apart:
     """Tensors that a checkpoint may lack because they lie in a repository of their own, such as a vision tower."""
 
-    # Canonical prefix of its parameters.
-    prefix: str
+    prefix: str  # canonical prefix of its parameters
     hub_id: str
     layouts: tuple[Layout, ...]
-    # Faults of its config.json.
-    config_faults: Callable[[Mapping[str, Any]], list[str]]
+    config_faults: Callable[[Mapping[str, Any]], list[str]]  # faults of its config.json
 
 
 @dataclass(frozen=True)
@@ -50,8 +48,7 @@ class CheckpointForm:
     layouts: tuple[Layout, ...]
     # Faults of the config.json of a whole model, as phrases.
     config_faults: Callable[[Mapping[str, Any]], list[str]]
-    # What only a config tells, shapes do not.
-    unchecked: str
+    unchecked: str  # what only a config tells, shapes do not
     apart: Apart | None = None
 
 

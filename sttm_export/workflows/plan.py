@@ -31,26 +31,16 @@ class ExportPlan:
     """Everything `run_export` needs."""
 
     recipe: Recipe
-    # Directory or hub id; None with a seed.
-    weights: str | None
-    # Seed of random weights; None with weights.
-    random_seed: int | None
-    # The tower's own checkpoint, where the model's has none.
-    tower_weights: str | None
-    # What the rules are checked for and engines are built for.
-    targets: tuple[TargetSpec, ...]
-    # Compute capabilities asked for; empty for the defaults.
-    capabilities: tuple[str, ...]
-    # Whether to build engines at all.
-    engines: bool
-    # Video for the validation; None for a synthetic one.
-    clip: Path | None
-    # Frames to validate on; 0 for no validation.
-    validation_frames: int
-    # The bundle's directory.
-    output: Path
-    # Whether a bundle at `output` may be replaced.
-    force: bool
+    weights: str | None  # directory or hub id; None with a seed
+    random_seed: int | None  # seed of random weights; None with weights
+    tower_weights: str | None  # the tower's own checkpoint, where the model's has none
+    targets: tuple[TargetSpec, ...]  # what the rules are checked for and engines are built for
+    capabilities: tuple[str, ...]  # compute capabilities asked for; empty for the defaults
+    engines: bool  # whether to build engines at all
+    clip: Path | None  # video for the validation; None for a synthetic one
+    validation_frames: int  # frames to validate on; 0 for no validation
+    output: Path  # the bundle's directory
+    force: bool  # whether a bundle at `output` may be replaced
 
     @property
     def model(self) -> ModelSpec:

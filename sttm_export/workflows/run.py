@@ -28,31 +28,18 @@ from sttm_export.validation.finiteness import nonfinite
 
 @dataclass(frozen=True)
 class Request:
-    """What to run on, with what, and where to write; None leaves the bundle's or the model's value.
+    """What to run on, with what, and where to write; None leaves the bundle's or the model's value."""
 
-    Attributes:
-        video: the file.
-        output: the tokens.
-        picture: the contact sheet.
-        fps: frames a second to sample.
-        spatial: threshold.
-        temporal: threshold.
-        provider: of ONNX Runtime; None for the CPU, or with engines.
-        engine: run the bundle's engines, not ONNX Runtime.
-        target: the target whose engines; None takes the first that run here.
-        cuda_graph: launch each engine as one CUDA graph.
-    """
-
-    video: Path
-    output: Path
-    picture: Path
-    fps: float | None = None
-    spatial: float | None = None
-    temporal: float | None = None
-    provider: str | None = None
-    engine: bool = False
-    target: str | None = None
-    cuda_graph: bool = False
+    video: Path  # the file
+    output: Path  # the tokens
+    picture: Path  # the contact sheet
+    fps: float | None = None  # frames a second to sample
+    spatial: float | None = None  # threshold
+    temporal: float | None = None  # threshold
+    provider: str | None = None  # of ONNX Runtime; None for the CPU, or with engines
+    engine: bool = False  # run the bundle's engines, not ONNX Runtime
+    target: str | None = None  # the target whose engines; None takes the first that run here
+    cuda_graph: bool = False  # launch each engine as one CUDA graph
 
 
 def run_bundle(bundle: Bundle, request: Request, steps: Steps) -> MergedTokens:

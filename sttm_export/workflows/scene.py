@@ -11,18 +11,13 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True)
 class Scene:
-    """n frames and where they come from.
+    """n frames and where they come from."""
 
-    Attributes:
-        frames: [n, h, w, 3] uint8 RGB; a list where the clip changes its size.
-        timestamps: [n] seconds.
-        name: file name of the clip, or what the synthetic scene is.
-        note: one sentence when the clip was damaged, else empty.
-    """
-
+    # [n, h, w, 3] uint8 RGB; a list where the clip changes its size.
     frames: NDArray[np.uint8] | list[NDArray[np.uint8]]
-    timestamps: NDArray[np.float64]
-    name: str
+    timestamps: NDArray[np.float64]  # [n] seconds
+    name: str  # file name of the clip, or what the synthetic scene is
+    # One sentence when the clip was damaged, else empty.
     note: str = ""
 
 

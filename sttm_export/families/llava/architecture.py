@@ -34,11 +34,9 @@ class Llava:
     """All that the networks are built by."""
 
     tower: TowerSpec
-    # Side of the square image in pixels.
-    image_size: int
+    image_size: int  # side of the square image in pixels
     grid: GridSpec
-    # Width of the projected tokens.
-    channels: int
+    channels: int  # width of the projected tokens
 
     @property
     def patches_per_side(self) -> int:
