@@ -238,9 +238,9 @@ def test_bundle_with_a_missing_file(copy, capsys):
 def test_what_is_no_bundle(tmp_path, copy, capsys):
     assert "is not a bundle" in fails(capsys, "inspect", tmp_path)
     manifest = json.loads((copy / "manifest.json").read_text())
-    manifest["format"] = 2
+    manifest["format"] = 3
     (copy / "manifest.json").write_text(json.dumps(manifest))
-    assert "has bundle format 2, this program reads format 3; export it again" in fails(capsys, "inspect", copy)
+    assert "has bundle format 3, this program reads format 4; export it again" in fails(capsys, "inspect", copy)
 
 
 def test_run_refuses_bad_requests(tiny_bundle, tmp_path, capsys):
@@ -290,7 +290,7 @@ def test_a_signal_in_the_middle_leaves_nothing(tmp_path, tiny_toml, number):
     command += ["--random-weights", "0", "--output", str(tmp_path / "bundle")]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     line = process.stderr.readline()
-    assert "[1/7] Read the weights" in line
+    assert "[1/7] Open the weights" in line
     process.send_signal(number)
     _, err = process.communicate(timeout=120)
     assert process.returncode == 130
@@ -302,11 +302,11 @@ def test_features_that_are_not_finite_are_reported(tiny_bundle):
     """The check that the manifest carries: which frames hold NaN, and a budget that holds all the same."""
     from sttm_export.bundle.opened import open_bundle
     from sttm_export.contracts.graph import TOKEN_MERGER
+    from sttm_export.families.registry import parts_of
     from sttm_export.graphs.fixtures import read_fixture
     from sttm_export.runtime.merged import MergedTokens
     from sttm_export.runtime.ort_session import OrtSession
     from sttm_export.workflows.evidence import examine
-    from sttm_export.workflows.plan import parts_of
 
     bundle = open_bundle(tiny_bundle)
     graph = bundle.graph(TOKEN_MERGER)

@@ -125,7 +125,7 @@ def test_a_wrong_attribute_is_named(reference, broken, tmp_path):
     report = search_bundle(reference, broken, tmp_path / "parts").run(ENCODER)
     assert report.finding.place.tensor == tensor
     assert report.finding.place.module == "tower.layers.1.layer_norm2 (Float32LayerNorm)"
-    assert report.finding.place.source.startswith("families/llava/siglip.py:")
+    assert report.finding.place.source.startswith("families/modules.py:")
 
 
 def test_another_operator_is_refused_by_name(broken):
@@ -298,11 +298,12 @@ def test_a_clean_merger(precision, frames, tmp_path):
     assert any("(_pack)" in source for source in sources), "functions are named, not forward alone"
 
 
-def test_an_unknown_graph_has_a_suggestion():
-    assert chosen_graphs("all") == (ENCODER, "token_merger")
-    assert chosen_graphs("token_merger") == ("token_merger",)
+def test_an_unknown_graph_has_a_suggestion(tiny_bundle):
+    bundle = open_bundle(tiny_bundle)
+    assert chosen_graphs(bundle, "all") == (ENCODER, "token_merger")
+    assert chosen_graphs(bundle, "token_merger") == ("token_merger",)
     with pytest.raises(UserError, match="Did you mean 'token_merger'"):
-        chosen_graphs("token-merger")
+        chosen_graphs(bundle, "token-merger")
 
 
 @pytest.mark.parametrize(

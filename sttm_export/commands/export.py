@@ -97,9 +97,11 @@ def execute(options: argparse.Namespace) -> None:
     plan = make_plan(options)
     check_plan(plan)
     from sttm_export.commands.tables import print_bundle
+    from sttm_export.families.registry import parts_of
     from sttm_export.workflows.export import run_export
 
-    steps = Steps(5 + plan.engines + bool(plan.validation_frames))
+    each = 1 + bool(plan.validation_frames)
+    steps = Steps(2 + each * len(parts_of(plan.recipe)) + plan.engines)
     bundle = run_export(plan, steps)
     print_bundle(bundle)
 

@@ -216,7 +216,7 @@ def searchable(bundle: Bundle, graphs: tuple[str, ...], steps: Steps) -> tuple[s
 def _reference(bundle: Bundle, name: str, weights: str | None, tower_weights: str | None) -> Reference:
     """The module that was exported, traced, with the weights it was exported with."""
     from sttm_export.drift.reference import Reference
-    from sttm_export.workflows.plan import parts_of
+    from sttm_export.families.registry import parts_of
 
     part = next(part for part in parts_of(bundle.manifest.recipe) if part.name == name)
     free = [row.name for row in bundle.manifest.graphs if not row.weights_sha256]

@@ -19,7 +19,8 @@ from sttm_export.contracts.records import read_record
 from sttm_export.errors import UserError, did_you_mean
 
 if TYPE_CHECKING:
-    from sttm_export.families.part import Family
+    from sttm_export.contracts.recipe import Recipe
+    from sttm_export.families.part import Family, Part
 
 
 def family_names() -> list[str]:
@@ -36,6 +37,11 @@ def family_of(model: ModelSpec) -> Family:
     if faults := faults_of(model):
         raise UserError(f"{model.name} is not a model that can be exported: {'; '.join(faults)}; export it again.")
     return cast("Family", _module(model.family, "family").FAMILY)
+
+
+def parts_of(recipe: Recipe) -> tuple[Part, ...]:
+    """Parts of a model in the order of the data; imports PyTorch."""
+    return family_of(recipe.model).parts(recipe)
 
 
 def model_names() -> list[str]:
@@ -69,7 +75,11 @@ def faults_of(model: ModelSpec) -> list[str]:
 def _checked(data: Mapping[str, Any], source: str) -> ModelSpec:
     faults: list[str] = []
     model = read_record(ModelSpec, data, faults, strict=True)
-    if not faults:
+    if faults and data.get("family") in family_names():
+        # Its own table is named in the same message.
+        table = _module(data["family"], "architecture").Table
+        read_record(table, data.get("architecture"), faults, where="architecture.", strict=True)
+    elif not faults:
         faults = faults_of(model)
     if faults:
         raise UserError(f"{source} does not describe a model: {'; '.join(faults)}. Compare with a file of models/.")

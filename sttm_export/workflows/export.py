@@ -32,6 +32,7 @@ from sttm_export.contracts.model import ModelSpec
 from sttm_export.contracts.target import targets
 from sttm_export.contracts.weights import WeightSource, combined
 from sttm_export.errors import UserError, ValidationMiss, in_lines
+from sttm_export.families.registry import parts_of
 from sttm_export.kit.pack import pack_kit
 from sttm_export.runtime.draw import draw_tokens
 from sttm_export.runtime.merged import MergedTokens
@@ -40,7 +41,7 @@ from sttm_export.runtime.preprocess import pixel_values
 from sttm_export.terminal import Advance, Steps
 from sttm_export.validation.results import ValidationReport
 from sttm_export.workflows.output import keep_rejected, publish, staging
-from sttm_export.workflows.plan import ExportPlan, parts_of
+from sttm_export.workflows.plan import ExportPlan
 from sttm_export.workflows.scene import Scene, take_scene
 
 if TYPE_CHECKING:

@@ -7,7 +7,6 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from sttm_export.contracts.graph import ACCUMULATES, FLOAT_OF, PRECISIONS
 from sttm_export.contracts.merge import MAX_FRAMES, MergeSpec, Thresholds
@@ -17,11 +16,9 @@ from sttm_export.contracts.target import TargetSpec, find_target
 from sttm_export.engines.meminfo import ROOT
 from sttm_export.engines.targets import capabilities_for, check_capabilities
 from sttm_export.errors import UserError, did_you_mean
+from sttm_export.families.registry import parts_of
 from sttm_export.machine.memory import read_memory
 from sttm_export.workflows.output import check_output
-
-if TYPE_CHECKING:
-    from sttm_export.families.part import Part
 
 _WIDTH = {"float32": 4, "float16": 2, "int32": 4, "bool": 1}
 
@@ -156,10 +153,3 @@ def estimate_bytes(plan: ExportPlan) -> int:
     tensors = [tensor for part in parts for tensor in part.graph.inputs + part.graph.outputs]
     fixtures = sum(math.prod(tensor.shape) * _WIDTH[tensor.dtype] for tensor in tensors)
     return weights * (1 + copies * plan.engines) + fixtures * bool(plan.validation_frames) + 32 * 2**20
-
-
-def parts_of(recipe: Recipe) -> tuple[Part, ...]:
-    """Parts of a model in the order of the data; imports PyTorch."""
-    from sttm_export.families.registry import family_of
-
-    return family_of(recipe.model).parts(recipe)

@@ -9,6 +9,7 @@ from sttm_export.bundle.opened import Bundle
 from sttm_export.contracts.graph import CLIP
 from sttm_export.engines.selection import Selection
 from sttm_export.errors import UserError
+from sttm_export.families.registry import parts_of
 from sttm_export.graphs.fixtures import read_fixture
 from sttm_export.kit.check_job import check_fixtures
 from sttm_export.runtime.ort_session import OrtSession
@@ -19,7 +20,6 @@ from sttm_export.validation.fixture_check import check_finite
 from sttm_export.validation.results import ValidationReport, skipped
 from sttm_export.workflows.bundle_weights import bundle_weights
 from sttm_export.workflows.evidence import examine, one_frame_note
-from sttm_export.workflows.plan import parts_of
 from sttm_export.workflows.scene import take_scene
 
 if TYPE_CHECKING:

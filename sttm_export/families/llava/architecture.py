@@ -24,7 +24,9 @@ class TowerSpec:
 
 
 @dataclass(frozen=True)
-class _Table:
+class Table:
+    """As it stands in a model file."""
+
     projector: Literal["mlp2x_gelu"]
     tower: TowerSpec
 
@@ -74,5 +76,5 @@ def faults_of(model: ModelSpec) -> list[str]:
     return [message for good, message in checks if not good]
 
 
-def _read(model: ModelSpec, faults: list[str]) -> _Table:
-    return cast(_Table, read_record(_Table, model.architecture, faults, where="architecture.", strict=True))
+def _read(model: ModelSpec, faults: list[str]) -> Table:
+    return cast(Table, read_record(Table, model.architecture, faults, where="architecture.", strict=True))
