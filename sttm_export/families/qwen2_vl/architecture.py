@@ -44,7 +44,9 @@ class TowerSpec:
 
 
 @dataclass(frozen=True)
-class _Table:
+class Table:
+    """As it stands in a model file."""
+
     tower: TowerSpec
 
 
@@ -53,11 +55,9 @@ class Qwen2VL:
     """All that the networks are built by."""
 
     tower: TowerSpec
-    # Patches of one step, before they are merged into tokens.
-    rows: int
+    rows: int  # patches of one step, before they are merged into tokens
     columns: int
-    # Width of the tokens.
-    channels: int
+    channels: int  # width of the tokens
 
     @property
     def patches(self) -> int:
@@ -107,5 +107,5 @@ def faults_of(model: ModelSpec) -> list[str]:
     return [message for good, message in checks if not good]
 
 
-def _read(model: ModelSpec, faults: list[str]) -> _Table:
-    return cast(_Table, read_record(_Table, model.architecture, faults, where="architecture.", strict=True))
+def _read(model: ModelSpec, faults: list[str]) -> Table:
+    return cast(Table, read_record(Table, model.architecture, faults, where="architecture.", strict=True))
