@@ -7,11 +7,15 @@ import time
 from collections.abc import Callable, Iterator
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Task, TextColumn, TimeElapsedColumn
 from rich.table import Column
+from rich.text import Text
 
 Advance = Callable[[str, float | None], None]
 """Called with (what is being done, fraction in [0, 1]); None, or 0, where it is not known how far that is."""
+
+# No estimate before this many seconds and this share of a step.
+_TOO_SOON, _TOO_LITTLE = 3.0, 0.03
 
 
 class _Console(Console):
@@ -39,8 +43,13 @@ class Steps:
         self.seconds: dict[str, float] = {}
 
     @contextlib.contextmanager
-    def step(self, title: str) -> Iterator[Advance]:
-        """Show a bar while the block runs, and a line with its time when it is done."""
+    def step(self, title: str, *, steady: bool = False) -> Iterator[Advance]:
+        """Show a bar while the block runs, and a line with its time when it is done.
+
+        Args:
+            title: of the step.
+            steady: whether fractions are shares of the work, so that they tell what time is left.
+        """
         number = len(self.seconds) + 1
         head = f"[{number}/{self.total}] {title}"
         start = time.perf_counter()
@@ -50,10 +59,11 @@ class Steps:
             return
         with Progress(*_columns(), console=self.console, transient=True, expand=True) as progress:
             # Without a total the bar runs to and fro: how far it is is not known until somebody says so.
-            task = progress.add_task(head, total=None, what="")
+            task = progress.add_task(head, total=None, what="", ends=None)
 
             def advance(what: str, fraction: float | None) -> None:
-                progress.update(task, what=what, total=1.0 if fraction else None, completed=fraction or 0.0)
+                ends = expected_end(time.perf_counter() - start, fraction) if steady else None
+                progress.update(task, what=what, total=1.0 if fraction else None, completed=fraction or 0.0, ends=ends)
 
             yield advance
         self._done(head, title, start)
@@ -72,6 +82,30 @@ class Steps:
         self.console.print(f"      {line}", markup=False, soft_wrap=True)
 
 
+def expected_end(elapsed: float, fraction: float | None) -> float | None:
+    """When a step ends, in seconds from its start, if it goes on as it went; None where too little of it is done."""
+    if not fraction or elapsed < _TOO_SOON or fraction < _TOO_LITTLE:
+        return None
+    return elapsed / fraction
+
+
+def in_words(seconds: float) -> str:
+    """A time that is left, no finer than an estimate of it can be; nothing where it is over."""
+    if seconds <= 0:
+        return ""
+    if seconds >= 90:
+        return f"about {round(seconds / 60)} min left"
+    return f"about {max(5, 5 * round(seconds / 5))} s left"
+
+
+class _Left(ProgressColumn):
+    """How long a step still takes; between two fractions that are told, it counts down."""
+
+    def render(self, task: Task) -> Text:
+        ends = task.fields["ends"]
+        return Text(in_words(ends - (task.elapsed or 0.0)) if ends else "", style="progress.remaining")
+
+
 def _columns() -> tuple[ProgressColumn, ...]:
     """What comes last is cut where the terminal is narrow: the words for what is being done now."""
     return (
@@ -79,6 +113,7 @@ def _columns() -> tuple[ProgressColumn, ...]:
         TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=12),
         TimeElapsedColumn(),
+        _Left(),
         TextColumn("{task.fields[what]}", markup=False, table_column=Column(ratio=1, no_wrap=True)),
     )
 

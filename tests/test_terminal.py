@@ -12,7 +12,7 @@ from sttm_export.engines import targets as engines
 from sttm_export.engines.faults import EngineError
 from sttm_export.engines.progress import part_of
 from sttm_export.graphs.export import export_graph
-from sttm_export.terminal import Steps
+from sttm_export.terminal import Steps, expected_end, in_words
 
 
 def test_a_pipe_gets_one_line_a_step():
@@ -54,7 +54,8 @@ class Recorder:
         self.totals.append(("", total, 0.0))
         return 0
 
-    def update(self, _task, what, total, completed):
+    def update(self, _task, what, total, completed, ends):
+        assert ends is None
         self.totals.append((what, total, completed))
 
 
@@ -72,6 +73,61 @@ def test_the_bar_is_indeterminate_until_a_fraction_is_known(monkeypatch):
         ("saving", None, 0.0),
         ("done", 1.0, 1.0),
     ]
+
+
+@pytest.mark.parametrize(
+    ("elapsed", "fraction", "ends"),
+    [
+        (30.0, 0.25, 120.0),
+        (30.0, 1.0, 30.0),
+        (1.0, 0.5, None),
+        (30.0, 0.01, None),
+        (30.0, 0.0, None),
+        (30.0, None, None),
+    ],
+)
+def test_an_estimate_waits_until_enough_is_done(elapsed, fraction, ends):
+    assert expected_end(elapsed, fraction) == ends
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [
+        (-3, ""),
+        (0, ""),
+        (2, "about 5 s left"),
+        (44, "about 45 s left"),
+        (89, "about 90 s left"),
+        (100, "about 2 min left"),
+    ],
+)
+def test_what_is_left_in_words(seconds, words):
+    assert in_words(seconds) == words
+
+
+@pytest.mark.parametrize(("steady", "shown"), [(True, True), (False, False)])
+def test_a_steady_step_says_what_is_left(monkeypatch, steady, shown):
+    """Two minutes at a quarter; half a minute later the estimate has counted down without being told anything."""
+    now = [1000.0]
+    monkeypatch.setattr(terminal.time, "perf_counter", lambda: now[0])
+    console = Console(file=io.StringIO(), width=100, force_terminal=True, color_system=None)
+    console.get_time = lambda: now[0]
+    with Steps(1, console).step("Validate", steady=steady) as advance:
+        now[0] += 40
+        advance("reference", 0.25)
+        first = drawn(console)
+        now[0] += 40
+        second = drawn(console)
+        advance("drawing", None)
+        assert "left" not in drawn(console)
+    assert ("about 2 min left" in first) == ("about 80 s left" in second) == shown
+    assert ("left" in first + second) == shown
+
+
+def drawn(console):
+    """What the live display draws at its next turn."""
+    lines = console.render_lines(console._live_stack[-1].get_renderable(), pad=False)
+    return "".join(segment.text for line in lines for segment in line)
 
 
 def test_an_export_tells_its_steps(tmp_path):
