@@ -51,13 +51,25 @@ def edge_clips(merge: MergeSpec, dtype: str) -> list[EdgeClip]:
     return [zeros, EdgeClip("edges", name, features, frames, (THRESHOLD, THRESHOLD))]
 
 
-def edge_pixels(height: int, width: int, dtype: str) -> NDArray[np.floating]:
-    """[5, 3, H, W]: grey, black, white, a chessboard of black and white, and the least number there is on grey."""
+def edge_pixels(count: int, height: int, width: int, dtype: str) -> NDArray[np.floating]:
+    """[n, 3, H, W], n = min(count, 5): black, white, grey, a chessboard of both, and the least number there is on grey.
+
+    Five images where so many are wanted; fewer hold several kinds each, side by side. A frame of a full-size encoder
+    takes seconds in every stage, so the edges cost one batch and not two.
+    """
     board = np.where(np.indices((height, width)).sum(0) % 2, 1.0, -1.0)
     least = float(np.finfo(dtype).smallest_subnormal)
-    images = np.stack([np.broadcast_to(value, (height, width)) for value in (0.0, -1.0, 1.0, board, least * board)])
+    kinds = [np.broadcast_to(value, (height, width)) for value in (-1.0, 1.0, 0.0, board, least * board)]
+    groups = np.array_split(np.stack(kinds), min(count, len(kinds)))
+    images = np.stack([_side_by_side(group) for group in groups])
     frames: NDArray[np.floating] = np.repeat(images[:, None], 3, axis=1).astype(dtype)
     return frames
+
+
+def _side_by_side(kinds: NDArray[np.floating]) -> NDArray[np.floating]:
+    """[k, H, W] → [H, W]: the first in the columns on the left, and so on."""
+    columns = np.array_split(np.arange(kinds.shape[2]), len(kinds))
+    return np.concatenate([kind[:, part] for kind, part in zip(kinds, columns, strict=True)], axis=1)
 
 
 def _mixed(merge: MergeSpec, dtype: str) -> NDArray[np.floating]:

@@ -57,7 +57,7 @@ def vision_encoder(
         eager=lambda state: as_stage(build(state), graph),
         reference=lambda state: as_stage(reference(state), graph),
         cases=partial(_cases, graph, recipe.model.frames_per_step),
-        forward=partial(_forward, graph),
+        forward=partial(_forward, graph, recipe.model.frames_per_step),
         activations=activations,
     )
 
@@ -70,9 +70,8 @@ def _cases(graph: GraphSpec, frames_per_step: int, clip: Arrays) -> Iterator[Cas
     chosen = uniform(len(values), batch // frames_per_step)
     frames = len(set(chosen)) * frames_per_step
     yield Case(CLIP, f"{frames} frame{'' if frames == 1 else 's'}", _filled(graph, values[chosen]))
-    edges = edge_pixels(height, width, pixels.dtype).repeat(frames_per_step, axis=0)
-    for number, start in enumerate(range(0, len(edges), batch), 1):
-        yield Case(f"edges{number}", EDGES, _filled(graph, edges[start : start + batch]), edge=True)
+    edges = edge_pixels(batch // frames_per_step, height, width, pixels.dtype).repeat(frames_per_step, axis=0)
+    yield Case("edges", EDGES, _filled(graph, edges), edge=True)
 
 
 def _steps(frames: NDArray[np.floating], frames_per_step: int) -> NDArray[np.floating]:
@@ -86,6 +85,13 @@ def _filled(graph: GraphSpec, frames: NDArray[np.floating]) -> Arrays:
     return {pixels.name: np.resize(frames, pixels.shape).astype(pixels.dtype)}
 
 
-def _forward(graph: GraphSpec, session: Session, clip: Arrays, progress: Progress) -> Arrays:
-    values = cast("NDArray[np.floating]", clip[graph.inputs[0].name])
-    return {graph.outputs[0].name: encode_frames(session, graph, values, progress)}
+def _forward(graph: GraphSpec, frames_per_step: int, session: Session, clip: Arrays, progress: Progress) -> Arrays:
+    """The frames of the case come first, as one batch: a session that has run them need not do it again."""
+    pixels, features = graph.inputs[0], graph.outputs[0]
+    values = _steps(cast("NDArray[np.floating]", clip[pixels.name]), frames_per_step)
+    chosen = uniform(len(values), pixels.shape[0] // frames_per_step)
+    order = [*chosen, *sorted(set(range(len(values))) - set(chosen))]
+    encoded = encode_frames(session, graph, values[order].reshape(-1, *pixels.shape[1:]), progress)
+    made = np.empty_like(encoded)
+    made[order] = encoded
+    return {features.name: made}

@@ -5,13 +5,14 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from sttm_export.contracts.graph import CLIP, GraphSpec
 from sttm_export.contracts.recipe import Rules
-from sttm_export.families.part import Arrays, Case, Part, State
+from sttm_export.families.part import Array, Arrays, Case, Part, State
 from sttm_export.runtime.merged import MergedTokens
 from sttm_export.runtime.session import Session
 from sttm_export.terminal import Advance
@@ -19,9 +20,6 @@ from sttm_export.validation.finiteness import nonfinite, undefined_frames
 from sttm_export.validation.results import StageResult, ValidationReport
 from sttm_export.validation.stages import EAGER, REFERENCE, Stage, judge_stages, run_stage, unjudged
 from sttm_export.workflows.scene import Scene
-
-if TYPE_CHECKING:
-    pass
 
 PackFixture = Callable[[Case, Arrays], None]
 
@@ -64,20 +62,84 @@ def examine(
     bad = [f"the {tensor.replace('_', ' ')} it would be judged on: {fault}" for tensor, fault in fed.items() if fault]
     if bad:
         return _without_reference(part, session, rules, clip, bad[0], name)
-    report = ValidationReport()
-    for tried in _stages(part, state, session, rules, clip, advance):
+    report, remembering, progress = ValidationReport(), _Remembering(session), _Progress(part, clip, advance)
+    for tried in _stages(part, state, remembering, rules, clip, progress):
         case = tried.case
         exact = (session.backend,) if case.exact else ()
         found = judge_stages(tried.stages, case.inputs, rules, exact)
         report += found.on(case.name if case.edge or not name else f"{case.name} of {name}")
         if case.key and pack:
             pack(case, tried.stages[0].outputs)
-    made = part.forward(session, clip, _progress(session, advance))
+    made = part.forward(remembering, clip, progress.clip(session.backend))
     return report + _judge_all(part, session, made, name), made
 
 
+class _Remembering:
+    """A session that is not run again on the clip's case, which comes again where the whole clip is run."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._known: tuple[Arrays, dict[str, Array]] | None = None
+
+    @property
+    def graph(self) -> GraphSpec:
+        """As the session says."""
+        return self._session.graph
+
+    @property
+    def backend(self) -> str:
+        """As the session says."""
+        return self._session.backend
+
+    def run(self, inputs: Arrays) -> dict[str, Array]:
+        """Outputs that are known, or as the session does."""
+        if self._known and all(np.array_equal(self._known[0][name], array) for name, array in inputs.items()):
+            return self._known[1]
+        return self._session.run(inputs)
+
+    def run_case(self, case: Case, rules: Rules) -> Stage:
+        """Run a case as a stage, and remember the clip's."""
+        stage = run_stage(self._session, case.inputs, rules)
+        if case.key == CLIP:
+            self._known = case.inputs, dict(stage.outputs)
+        return stage
+
+
+class _Progress:
+    """Tells what runs, and how far the whole is.
+
+    Every stage of a part with weights takes about as long for as many frames, so runs that are done give a share of the
+    time. A part without weights is short, and how many cases it has is not known beforehand: it gives none.
+    """
+
+    def __init__(self, part: Part, clip: Arrays, advance: Advance) -> None:
+        first = part.graph.inputs[0]
+        self._advance, self._batch, self._done = advance, first.shape[0], 0
+        # Batches of the clip but the one that is remembered; stages of cases are added when they are known.
+        self._total = -(-len(clip[first.name]) // self._batch) - 1
+        self._measured = bool(part.shapes)
+
+    def expect(self, cases: int) -> None:
+        """So many cases go through three stages each."""
+        self._total += 3 * cases
+
+    def run(self, stage: str, case: Case) -> None:
+        """A stage begins to run on a case."""
+        self._tell(f"{stage}, {case.name}", self._done)
+        self._done += 1
+
+    def clip(self, backend: str) -> Callable[[int, int], None]:
+        """What is to be told of frames of the clip that are done."""
+        return lambda frames, count: self._tell(
+            f"{frames} of {count} frames, {backend}", self._done + max(0, -(-frames // self._batch) - 1)
+        )
+
+    def _tell(self, what: str, done: int) -> None:
+        self._advance(what, min(1.0, done / self._total) if self._measured else None)
+
+
 def _stages(
-    part: Part, state: State, session: Session, rules: Rules, clip: Arrays, advance: Advance
+    part: Part, state: State, session: _Remembering, rules: Rules, clip: Arrays, progress: _Progress
 ) -> Iterator[_Tried]:
     """Cases that every stage has run on.
 
@@ -86,29 +148,20 @@ def _stages(
     """
     cases = part.cases(clip)
     groups: Iterator[list[Case]] = iter([list(cases)]) if part.shapes else ([case] for case in cases)
-    for number, group in enumerate(groups):
-        about = f"{group[0].name}: " if not part.shapes else ""
+    for group in groups:
+        progress.expect(len(group))
         made: list[dict[str, Arrays]] = [{} for _ in group]
-        for place, (stage, build) in enumerate(((EAGER, part.eager), (REFERENCE, part.reference))):
-            advance(f"{about}{stage}, PyTorch", _fraction(part, number, place))
+        for stage, build in ((EAGER, part.eager), (REFERENCE, part.reference)):
             run = build(state)
             for case, outputs in zip(group, made, strict=True):
+                progress.run(stage, case)
                 outputs[stage] = run(case.inputs, outputs.get(EAGER, {}))
             del run
             gc.collect()
-        advance(f"{about}{session.backend}", _fraction(part, number, 2))
         for case, outputs in zip(group, made, strict=True):
+            progress.run(session.backend, case)
             ran = [Stage(stage, outputs[stage], rules.dtype) for stage in (REFERENCE, EAGER)]
-            yield _Tried(case, [*ran, run_stage(session, case.inputs, rules)])
-
-
-def _fraction(part: Part, group: int, stage: int) -> float:
-    """Of the way: stages of a large part take a fifth each, groups of a small one a sixth."""
-    return 0.2 * stage if part.shapes else min(0.95, (group + stage / 3) / 6)
-
-
-def _progress(session: Session, advance: Advance) -> Callable[[int, int], None]:
-    return lambda done, count: advance(f"{session.backend}, frame {done} of {count}", 0.5 + 0.5 * done / count)
+            yield _Tried(case, [*ran, session.run_case(case, rules)])
 
 
 def _without_reference(

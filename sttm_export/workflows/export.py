@@ -118,7 +118,7 @@ def _make_graphs(plan: ExportPlan, partial: Path, steps: Steps) -> _Made:
             _join(made.findings, check_targets([path], plan))
         if scene is None:
             continue
-        with steps.step(f"Validate the {title}") as advance:
+        with steps.step(f"Validate the {title}", steady=True) as advance:
             session, rules = OrtSession(path, graph, low_memory=bool(state)), plan.recipe.rules(graph)
             pack = partial_writer(partial, graph)
             found, outputs = examine(part, state, session, rules, clip, advance, name=scene.name, pack=pack)

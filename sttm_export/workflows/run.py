@@ -66,7 +66,7 @@ def run_bundle(bundle: Bundle, request: Request, steps: Steps) -> MergedTokens:
     steps.say(
         f"{len(video.frames)} of {video.info.frames} frames, at most {merge.frames * step} a clip {video.note}".rstrip()
     )
-    with steps.step("Encode the frames") as advance:
+    with steps.step("Encode the frames", steady=True) as advance:
         graph = bundle.graph(VISION_ENCODER)
         values = pixel_values(video.frames, model.pixels, step)
         # One session at a time: on an edge GPU two sets of weights may be one too many.

@@ -99,7 +99,7 @@ def validate_on_clip(
         otherwise = "leave --clip out to validate on the fixtures"
         read = bundle_weights(bundle, parts, weights, tower_weights, otherwise)
         first = read(parts[0])
-    with steps.step("Validate on the clip") as advance:
+    with steps.step("Validate on the clip", steady=True) as advance:
         report = ValidationReport()
         made: dict[str, Any] = {"pixel_values": pixel_values(scene.frames, model.pixels, model.frames_per_step)}
         for place, part in enumerate(parts):
