@@ -23,7 +23,7 @@ from bench import machine
 from bench.measure import Settings, export
 from bench.timing import interleave, milliseconds, summary
 from sttm_export.contracts.graph import token_merger_graph
-from sttm_export.engines.gpu import gpu_capability
+from sttm_export.engines.driver import gpu_capability
 from sttm_export.errors import UserError
 from sttm_export.families.registry import load_model
 

@@ -63,7 +63,7 @@ def _cpu_model() -> str:
 
 
 def _gpu_name() -> str | None:
-    from sttm_export.engines.gpu import gpu_capability
+    from sttm_export.engines.driver import gpu_capability
 
     capability = gpu_capability()
     if capability is None:

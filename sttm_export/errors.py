@@ -1,4 +1,4 @@
-"""The two families of failure: what a user can mend, and a numeric check that did not pass.
+"""The two families of failure: what a user can fix, and a numeric check that did not pass.
 
 Anything else that is raised is a fault of this program and keeps its traceback.
 """

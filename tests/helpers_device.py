@@ -2,10 +2,10 @@
 
 import dataclasses
 
-from sttm_export.engines.gpu import Gpu
+from sttm_export.engines.driver import Gpu
 from sttm_export.machine.facts import MachineFacts
-from sttm_export.machine.memory import MemoryFacts
 from sttm_export.machine.modules import ModuleFacts
+from sttm_export.system import MemoryFacts
 
 RELEASE = "# R{major} (release), REVISION: {revision}, GCID: 1, BOARD: generic, EABI: aarch64, DATE: Wed Jan  8 2025\n"
 GIB = 2**30

@@ -22,7 +22,7 @@ def standin_environment(**knobs):
 
 
 def pretend_gpu(monkeypatch, **knobs):
-    """Give this process a GPU and full TensorRT until the test ends.
+    """Give this process, and the children that it starts, a GPU and full TensorRT until the test ends.
 
     Returns:
         `driver` (what `standin_cuda.library()` gives; `driver.live()` shows leaks), `log` (the module `standin_log`),
@@ -30,6 +30,7 @@ def pretend_gpu(monkeypatch, **knobs):
         change one later.
     """
     monkeypatch.syspath_prepend(str(STANDINS))
+    monkeypatch.setenv("PYTHONPATH", standin_environment()["PYTHONPATH"])
     set_knobs(monkeypatch, **knobs)
     for name in MODULES:
         # So that the end of the test takes the module out of `sys.modules` again, or puts back what was there.

@@ -9,7 +9,8 @@ from helpers_graphs import BOOL, FLOAT, HALF, INT32, node, proto
 
 from sttm_export.bundle.records import sha256_of
 from sttm_export.contracts.graph import GraphSpec, TensorSpec
-from sttm_export.engines.api import Api, load_api, parse_graph
+from sttm_export.engines.api import Api, BuildOptions, load_api
+from sttm_export.engines.progress import PhaseTree
 
 MIXED = GraphSpec(
     "mixed",
@@ -62,20 +63,25 @@ def mixed_outputs(k=2):
 
 def write_engine(onnx_path, path, *, api=None, sidecar=True, pinned=True, **changes):
     """Build with an `Api` and write the sidecar that a build writes; `changes` replace keys of it."""
-    api = api or load_api("tensorrt")
-    messages = []
-    logger = api.logger(messages)
-    builder = api.builder(logger)
-    network = api.network(builder)
-    parse_graph(api, network, logger, onnx_path)
-    if pinned:
-        api.pin_formats(network)
-    config = api.config(builder, None, None)
+    api, messages = api or load_api("tensorrt"), []
+    builder, network, config = parsed(api, onnx_path, messages)
+    if not pinned:
+        network = api.network(builder)
+        assert api.module.OnnxParser(network, api.logger(messages)).parse_from_file(str(onnx_path))
     with path.open("wb") as file:
         assert api.serialize(builder, network, config, file), messages
     if sidecar:
         write_sidecar(path, onnx_path, api, **changes)
     return path
+
+
+def parsed(api, onnx_path, messages, capability=None, options=BuildOptions(), told=lambda *row: None):  # noqa: B008
+    """What a build consists of before it builds: builder, network and configuration."""
+    logger = api.logger(messages)
+    builder = api.builder(logger)
+    network = api.network(builder)
+    api.parse(network, logger, onnx_path)
+    return builder, network, api.config(builder, capability, options, PhaseTree(told))
 
 
 def write_sidecar(engine, onnx_path, api, **changes):

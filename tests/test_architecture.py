@@ -20,19 +20,32 @@ TREES = {path: ast.parse(path.read_text(encoding="utf-8")) for path in FILES}
 ROOMS = {
     "errors": set(),
     "streams": set(),
+    "system": set(),
     "files": {"errors"},
     "contracts": {"errors"},
     "merging": {"errors", "contracts"},
     "weights": {"errors", "contracts"},
     "graphs": {"errors", "contracts"},
     "bundle": {"errors", "files", "contracts"},
-    "engines": {"errors", "contracts", "bundle"},
-    "runtime": {"errors", "files", "contracts", "bundle", "engines"},
+    "engines": {"errors", "system", "contracts", "bundle"},
+    "runtime": {"errors", "system", "files", "contracts", "bundle", "engines"},
     "families": {"errors", "contracts", "merging", "weights", "runtime"},
-    "validation": {"errors", "contracts", "runtime"},
-    "machine": {"errors", "contracts", "engines"},
+    "validation": {"errors", "system", "contracts", "runtime"},
+    "machine": {"errors", "system", "contracts", "engines"},
     "kit": {
-        *("errors", "files", "streams", "contracts", "graphs", "bundle", "engines", "runtime", "validation", "machine")
+        *(
+            "errors",
+            "system",
+            "files",
+            "streams",
+            "contracts",
+            "graphs",
+            "bundle",
+            "engines",
+            "runtime",
+            "validation",
+            "machine",
+        )
     },
     "terminal": set(),
 }
@@ -50,6 +63,7 @@ HEAVY = {
 ALLOWED = {
     "errors": set(),
     "streams": set(),
+    "system": set(),
     "files": set(),
     "contracts": set(),
     "merging": {"torch", "numpy"},
@@ -161,7 +175,7 @@ def test_help_imports_nothing_heavy(verb):
 @pytest.mark.parametrize(
     ("module", "name"),
     [
-        ("engines.targets", "build_targets"),
+        ("engines.build", "build_engines"),
         ("runtime.pipeline", "merge_features"),
         ("validation.stages", "judge_stages"),
         ("families.registry", "load_model"),

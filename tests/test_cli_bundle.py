@@ -189,9 +189,8 @@ def test_a_miss_is_no_bundle(tiny_toml, tmp_path, capsys, monkeypatch):
 
 
 def test_without_the_rtx_package_the_rest_goes_on(tiny_toml, tmp_path, capsys, monkeypatch):
-    from sttm_export.engines import api
-
-    monkeypatch.setattr(api, "MODULES", dict.fromkeys(api.MODULES, ("no_such_module",)))
+    (tmp_path / "tensorrt_rtx_bindings.py").write_text("raise ImportError('no such library')")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     output = tmp_path / "bundle"
     command = [
         "--model",

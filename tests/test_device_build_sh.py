@@ -9,7 +9,7 @@ import pytest
 from helpers_children import TRAPS, plant
 
 from sttm_export.bundle.sums import write_sums
-from sttm_export.kit.closure import PACKAGE
+from sttm_export.kit.pack import PACKAGE
 
 BASH = shutil.which("bash")
 FAKE = '#!{bash}\ncase "$1" in\n--version) echo "Python {version}" ;;\n*) exit {code} ;;\nesac\n'

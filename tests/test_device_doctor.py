@@ -1,4 +1,4 @@
-"""`doctor`: for each target what can be done here, why not, and what mends it."""
+"""`doctor`: for each target what can be done here, why not, and what fixes it."""
 
 import dataclasses
 import json
@@ -25,7 +25,7 @@ def test_a_jetson_builds_and_runs_its_own_target_only():
     can = [name for name, verdict in verdicts.items() if verdict.build.answer == "yes"]
     assert can == ["jetson-orin-jp62"]
     assert verdicts["jetson-orin-jp62"].run.answer == "yes"
-    assert "10.16" in verdicts["jetson-orin-jp72"].build.why and verdicts["jetson-orin-jp72"].build.mend
+    assert "10.16" in verdicts["jetson-orin-jp72"].build.why and verdicts["jetson-orin-jp72"].build.fix
 
 
 def test_rtx_builds_without_a_gpu_and_runs_with_one():
@@ -43,7 +43,7 @@ def test_what_is_not_stated_makes_an_unknown():
 def test_on_another_kind_of_machine_the_kit_is_the_mend():
     host = orin(processor="x86_64", l4t="", jetpack="", gpu=None, tensorrt=RTX)
     (verdict,) = examine_targets(host, [find_target("jetson-orin-jp62")], has_onnx=True)
-    assert "bash device/build.sh" in verdict.build.mend
+    assert "bash device/build.sh" in verdict.build.fix
     assert verdict.build.why == "this is Linux x86_64, the target is Linux aarch64"
 
 
@@ -63,7 +63,7 @@ def test_the_command_prints_json(capsys):
     found = json.loads(capsys.readouterr().out)
     assert [row["target"] for row in found["targets"]] == list(targets())
     assert found["machine"]["python"]
-    assert {"answer", "why", "mend"} == set(found["targets"][0]["build"])
+    assert {"answer", "why", "fix"} == set(found["targets"][0]["build"])
     names = [check["name"] for check in found["targets"][1]["checks"]]
     assert {"processor", "GPU", "TensorRT"} <= set(names)
 

@@ -13,11 +13,11 @@ from importlib import metadata
 from pathlib import Path
 
 import pytest
+from helpers_children import wait_until
 from helpers_standins import standin_environment
-from test_device_jobs import wait_until
 
 from sttm_export.bundle.opened import open_bundle
-from sttm_export.runtime.trt_session import read_sidecar
+from sttm_export.bundle.records import read_sidecar
 
 pytest.importorskip("tensorrt_rtx_bindings", reason="TensorRT-RTX is not installed")
 
@@ -87,7 +87,7 @@ def test_engines_are_kept_with_their_report(passed, bundle):
         (name, "built") for name in ("vision_encoder", "token_merger")
     ]
     assert all(opened.engine_path(record).stat().st_size == record.bytes for record in built)
-    assert read_sidecar(opened.engine_path(built[0]))["tensorrt"] == "tensorrt 10.3.0.30"
+    assert read_sidecar(opened.engine_path(built[0])).tensorrt == "tensorrt 10.3.0.30"
     assert not list(bundle.rglob("__pycache__")) and not (bundle / "rejected").exists()
     subprocess.run(["sha256sum", "--check", "--quiet", "SHA256SUMS"], cwd=folder, check=True)
     subprocess.run(["sha256sum", "--check", "--quiet", "SHA256SUMS"], cwd=bundle, check=True)

@@ -1,4 +1,4 @@
-"""The kit on machines that are not here: every refusal comes before any work, with its mend, and writes nothing."""
+"""The kit on machines that are not here: every refusal comes before any work, with its fix, and writes nothing."""
 
 import dataclasses
 import json
@@ -21,14 +21,12 @@ from sttm_export.engines.memory import RTX_BASE, builder_base
 from sttm_export.errors import UserError
 from sttm_export.kit import __main__ as kit
 from sttm_export.kit import flow
-from sttm_export.kit.choice import pick_target, read_targets
-from sttm_export.kit.whole import check_bundle
-from sttm_export.machine import jetpack
-from sttm_export.machine.facts import size_text
-from sttm_export.machine.memory import MemoryFacts
+from sttm_export.kit.checks import check_bundle, pick_target, read_targets
+from sttm_export.machine import jetson
+from sttm_export.machine.jetson import PowerFacts
 from sttm_export.machine.modules import ModuleFacts
 from sttm_export.machine.needs import derive_needs
-from sttm_export.machine.power import PowerFacts
+from sttm_export.system import MemoryFacts, size_text
 
 JP62 = find_target("jetson-orin-jp62")
 
@@ -52,7 +50,7 @@ def machine(monkeypatch):
     """Let the kit see an Orin, with changes."""
 
     def be(**changes):
-        monkeypatch.setattr(flow, "read_machine", lambda root: orin(**changes))
+        monkeypatch.setattr(flow, "read_machine", lambda: orin(**changes))
 
     be()
     return be
@@ -81,7 +79,7 @@ def test_a_good_machine_and_bundle(machine, bundle, capsys):
 
 
 @pytest.mark.parametrize(
-    ("changes", "name", "mend"),
+    ("changes", "name", "fix"),
     [
         ({"l4t": "35.4.1", "jetpack": ""}, "JetPack", "SDK Manager"),
         ({"tensorrt": {"tensorrt": absent("tensorrt")}}, "TensorRT", "python3-libnvinfer"),
@@ -91,12 +89,12 @@ def test_a_good_machine_and_bundle(machine, bundle, capsys):
         ({"numpy": absent("numpy")}, "NumPy", "python3-numpy"),
     ],
 )
-def test_a_machine_that_will_not_do(machine, bundle, capsys, changes, name, mend):
+def test_a_machine_that_will_not_do(machine, bundle, capsys, changes, name, fix):
     machine(**changes)
     assert run(bundle, "--target", "jetson-orin-jp62") == 2
     captured = capsys.readouterr()
     assert f"will not do for jetson-orin-jp62: {name} (" in captured.err
-    assert mend in captured.out.split(f"failed   {name}")[1]
+    assert fix in captured.out.split(f"failed   {name}")[1]
 
 
 def test_all_faults_come_at_once(machine, bundle, capsys, monkeypatch):
@@ -157,12 +155,12 @@ def test_a_bundle_without_fixtures(exported):
     bundle = without(exported, files=lambda rows: [row for row in rows if not row.path.startswith("fixtures/")])
     found = check(bundle, "fixtures")
     assert (found.status, found.found) == ("failed", "none for vision_encoder and token_merger")
-    assert "without --no-validation" in found.mend
+    assert "without --no-validation" in found.fix
 
 
 def test_a_precision_that_the_target_lacks(exported):
     found = check(without(exported, precision=lambda _: "fp8"), "precision")
-    assert found.status == "failed" and "--precision" in found.mend
+    assert found.status == "failed" and "--precision" in found.fix
     assert check(without(exported), "precision").status == "ok"
 
 
@@ -175,7 +173,7 @@ def test_rules_were_checked_for_every_target_at_export(exported):
 def test_rules_of_a_target_that_the_export_did_not_know(exported):
     found = check(without(exported, rule_findings=lambda _: {"rtx": []}), "rules")
     assert (found.status, found.found) == ("unknown", "checked for rtx")
-    assert "export again" in found.mend
+    assert "export again" in found.fix
 
 
 def test_broken_rules_are_refused_and_warnings_are_not(exported):
@@ -331,7 +329,7 @@ def test_the_document_names_every_check(machine, bundle):
 
 def test_the_document_has_the_releases_of_the_table():
     pairs = re.findall(r"(\d\d\.\d[\d.]*) is (?:JetPack )?(\d\.[\d.]*\d)", " ".join(DOCUMENT.split()))
-    assert dict(pairs) == jetpack._JETPACK_OF
+    assert dict(pairs) == jetson._JETPACK_OF
 
 
 def test_the_document_has_the_memory_that_is_asked_for():

@@ -2,11 +2,12 @@
 
 import itertools
 import json
+import threading
 
 import pytest
 
-from sttm_export.engines.layers import Layer, count_attention, parse_layers
-from sttm_export.kit.latency import settle
+from sttm_export.engines.execution import Layer, count_attention, parse_layers
+from sttm_export.kit.measure import MemoryWatch, settle
 from sttm_export.kit.report import latency_text, readable_report
 
 
@@ -118,3 +119,22 @@ def test_the_report_says_whether_attention_is_fused(report):
     assert "vision_encoder: 2 layers. Attention is fused in 1 of 2 blocks, by the names of kernels." in text
     assert "| 1 | _gemm_mha_v2_myl0_1 | kgen | _gemm_mha_v2_0x1 |" in text and "x" * 101 not in text
     assert "token_merger: layers were not listed: the inspector of tensorrt 10.3.0 gave no layers." in text
+
+
+def test_the_least_free_memory_is_seen_from_outside():
+    """What is on a Jetson's GPU is in no process; only the machine's own figure shows it."""
+    values = iter([900, 700, 200, 650])
+    seen = threading.Event()
+
+    def read():
+        value = next(values, None)
+        if value is None:
+            seen.set()
+        return value
+
+    with MemoryWatch(read, 0.001) as watch:
+        assert seen.wait(10)
+    assert watch.facts() == {"free_before": 900, "least_free": 200, "taken": 700}
+    with MemoryWatch(lambda: None, 0.001) as watch:
+        pass
+    assert set(watch.facts().values()) == {None}

@@ -6,10 +6,10 @@ import sys
 import pytest
 from helpers_device import jetson_root, meminfo, stanza, write_files
 
-from sttm_export.machine.facts import free_disk, read_machine, size_text
-from sttm_export.machine.jetpack import read_jetpack, read_l4t, read_packages
-from sttm_export.machine.memory import read_memory
+from sttm_export.machine.facts import read_machine
+from sttm_export.machine.jetson import read_jetpack, read_l4t, read_packages
 from sttm_export.machine.modules import ask_module, ask_onnxruntime
+from sttm_export.system import free_disk, free_memory, read_memory, size_text
 
 MIB = 2**20
 
@@ -18,7 +18,7 @@ def test_a_jetson_is_read_from_its_files(tmp_path):
     facts = read_machine(jetson_root(tmp_path))
     assert (facts.l4t, facts.jetpack, facts.power.mode) == ("36.4.3", "6.2", "MAXN_SUPER")
     assert facts.model == "NVIDIA Jetson Orin Nano Engineering Reference Developer Kit Super"
-    assert facts.is_jetson and facts.distribution == "Ubuntu 22.04.5 LTS"
+    assert facts.distribution == "Ubuntu 22.04.5 LTS"
     assert (facts.memory.total, facts.memory.usable) == (7620 * MIB, 6100 * MIB)
     assert facts.memory.swap_total == 3810 * MIB
     assert facts.python == ".".join(map(str, sys.version_info[:3]))
@@ -28,7 +28,6 @@ def test_a_jetson_is_read_from_its_files(tmp_path):
 def test_an_empty_root_has_no_facts(tmp_path):
     facts = read_machine(tmp_path)
     assert (facts.l4t, facts.jetpack, facts.model, facts.power.mode, facts.distribution) == ("",) * 5
-    assert not facts.is_jetson
     assert facts.memory.usable is None
 
 
@@ -123,4 +122,10 @@ def test_onnxruntime_says_its_providers():
 def test_disk_and_sizes(tmp_path):
     assert free_disk(tmp_path) > 0
     assert free_disk(tmp_path / "absent") is None
-    assert [size_text(size) for size in (0, 300 * MIB, 3584 * MIB)] == ["0 MiB", "300 MiB", "3.5 GiB"]
+    sizes = {0: "0 B", 1024: "1.0 KiB", 829423616: "791 MiB", 46 * MIB: "46.0 MiB", 3584 * MIB: "3.5 GiB"}
+    assert {size: size_text(size) for size in sizes} == sizes
+
+
+def test_free_memory_is_that_of_this_machine():
+    free = free_memory()
+    assert free is None or 0 < free < 1 << 50

@@ -10,9 +10,8 @@ import pytest
 
 import sttm_export
 from sttm_export.contracts.target import find_target, targets
-from sttm_export.kit.choice import read_targets
-from sttm_export.kit.closure import PACKAGE, ROOTS, imported_modules, kit_sources
-from sttm_export.kit.pack import pack_kit
+from sttm_export.kit.checks import read_targets
+from sttm_export.kit.pack import PACKAGE, ROOTS, imported_modules, kit_sources, pack_kit
 
 SOURCES = kit_sources()
 # Names of NumPy that packed files use. Each is in NumPy 1.21, the one of Ubuntu 22.04 and with it of JetPack 6; look a
@@ -192,7 +191,7 @@ def test_the_readme_has_the_bundles_facts(staged):
     )
     text = (kit / "README.md").read_text(encoding="utf-8")
     assert text.startswith("# Engines on the device: Tiny 7B")
-    assert "vision_encoder (3 MiB)" in text and "1.6 GiB of free memory" in " ".join(text.split())
+    assert "vision_encoder (3.0 MiB)" in text and "1.6 GiB of free memory" in " ".join(text.split())
     assert "jetson-orin-jp62" in text and "`rtx`" not in text
     assert sttm_export.__version__ in text
 

@@ -3,8 +3,8 @@
 import pytest
 from helpers_device import jetson_root, write_files
 
-from sttm_export.machine import power
-from sttm_export.machine.power import PowerFacts, parse_query, read_power
+from sttm_export.machine import jetson
+from sttm_export.machine.jetson import PowerFacts, parse_query, read_power
 
 NANO = """# < POWER_MODEL ID=id_num NAME=mode_name >
 < PARAM TYPE=FILE NAME=CPU_ONLINE >
@@ -57,7 +57,7 @@ def test_without_a_status_nvpmodel_is_asked(tmp_path, monkeypatch):
     write_files(tmp_path, {"bin/nvpmodel": "#!/bin/sh\necho NV Power Mode: 25W\necho 1\n"})
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{program.parent}:/usr/bin:/bin")
-    monkeypatch.setattr(power, "ROOT", root)
+    monkeypatch.setattr(jetson, "ROOT", root)
     assert read_power(root).mode == "25W"
     program.unlink()
     assert read_power(root).mode == ""

@@ -1,4 +1,4 @@
-"""Each refusal of a machine, and that it comes with what mends it."""
+"""Each refusal of a machine, and that it comes with what fixes it."""
 
 import dataclasses
 
@@ -6,12 +6,12 @@ import pytest
 from helpers_device import GIB, ORIN, absent, orin
 
 from sttm_export.contracts.target import find_target
+from sttm_export.engines.driver import closed_nodes, closed_text
 from sttm_export.engines.memory import RTX_BASE, builder_base
-from sttm_export.engines.nodes import closed_nodes, closed_text
-from sttm_export.machine.memory import MemoryFacts
 from sttm_export.machine.modules import ModuleFacts
 from sttm_export.machine.needs import derive_needs
 from sttm_export.machine.requirements import check_machine, check_room, failed
+from sttm_export.system import MemoryFacts
 
 JP62 = find_target("jetson-orin-jp62")
 X86 = find_target("x86-trt103")
@@ -25,7 +25,7 @@ def tensorrt(version="", reason=""):
 def only_fault(facts, target=JP62):
     faults = failed(check_machine(facts, target))
     assert len(faults) == 1, faults
-    assert faults[0].mend
+    assert faults[0].fix
     return faults[0]
 
 
@@ -33,14 +33,14 @@ def test_a_jetson_with_all_of_it_passes_every_check():
     checks = check_machine(orin(), JP62)
     assert [check.name for check in checks] == ["processor", "JetPack", "GPU", "TensorRT", "Python", "NumPy"]
     assert {check.status for check in checks} == {"ok"}
-    assert not any(check.mend for check in checks)
+    assert not any(check.fix for check in checks)
 
 
 def test_wrong_jetpack():
     fault = only_fault(orin(l4t="35.4.1", jetpack=""))
     assert fault.name == "JetPack" and fault.found == "JetPack ? (Jetson Linux 35.4.1)"
     assert fault.needed == "JetPack 6.1, 6.2, 6.2.1, 6.2.2 or 6.2.3 (Jetson Linux 36.4, 36.5)"
-    assert "SDK Manager" in fault.mend
+    assert "SDK Manager" in fault.fix
 
 
 def test_a_release_is_compared_by_its_parts():
@@ -65,28 +65,28 @@ def test_a_container_without_a_release_is_no_refusal():
 
 
 @pytest.mark.parametrize(
-    ("changes", "needed", "mend"),
+    ("changes", "needed", "fix"),
     [
         ({}, "tensorrt 10.3", "apt install nvidia-jetpack python3-libnvinfer"),
         ({"virtual": True}, "tensorrt 10.3", "PYTHON=/usr/bin/python3 bash build.sh"),
     ],
 )
-def test_no_tensorrt_module(changes, needed, mend):
+def test_no_tensorrt_module(changes, needed, fix):
     fault = only_fault(orin(tensorrt=tensorrt(reason="not installed"), **changes))
     assert (fault.name, fault.needed) == ("TensorRT", needed)
-    assert mend in fault.mend
+    assert fix in fault.fix
 
 
 def test_a_tensorrt_that_does_not_load_says_why():
     fault = only_fault(orin(tensorrt=tensorrt(reason="ImportError: libcudart.so.12: cannot open")))
-    assert "libcudart.so.12" in fault.found and "keeps it from loading" in fault.mend
+    assert "libcudart.so.12" in fault.found and "keeps it from loading" in fault.fix
 
 
 @pytest.mark.parametrize("version", ["10.7.0", "8.6.2", "1.3", "10.30.0"])
 def test_wrong_tensorrt(version):
     fault = only_fault(orin(tensorrt=tensorrt(version)))
     assert (fault.name, fault.found, fault.needed) == ("TensorRT", version, "tensorrt 10.3")
-    assert "the version that built it" in fault.mend
+    assert "the version that built it" in fault.fix
 
 
 def test_wrong_compute_capability_and_no_gpu():
@@ -95,9 +95,9 @@ def test_wrong_compute_capability_and_no_gpu():
     assert (fault.name, fault.found, fault.needed) == ("GPU", "sm72 (Xavier)", "sm87")
     fault = only_fault(orin(gpu=None))
     assert "no NVIDIA GPU" in fault.found
-    assert "--runtime nvidia --group-add video" in fault.mend and "--gpus" not in fault.mend
+    assert "--runtime nvidia --group-add video" in fault.fix and "--gpus" not in fault.fix
     host = orin(processor="x86_64", l4t="", jetpack="", gpu=None)
-    assert "docker run --gpus all" in next(row for row in check_machine(host, X86) if row.name == "GPU").mend
+    assert "docker run --gpus all" in next(row for row in check_machine(host, X86) if row.name == "GPU").fix
 
 
 def test_a_gpu_that_may_not_be_used_keeps_the_drivers_words(tmp_path):
@@ -116,7 +116,7 @@ def test_a_gpu_that_may_not_be_used_keeps_the_drivers_words(tmp_path):
     assert "--group-add 104" in closed_text({"/dev/dri/renderD128": "104"}), "a container has no name for it"
     reason = "Cannot start the NVIDIA driver: no CUDA-capable device is detected, CUDA_ERROR_NO_DEVICE (CUDA error 100)"
     fault = only_fault(orin(gpu=None, gpu_fault=f"{reason}; {text}."))
-    assert fault.found == reason and "usermod -aG video,render" in fault.mend and fault.mend.count("group-add") == 2
+    assert fault.found == reason and "usermod -aG video,render" in fault.fix and fault.fix.count("group-add") == 2
 
 
 def test_full_tensorrt_takes_more_before_it_reads_a_weight():
@@ -134,18 +134,18 @@ def test_an_x86_machine_gets_all_its_faults_at_once():
     facts = orin(processor="x86_64", l4t="", jetpack="", gpu=None, tensorrt=tensorrt(reason="not installed"))
     faults = failed(check_machine(facts, JP62))
     assert [fault.name for fault in faults] == ["processor", "JetPack", "GPU", "TensorRT"]
-    assert all(fault.mend for fault in faults)
-    assert "no cross-build" in faults[0].mend
+    assert all(fault.fix for fault in faults)
+    assert "no cross-build" in faults[0].fix
 
 
 def test_a_gpu_host_target_on_a_jetson():
     assert [fault.name for fault in failed(check_machine(orin(), X86))] == ["processor", "GPU"]
     fault = failed(check_machine(orin(processor="x86_64", tensorrt=tensorrt(reason="not installed")), X86))[-1]
-    assert "tensorrt==10.3.*" in fault.mend and X86.image in fault.mend
+    assert "tensorrt==10.3.*" in fault.fix and X86.image in fault.fix
 
 
 @pytest.mark.parametrize(
-    ("changes", "name", "mend"),
+    ("changes", "name", "fix"),
     [
         ({"python": "3.8.10"}, "Python", "PYTHON="),
         ({"numpy": absent("numpy")}, "NumPy", "python3-numpy"),
@@ -153,9 +153,9 @@ def test_a_gpu_host_target_on_a_jetson():
         ({"numpy": ModuleFacts("numpy", "1.17.4")}, "NumPy", "python3-numpy"),
     ],
 )
-def test_python_and_numpy(changes, name, mend):
+def test_python_and_numpy(changes, name, fix):
     fault = only_fault(orin(**changes))
-    assert fault.name == name and mend in fault.mend
+    assert fault.name == name and fix in fault.fix
 
 
 def test_what_a_build_needs_is_derived_from_the_largest_graph():
@@ -172,9 +172,9 @@ def test_room_enough_and_not_enough():
     little = orin(memory=MemoryFacts(8 * GIB, 1 * GIB))
     memory, disk, bundle = check_room(little, NEEDS, GIB // 2, False, "/data/bundle")
     assert (memory.status, disk.status, bundle.status) == ("failed",) * 3
-    assert memory.found == "1.0 GiB free" and "free 2.0 GiB" in memory.mend and "--ignore-memory" in memory.mend
-    assert "/data/bundle" in disk.mend and "larger disk" in disk.mend
-    assert bundle.found == "read-only" and "copy the bundle" in bundle.mend
+    assert memory.found == "1.0 GiB free" and "free 2.0 GiB" in memory.fix and "--ignore-memory" in memory.fix
+    assert "/data/bundle" in disk.fix and "larger disk" in disk.fix
+    assert bundle.found == "read-only" and "copy the bundle" in bundle.fix
 
 
 def test_a_containers_limit_is_named():
@@ -185,7 +185,7 @@ def test_a_containers_limit_is_named():
 def test_ignored_memory_is_said_and_not_refused():
     little = orin(memory=MemoryFacts(8 * GIB, 1 * GIB))
     memory = check_room(little, NEEDS, 2 * GIB, True, "/data", ignore_memory=True)[0]
-    assert memory.status == "unknown" and "--ignore-memory" in memory.mend
+    assert memory.status == "unknown" and "--ignore-memory" in memory.fix
     plenty = check_room(orin(), NEEDS, 2 * GIB, True, "/data", ignore_memory=True)[0]
     assert plenty.status == "ok"
 

@@ -1,26 +1,38 @@
-"""Real builds with TensorRT-RTX of a small graph that holds what the real ones hold, and fakes for what needs a GPU."""
+"""Real builds with TensorRT-RTX of a small graph that holds what the real ones hold; full TensorRT on the stand-in."""
 
 import errno
 import hashlib
 import json
+import os
+import shutil
+import signal
+from pathlib import Path
 
 import onnx
 import pytest
-from helpers_engines import fake_tensorrt
+from helpers_children import plant
 from helpers_graphs import FLOAT, INT32, node, proto, save, tiny_module, tiny_spec
+from helpers_standins import pretend_gpu
 
 from sttm_export.bundle.records import EngineRecord
 from sttm_export.contracts.target import find_target
-from sttm_export.engines import build as build_module
-from sttm_export.engines.api import Api
-from sttm_export.engines.build import available_api, build_engine
-from sttm_export.engines.faults import EngineError, UnavailableError
-from sttm_export.engines.gpu import gpu_capability
-from sttm_export.engines.targets import build_targets, capabilities_for
+from sttm_export.engines.api import BuildOptions, EngineError, UnavailableError
+from sttm_export.engines.build import (
+    EngineRequest,
+    build_engine,
+    build_engines,
+    capabilities_for,
+    check_available,
+    check_options,
+    plan_engines,
+)
+from sttm_export.engines.driver import gpu_capability
+from sttm_export.engines.progress import quiet
 from sttm_export.errors import UserError
 from sttm_export.graphs.export import data_file, export_graph
 
 RTX, ORIN = find_target("rtx"), find_target("jetson-orin-jp62")
+trt = pytest.importorskip("tensorrt_rtx_bindings", reason="TensorRT-RTX is not installed")
 
 
 @pytest.fixture(scope="module", params=["float32", "float16"])
@@ -28,182 +40,236 @@ def graph(request, tmp_path_factory):
     return export_graph(tiny_module(request.param), tiny_spec(request.param), tmp_path_factory.mktemp("graph"))
 
 
-@pytest.fixture
-def rtx():
-    return pytest.importorskip("tensorrt_rtx_bindings", reason="TensorRT-RTX is not installed")
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    return export_graph(tiny_module("float16"), tiny_spec("float16"), tmp_path_factory.mktemp("small"))
 
 
 @pytest.fixture
-def orin_here(monkeypatch):
-    """A machine that looks like an Orin, with a TensorRT that is a fake."""
+def orin(monkeypatch):
+    """An Orin: driver and TensorRT are stand-ins, here and in children; parser and builder are NVIDIA's."""
+    return pretend_gpu(monkeypatch, cc="8.7", machine="aarch64")
 
-    def put(module, capability="sm87", machine="aarch64"):
-        monkeypatch.setattr(build_module, "gpu_capability", lambda: capability)
-        monkeypatch.setattr(build_module.platform, "machine", lambda: machine)
-        monkeypatch.setattr(build_module, "load_api", lambda flavour: Api(flavour, module))
 
-    return put
+def build(graph, engine, capability="sm86", target=RTX, on_progress=quiet, **options):
+    return build_engine(EngineRequest(graph, target, capability, BuildOptions(**options)), engine, on_progress)
+
+
+def integers(folder):
+    """A graph that NVIDIA's parser refuses."""
+    model = proto([node("MatMul", ["x", "x"], ["y"])], [("x", INT32, [4, 4])], [("y", INT32, [4, 4])])
+    return save(model, folder, "bad.onnx")
 
 
 def names_in(directory):
     return sorted(path.name for path in directory.iterdir())
 
 
-def test_rank_0_inputs_bool_outputs_and_int32_indices_build(rtx, graph, tmp_path):
+def sidecar(engine):
+    return json.loads(engine.with_name(f"{engine.name}.json").read_text())
+
+
+def test_rank_0_inputs_bool_outputs_and_int32_indices_build(graph, tmp_path):
     """TensorRT-RTX takes rank-0 int32 and float32 inputs, rank-0 bool outputs and INT32 indices, in both precisions."""
     graph_types = {row.name: row.type.tensor_type for row in onnx.load(graph, load_external_data=False).graph.input}
     assert not graph_types["num_frames"].shape.dim and not graph_types["threshold"].shape.dim
     seen = []
-    result = build_engine(graph, RTX, "sm86", tmp_path / "e" / "tiny.engine", on_progress=lambda *row: seen.append(row))
+    result = build(graph, tmp_path / "e" / "tiny.engine", on_progress=lambda *row: seen.append(row))
     assert result.status == "built" and result.reason == "" and result.size == result.path.stat().st_size > 1000
     assert result.seconds > 0 and result.scratch is not None and result.tensorrt.startswith("1.")
     assert result.options["tf32"] is False and result.options["strongly_typed"] is True
+    assert [row[0] for row in seen[:2]] == ["starting TensorRT", "reading the graph"]
     assert seen[0][1] == 0.0 and seen[-1][1] == 1.0 and [row[1] for row in seen] == sorted(row[1] for row in seen)
     assert names_in(tmp_path / "e") == ["tiny.engine", "tiny.engine.json"]
 
 
-def test_sidecar_tells_where_the_engine_is_from(rtx, graph, tmp_path):
-    result = build_engine(graph, RTX, "sm89", tmp_path / "tiny.engine")
-    sidecar = json.loads((tmp_path / "tiny.engine.json").read_text())
-    assert sidecar["sha256"] == hashlib.sha256(result.path.read_bytes()).hexdigest()
-    assert sidecar["graph_sha256"] == hashlib.sha256(graph.read_bytes()).hexdigest()
-    assert sidecar["compute_capability"] == "sm89" and sidecar["target"] == "rtx"
-    assert sidecar["tensorrt"] == f"tensorrt-rtx {result.tensorrt}" and sidecar["options"]["tf32"] is False
-    assert str(tmp_path) not in json.dumps(sidecar)
+def test_sidecar_and_log_tell_where_the_engine_is_from(small, tmp_path):
+    result = build(small, tmp_path / "tiny.engine", "sm89")
+    found = sidecar(result.path)
+    assert result.path.read_bytes()[:4] == b"vtrt"
+    assert found["sha256"] == result.sha256 == hashlib.sha256(result.path.read_bytes()).hexdigest()
+    assert found["graph_sha256"] == hashlib.sha256(small.read_bytes()).hexdigest()
+    assert found["compute_capability"] == "sm89" and found["target"] == "rtx" and found["timings"] == ""
+    assert found["tensorrt"] == f"tensorrt-rtx {result.tensorrt}" and found["options"]["tf32"] is False
+    log = "\n".join(result.log)
+    assert "Input filename:   tiny.onnx" in log
+    assert str(tmp_path) not in json.dumps(found) and str(small.parent) not in json.dumps(found) + log
 
 
-def test_engine_bytes_are_those_of_tensorrt(rtx, graph, tmp_path):
-    """Two builds need not be equal byte for byte: TensorRT writes the inputs and outputs in an order that varies."""
-    first = build_engine(graph, RTX, "sm86", tmp_path / "a.engine").path.read_bytes()
-    second = build_engine(graph, RTX, "sm86", tmp_path / "b.engine").path.read_bytes()
-    assert first[:4] == b"vtrt" and len(first) == len(second)
+def test_without_capability_an_rtx_engine_is_portable(small, tmp_path):
+    assert build(small, tmp_path / "x.engine", None).options["compute_capability"] == "portable"
 
 
-def test_log_names_no_folder_of_this_machine(rtx, graph, tmp_path):
-    result = build_engine(graph, RTX, "sm86", tmp_path / "a.engine")
-    assert "Input filename:   tiny.onnx" in "\n".join(result.log) and str(graph.parent) not in "\n".join(result.log)
+def test_refusals_come_through(tmp_path):
+    with pytest.raises(EngineError, match=r"refuses bad.onnx: node 'MatMul_y' \(MatMul\): .*INT32"):
+        build(integers(tmp_path), tmp_path / "out" / "x.engine")
+    assert names_in(tmp_path / "out") == []
 
 
-def test_parser_errors_name_node_and_operator(rtx, tmp_path):
-    model = proto([node("MatMul", ["x", "x"], ["y"])], [("x", INT32, [4, 4])], [("y", INT32, [4, 4])])
-    with pytest.raises(EngineError, match=r"refuses graph.onnx: node 'MatMul_y' \(MatMul\): .*INT32"):
-        build_engine(save(model, tmp_path), RTX, "sm86", tmp_path / "out" / "x.engine")
-    assert list((tmp_path / "out").iterdir()) == []
-
-
-def test_builder_errors_are_told(rtx, tmp_path):
+def test_builder_errors_are_told(tmp_path):
     import numpy as np
 
-    model = proto(
-        [node("TopK", ["x", "k"], ["y", "i"])],
-        [("x", FLOAT, [2, 4096])],
-        [("y", FLOAT, [2, 3841])],
-        {"k": np.array([3841])},
-    )
+    rows = [("x", FLOAT, [2, 4096])], [("y", FLOAT, [2, 3841])], {"k": np.array([3841])}
+    model = proto([node("TopK", ["x", "k"], ["y", "i"])], *rows)
     with pytest.raises(EngineError, match=r"could not build graph.onnx: .*K exceeds the maximum value allowed"):
-        build_engine(save(model, tmp_path), RTX, "sm86", tmp_path / "x.engine")
+        build(save(model, tmp_path), tmp_path / "x.engine")
     assert names_in(tmp_path) == ["graph.onnx"]
 
 
-def test_missing_weights_are_told(rtx, graph, tmp_path):
-    (tmp_path / graph.name).write_bytes(graph.read_bytes())
-    assert data_file(graph).exists()
-    with pytest.raises(EngineError, match=r"refuses tiny.onnx"):
-        build_engine(tmp_path / graph.name, RTX, "sm86", tmp_path / "x.engine")
-
-
-def test_a_build_can_be_stopped(rtx, graph, tmp_path):
-    def stop(phase, fraction):
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        build_engine(graph, RTX, "sm86", tmp_path / "x.engine", on_progress=stop)
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_full_disk_is_an_os_error_and_prints_nothing(rtx, graph, tmp_path, capfd):
-    """TensorRT catches what its writer raises and prints a traceback of it; the error waits instead."""
-    (tmp_path / "tiny.engine.partial").symlink_to("/dev/full")
-    with pytest.raises(OSError, match="No space left") as full:
-        build_engine(graph, RTX, "sm86", tmp_path / "tiny.engine")
-    assert full.value.errno == errno.ENOSPC
-    printed = capfd.readouterr().err
-    assert "Exception caught" not in printed and "api.py" not in printed
+def test_a_workspace_that_is_too_small_is_told(small, tmp_path):
+    with pytest.raises(EngineError, match="no kernel fits into a workspace of 1 MiB; give a larger --workspace"):
+        build(small, tmp_path / "x.engine", workspace_mib=1)
     assert names_in(tmp_path) == []
 
 
-def test_without_capability_an_rtx_engine_is_portable(rtx, graph, tmp_path):
-    assert build_engine(graph, RTX, None, tmp_path / "x.engine").options["compute_capability"] == "portable"
-
-
-def test_unknown_capability_is_a_user_error(graph, tmp_path):
-    with pytest.raises(
-        UserError, match=r"Target 'rtx' has no compute capability 'sm87'; give one of: sm75, sm80, sm86, sm89"
-    ):
-        build_engine(graph, RTX, "sm87", tmp_path / "x.engine")
+def test_missing_weights_are_told(graph, tmp_path):
+    (tmp_path / graph.name).write_bytes(graph.read_bytes())
+    assert data_file(graph).exists()
+    with pytest.raises(EngineError, match=r"refuses tiny.onnx"):
+        build(tmp_path / graph.name, tmp_path / "x.engine")
 
 
 def test_missing_graph_is_a_user_error(tmp_path):
     with pytest.raises(UserError, match=r"none.onnx is missing; give the path of an exported graph"):
-        build_engine(tmp_path / "none.onnx", RTX, "sm86", tmp_path / "x.engine")
+        build(tmp_path / "none.onnx", tmp_path / "x.engine")
 
 
-def test_no_gpu_is_skipped_aloud(orin_here, graph, tmp_path):
-    orin_here(fake_tensorrt(), capability=None, machine="x86_64")
-    result = build_engine(graph, ORIN, None, tmp_path / "x.engine")
-    assert result.status == "skipped" and result.path is None and list(tmp_path.iterdir()) == []
-    assert result.reason == (
-        "TensorRT 10.3 builds for jetson-orin-jp62 only on its own GPU (sm87), and this machine has no NVIDIA GPU; "
-        "build on the device with the bundle's device kit (bash BUNDLE/device/build.sh), or use --target rtx here."
-    )
+def children():
+    """Processes of this one, zombies too."""
+    tasks = Path(f"/proc/{os.getpid()}/task").glob("*/children")
+    return {int(number) for task in tasks for number in task.read_text().split()}
+
+
+def test_what_progress_raises_ends_the_build(small, tmp_path):
+    def stop(phase, fraction):
+        if phase == "reading the graph":
+            raise KeyboardInterrupt
+
+    before = children()
+    with pytest.raises(KeyboardInterrupt):
+        build(small, tmp_path / "x.engine", on_progress=stop)
+    assert names_in(tmp_path) == [] and children() <= before
+
+
+def test_an_interrupt_does_not_wait_for_tensorrt(small, tmp_path):
+    """The signal comes while TensorRT-RTX is at work."""
+
+    def press(phase, fraction):
+        if phase == "Building engine":
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        build(small, tmp_path / "x.engine", on_progress=press)
+    assert names_in(tmp_path) == []
+
+
+def test_a_full_disk_is_an_os_error(small, tmp_path, capfd):
+    """TensorRT catches what its writer raises and prints a traceback of it; the error waits instead."""
+    (tmp_path / "tiny.engine.partial").symlink_to("/dev/full")
+    with pytest.raises(OSError, match="No space left") as full:
+        build(small, tmp_path / "tiny.engine")
+    assert full.value.errno == errno.ENOSPC and names_in(tmp_path) == []
+    assert "Traceback" not in capfd.readouterr().err
+
+
+def test_what_lies_beside_a_graph_is_not_imported(small, tmp_path, monkeypatch):
+    """A bundle may come from anybody."""
+    shutil.copytree(small.parent, tmp_path / "bundle")
+    plant(tmp_path / "bundle", tmp_path / "ran")
+    for name in ("PYTHONPATH", "LD_LIBRARY_PATH"):
+        monkeypatch.setenv(name, f":{os.environ.get(name, '')}:")
+    monkeypatch.chdir(tmp_path / "bundle")
+    assert build(Path(small.name), Path("x.engine")).status == "built"
+    assert not (tmp_path / "ran").exists()
+
+
+class TestFullTensorrt:
+    def test_takes_the_same_path(self, orin, small, tmp_path):
+        orin.knob(log=tmp_path / "calls")
+        result = build(small, tmp_path / "x.engine", None, ORIN, workspace_mib=64)
+        strong = int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
+        rows = [json.loads(line) for line in (tmp_path / "calls").read_text().splitlines()]
+        built = next(row for row in rows if row["call"] == "Builder.build_serialized_network")
+        assert built["flags"] == [] and built["workspace"] == 64 << 20
+        assert next(row for row in rows if row["call"] == "Builder.create_network")["arguments"] == [1 << strong]
+        assert result.path.read_bytes()[:4] == b"ftrt"
+        found = sidecar(result.path)
+        assert (found["compute_capability"], found["tensorrt"]) == ("sm87", "tensorrt 10.3.0.30")
+
+    def test_that_fails_says_why(self, orin, small, tmp_path):
+        orin.knob(no_build="yes")
+        with pytest.raises(EngineError, match=r"tensorrt 10.3.0.30 could not build tiny.onnx: Error Code 10: Internal"):
+            build(small, tmp_path / "x.engine", None, ORIN)
+
+    def test_keeps_kernel_times_for_the_next_build(self, orin, small, tmp_path):
+        assert build(small, tmp_path / "x.engine", None, ORIN).timings == "new"
+        times = (tmp_path / "timing.cache").read_bytes()
+        assert (
+            build(small, tmp_path / "x.engine", None, ORIN).timings
+            == "kept"
+            == sidecar(tmp_path / "x.engine")["timings"]
+        )
+        assert (tmp_path / "timing.cache").read_bytes() == times
+
+    @pytest.mark.parametrize("change", [(b"8.7", b"8.9"), (b"10.3.0.30", b"10.3.0.26"), (b"timings", b"damaged")])
+    def test_measures_anew_where_they_do_not_fit(self, orin, small, tmp_path, change):
+        build(small, tmp_path / "x.engine", None, ORIN)
+        times = (tmp_path / "timing.cache").read_bytes()
+        (tmp_path / "timing.cache").write_bytes(times.replace(*change))
+        assert build(small, tmp_path / "x.engine", None, ORIN).timings == "new"
+        assert (tmp_path / "timing.cache").read_bytes() == times
+
+    def test_leaves_everything_as_it_was_where_a_build_fails(self, orin, small, tmp_path):
+        build(small, tmp_path / "x.engine", None, ORIN)
+        before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+        orin.knob(no_build="yes")
+        with pytest.raises(EngineError):
+            build(small, tmp_path / "x.engine", None, ORIN)
+        assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+    def test_is_skipped_aloud_where_there_is_no_gpu(self, orin, small, tmp_path):
+        orin.knob(cc="none")
+        result = build(small, tmp_path / "out" / "x.engine", None, ORIN)
+        assert result.status == "skipped" and result.path is None and names_in(tmp_path) == []
+        assert result.reason == (
+            "TensorRT 10.3 builds for jetson-orin-jp62 only on its own GPU (sm87), and this machine has no NVIDIA GPU; "
+            "build on the device with the bundle's device kit (bash BUNDLE/device/build.sh), or use --target rtx here."
+        )
 
 
 @pytest.mark.parametrize(
-    ("capability", "machine", "version", "message"),
+    ("cc", "machine", "version", "message"),
     [
-        ("sm90", "aarch64", "10.3.0", "here is sm90 on aarch64; build on the device"),
-        ("sm87", "x86_64", "10.3.0", "here is sm87 on x86_64; build on the device"),
-        (
-            "sm87",
-            "aarch64",
-            "10.13.3.9",
-            "jetson-orin-jp62 has TensorRT 10.3, here is 10.13.3.9, and an engine runs only with",
-        ),
+        ("9.0", "aarch64", "10.3.0", "here is sm90 on aarch64; build on the device"),
+        ("8.7", "x86_64", "10.3.0", "here is sm87 on x86_64; build on the device"),
+        ("8.7", "aarch64", "10.13.3.9", "jetson-orin-jp62 has TensorRT 10.3, here is 10.13.3.9, and an engine runs"),
     ],
 )
-def test_other_machines_and_versions_are_told_apart(orin_here, capability, machine, version, message):
-    orin_here(fake_tensorrt(version), capability, machine)
+def test_other_machines_and_versions_are_told_apart(monkeypatch, cc, machine, version, message):
+    pretend_gpu(monkeypatch, cc=cc, machine=machine, tensorrt=version)
     with pytest.raises(UnavailableError, match=message):
-        available_api(ORIN)
+        check_available(ORIN)
 
 
-def test_a_host_gpu_is_no_device(orin_here):
-    orin_here(fake_tensorrt("11.4.1"), "sm87", "x86_64")
+def test_a_host_gpu_is_no_device(monkeypatch):
+    gpu = pretend_gpu(monkeypatch, cc="8.7", machine="x86_64", tensorrt="11.4.1")
     with pytest.raises(UnavailableError, match="build on a host with such a GPU"):
-        available_api(find_target("x86-trt114"))
-    orin_here(fake_tensorrt("11.4.1"), "sm89", "x86_64")
-    assert available_api(find_target("x86-trt114")).version == "11.4.1"
+        check_available(find_target("x86-trt114"))
+    gpu.knob(cc="8.9")
+    check_available(find_target("x86-trt114"))
 
 
-def test_full_tensorrt_takes_the_same_path(orin_here, graph, tmp_path):
-    orin_here(module := fake_tensorrt(plan=b"plan of an Orin"))
-    result = build_engine(graph, ORIN, "sm87", tmp_path / "x.engine")
-    assert result.path.read_bytes() == b"plan of an Orin" and result.warnings[-1] == "a warning"
-    assert module.made.network_flags == [2] and module.made.configs[0].flags == set()
-    sidecar = json.loads((tmp_path / "x.engine.json").read_text())
-    assert sidecar["compute_capability"] == "sm87" and "reading tiny.onnx" in sidecar["warnings"]
-    assert sidecar["timings"] == ""
+def test_no_tensorrt_is_said_by_the_child(orin, monkeypatch, tmp_path):
+    (tmp_path / "tensorrt.py").write_text("raise ImportError('libnvinfer.so.10: cannot open shared object file')")
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{os.environ['PYTHONPATH']}")
+    with pytest.raises(UnavailableError, match=r"tensorrt is installed but does not load \(libnvinfer"):
+        check_available(ORIN)
 
 
-def test_full_tensorrt_that_fails_says_why(orin_here, graph, tmp_path):
-    orin_here(fake_tensorrt(plan=None))
-    with pytest.raises(EngineError, match=r"tensorrt 10.3.0.30 could not build tiny.onnx: Error Code 4: no tactic"):
-        build_engine(graph, ORIN, "sm87", tmp_path / "x.engine")
-
-
-def test_all_targets_in_one_call(rtx, graph, tmp_path):
+def test_all_targets_in_one_call(small, tmp_path):
     seen = []
-    records = build_targets([graph], [RTX, ORIN], ["sm86"], tmp_path / "engines", lambda *row: seen.append(row))
+    requests = plan_engines([small], [RTX, ORIN], ["sm86"])
+    records = build_engines(requests, tmp_path / "engines", lambda *row: seen.append(row))
     built, skipped = records
     assert (built.status, built.file, built.compute_capability) == ("built", "rtx/tiny.sm86.engine", "sm86")
     engine = tmp_path / "engines" / built.file
@@ -217,11 +283,9 @@ def test_all_targets_in_one_call(rtx, graph, tmp_path):
     assert [EngineRecord(**json.loads(json.dumps(record.to_json()))) for record in records] == records
 
 
-def test_one_failure_does_not_stop_the_others(rtx, graph, tmp_path):
-    bad = save(
-        proto([node("MatMul", ["x", "x"], ["y"])], [("x", INT32, [4, 4])], [("y", INT32, [4, 4])]), tmp_path, "bad.onnx"
-    )
-    failed, built = build_targets([bad, graph], [RTX], ["sm86"], tmp_path / "engines")
+def test_one_failure_does_not_stop_the_others(small, tmp_path):
+    requests = plan_engines([integers(tmp_path), small], [RTX], ["sm86"])
+    failed, built = build_engines(requests, tmp_path / "engines")
     assert (failed.status, built.status) == ("failed", "built") and "MatMul" in failed.reason and not failed.file
     assert "MatMul" in (tmp_path / "engines" / failed.log).read_text()
 
@@ -232,14 +296,42 @@ def test_which_capabilities_are_built():
     assert capabilities_for(ORIN, ["sm87", "sm86"]) == ["sm87"]
 
 
-def test_capability_of_no_target_is_a_user_error(tmp_path):
-    with pytest.raises(
-        UserError,
-        match=r"Unknown compute capability 'sm99'; valid are, by target, rtx: sm75, .*; jetson-orin-jp62: sm87",
-    ):
-        build_targets([], [RTX, ORIN], ["sm86", "sm99"], tmp_path)
+def test_capability_of_no_target_is_a_user_error():
+    message = r"Unknown compute capability 'sm99'; valid are, by target, rtx: sm75, .*; jetson-orin-jp62: sm87"
+    with pytest.raises(UserError, match=message):
+        plan_engines([], [RTX, ORIN], ["sm86", "sm99"])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (BuildOptions(workspace_mib=0), "--workspace 0 is not possible; give the builder's scratch memory in MiB"),
+        (BuildOptions(workspace_mib=-1), "--workspace -1 is not possible"),
+        (BuildOptions(optimization_level=6), "Optimization level 6 is not possible; give one from 0"),
+        (BuildOptions(optimization_level=-1), "Optimization level -1"),
+    ],
+)
+def test_what_is_not_possible_is_refused_with_the_reason(options, message):
+    with pytest.raises(UserError, match=message) as caught:
+        plan_engines([], [RTX], options=options)
+    assert "\n" not in str(caught.value)
+    check_options(BuildOptions(workspace_mib=1, optimization_level=0))
 
 
 def test_gpu_question_gets_an_answer_here():
     capability = gpu_capability()
     assert capability is None or capability.startswith("sm")
+
+
+def test_a_process_that_dies_in_the_middle(small, tmp_path):
+    """Killed while it builds: an answer, and nothing is left."""
+    before = children()
+
+    def kill(phase, fraction):
+        if phase == "Building engine":
+            for number in children() - before:
+                os.kill(number, signal.SIGKILL)
+
+    with pytest.raises(EngineError, match=r"its process was ended by the system, most likely because memory ran out"):
+        build(small, tmp_path / "x.engine", on_progress=kill)
+    assert names_in(tmp_path) == []

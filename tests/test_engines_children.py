@@ -1,5 +1,6 @@
-"""Processes of the package's own: nothing foreign gets into them, none outlives its parent or is waited for in vain."""
+"""Work in processes of its own: nothing foreign gets into them, none outlives its parent or is waited for in vain."""
 
+import errno
 import os
 import shutil
 import signal
@@ -7,21 +8,142 @@ import subprocess
 import sys
 import threading
 import types
+from pathlib import Path
 
 import pytest
-from helpers_children import plant
-from test_device_jobs import is_running, wait_until
+from helpers_children import is_running, plant, wait_until
 
 from sttm_export.engines import children
+from sttm_export.engines.api import EngineError, UnavailableError
 from sttm_export.engines.children import (
     absolute_paths,
     child_environment,
     ended_when_still,
     python_command,
+    run_child,
     session_work,
 )
-from sttm_export.kit.closure import PACKAGE, kit_sources
+from sttm_export.errors import UserError
+from sttm_export.kit.pack import PACKAGE, kit_sources
 from sttm_export.machine.modules import ask_module
+
+WORK = """
+import os, signal, subprocess, sys, time
+from sttm_export.engines.api import EngineError, UnavailableError
+from sttm_export.engines.children import serve
+from sttm_export.errors import UserError
+
+def work(request, tell):
+{body}
+
+serve(work)
+"""
+
+
+def write_work(folder, body):
+    lines = "".join(f"    {line}\n" for line in body.splitlines())
+    (folder / "standin_work.py").write_text(WORK.format(body=lines))
+
+
+@pytest.fixture
+def child(tmp_path, monkeypatch):
+    """Run a child with the given body on the request {"n": 20}."""
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+
+    def run(body, *told):
+        write_work(tmp_path, body)
+        return run_child("standin_work", {"n": 20}, *told)
+
+    return run
+
+
+def test_a_child_answers_and_tells_meanwhile(child, capfd):
+    told = []
+    body = "print('chatter'); os.system('echo more'); tell(half=1); return {'twice': request['n'] * 2}"
+    assert child(body, told.append) == {"twice": 40} and told == [{"half": 1}]
+    out, err = capfd.readouterr()
+    assert out == "" and sorted(err.split()) == ["chatter", "more"]
+
+
+@pytest.mark.parametrize("kind", [UserError, UnavailableError, EngineError])
+def test_what_it_raises_is_raised_here(child, kind):
+    with pytest.raises(kind, match=r"^There is no cache; make one\.$") as caught:
+        child(f"raise {kind.__name__}('There is no cache; make one.')")
+    assert type(caught.value) is kind
+
+
+def test_a_full_disk_is_a_full_disk(child):
+    with pytest.raises(OSError, match="No space left") as full:
+        child("with open('/dev/full', 'w') as file: file.write('x')")
+    assert full.value.errno == errno.ENOSPC
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        (
+            "os.kill(os.getpid(), signal.SIGKILL)",
+            r"ended by the system, most likely because memory ran out \(.* were free",
+        ),
+        ("os.kill(os.getpid(), signal.SIGSEGV)", "SIGSEGV, inside TensorRT or the driver"),
+        ("sys.exit(3)", "code 3 and no answer"),
+        ("return {}['fault of the program']", "code 1 and no answer"),
+        ("open('/nowhere/x')", "code 1 and no answer"),
+    ],
+)
+def test_a_death_is_an_answer(child, body, reason):
+    with pytest.raises(EngineError, match=reason):
+        child(body)
+
+
+def test_standing_still_is_an_answer(child, monkeypatch):
+    monkeypatch.setattr(children, "PATIENCE", 1.0)
+    with pytest.raises(EngineError, match=r"stood still and was ended, most likely because memory ran out.*--work"):
+        child("time.sleep(600)")
+
+
+def test_a_child_that_is_asked_nothing_ends_quietly(tmp_path, monkeypatch):
+    """Its parent was interrupted before it had sent the request."""
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    write_work(tmp_path, "return {}")
+    command = python_command("standin_work")
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=True)
+    assert done.stdout == done.stderr == ""
+
+
+INTERRUPTED = """
+import signal, sys
+from sttm_export.engines.children import run_child
+
+def stop(number, frame):
+    raise KeyboardInterrupt
+
+signal.signal(signal.SIGTERM, stop)
+try:
+    run_child("standin_work", {})
+except KeyboardInterrupt:
+    sys.exit(130)
+"""
+
+
+def test_an_interruption_ends_the_child_and_what_it_started(tmp_path, monkeypatch):
+    note = tmp_path / "processes"
+    write_work(
+        tmp_path,
+        f"""child = subprocess.Popen(["sleep", "60"])
+open({str(note)!r}, "w").write(f"{{os.getpid()}} {{child.pid}}")
+os.rename({str(note)!r}, {str(note)!r} + ".whole")
+time.sleep(60)""",
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    parent = subprocess.Popen([sys.executable, "-c", INTERRUPTED])
+    whole = Path(f"{note}.whole")
+    wait_until(whole.exists)
+    parent.send_signal(signal.SIGTERM)
+    assert parent.wait(20) == 130
+    for number in whole.read_text().split():
+        wait_until(lambda number=int(number): not is_running(number))
+
 
 SLEEPER = "import os, sys, time\nopen(sys.argv[1], 'w').write(str(os.getpid()))\nos.rename(sys.argv[1], sys.argv[2])\n"
 

@@ -1,24 +1,20 @@
+import dataclasses
 import json
 import platform
 import types
 
 import pytest
 
+from sttm_export.bundle.records import Sidecar, read_sidecar
 from sttm_export.engines import compatibility
-from sttm_export.engines.compatibility import built_by, check_runs_here, flavour_of, read_sidecar, why_not_here
+from sttm_export.engines.compatibility import check_runs_here, flavour_of, why_not_here
 from sttm_export.errors import UserError
 
 HERE = f"{platform.system()} {platform.machine()}"
 
 
-def sidecar(tensorrt="tensorrt 10.3.0.30", capability="sm87", where=HERE, **options):
-    return {
-        "engine": "token_merger.engine",
-        "tensorrt": tensorrt,
-        "compute_capability": capability,
-        "platform": where,
-        "options": options,
-    }
+def sidecar(tensorrt="tensorrt 10.3.0.30", capability="sm87", where=HERE):
+    return Sidecar(tensorrt, "token_merger.engine", compute_capability=capability, platform=where)
 
 
 def api(version="10.3.0.30", flavour="tensorrt"):
@@ -77,23 +73,23 @@ def test_every_reason_in_one_sentence_with_the_mend(monkeypatch):
 
 
 def test_without_a_sidecar_only_the_gpu_is_asked_for():
-    check_runs_here({}, api(), "sm87")
+    check_runs_here(None, api(), "sm87")
     with pytest.raises(UserError, match="The engine does not run here: this machine has no NVIDIA GPU"):
-        check_runs_here({}, api(), None)
+        check_runs_here(None, api(), None)
 
 
 def test_reading_a_sidecar(tmp_path):
     engine = tmp_path / "x.engine"
-    assert read_sidecar(engine) == {}
+    assert read_sidecar(engine) is None
     beside = tmp_path / "x.engine.json"
-    beside.write_text(json.dumps(sidecar()))
-    assert read_sidecar(engine) == sidecar() and built_by(sidecar()) == ("tensorrt", "10.3.0.30")
-    for damage in ("{", "[]", "{}", '{"tensorrt": "alone"}', '{"tensorrt": 7}', "\udcff"):
+    beside.write_text(json.dumps(dataclasses.asdict(sidecar()) | {"graph": "for people"}))
+    assert read_sidecar(engine) == sidecar()
+    for damage in ("{", "[]", "{}", '{"tensorrt": 7}', "\udcff"):
         beside.write_bytes(damage.encode("utf-8", "surrogateescape"))
         with pytest.raises(UserError, match=r"x.engine.json is damaged \(.*\); build it on this machine"):
             read_sidecar(engine)
-    beside.write_text(json.dumps(sidecar("onnxruntime 1.2")))
-    with pytest.raises(UserError, match="names 'onnxruntime', expected tensorrt or tensorrt-rtx"):
+    beside.write_text(json.dumps({"tensorrt": "onnxruntime 1.2"}))
+    with pytest.raises(UserError, match=r"names 'onnxruntime 1\.2', expected tensorrt or tensorrt-rtx"):
         read_sidecar(engine)
 
 
@@ -102,5 +98,5 @@ def test_reading_a_sidecar(tmp_path):
 )
 def test_first_bytes_tell_the_flavour_where_nothing_else_does(tmp_path, data, flavour):
     (tmp_path / "x.engine").write_bytes(data)
-    assert flavour_of(tmp_path / "x.engine", {}) == flavour
+    assert flavour_of(tmp_path / "x.engine", None) == flavour
     assert flavour_of(tmp_path / "x.engine", sidecar("tensorrt-rtx 1.7")) == "tensorrt-rtx"

@@ -8,8 +8,7 @@ from helpers_standins import pretend_gpu
 
 from sttm_export.engines import driver as driver_module
 from sttm_export.engines.cuda import Cuda
-from sttm_export.engines.driver import SIGNATURES, CudaError, Driver, load_driver
-from sttm_export.engines.gpu import Gpu, find_gpu, gpu_capability
+from sttm_export.engines.driver import SIGNATURES, CudaError, Driver, Gpu, find_gpu, gpu_capability, load_driver
 
 pytest.importorskip("tensorrt_rtx_bindings", reason="the stand-in stands on TensorRT-RTX")
 
@@ -117,7 +116,7 @@ def test_too_much_memory(cuda):
     with pytest.raises(CudaError) as caught:
         cuda.allocate(9 << 30, "'features' of token_merger.engine")
     assert str(caught.value) == (
-        "Cannot allocate 9216.0 MiB of GPU memory for 'features' of token_merger.engine (8192.0 MiB are free): out of "
+        "Cannot allocate 9.0 GiB of GPU memory for 'features' of token_merger.engine (8.0 GiB are free): out of "
         "memory, CUDA_ERROR_OUT_OF_MEMORY (CUDA error 2); close other programs that use "
         "the GPU, or export with fewer --frames or a smaller "
         "--batch."

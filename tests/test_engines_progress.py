@@ -1,5 +1,3 @@
-import pytest
-
 from sttm_export.engines.progress import PhaseTree
 
 
@@ -8,7 +6,8 @@ def test_nested_phases_make_one_fraction():
     tree = PhaseTree(lambda phase, fraction: seen.append((phase, round(fraction, 3))))
     tree.start("build", None, 2)
     tree.start("prepare", "build", 4)
-    assert tree.step("prepare", 0) and tree.step("prepare", 1)
+    tree.step("prepare", 0)
+    tree.step("prepare", 1)
     tree.finish("prepare")
     tree.step("build", 0)
     tree.start("optimize", "build", 2)
@@ -34,18 +33,11 @@ def test_fraction_never_falls_when_a_phase_opens_again_in_one_step():
 
 
 def test_steps_past_the_announced_number_and_unknown_phases_do_no_harm():
-    tree = PhaseTree(None)
+    seen = []
+    tree = PhaseTree(lambda _, fraction: seen.append(fraction))
     tree.start("build", None, 0)
-    assert tree.step("build", 5) and tree.step("stranger", 0)
+    tree.step("build", 5)
+    tree.step("stranger", 0)
     tree.finish("stranger")
     tree.finish("build")
-
-
-@pytest.mark.parametrize("error", [KeyboardInterrupt(), ValueError("no")])
-def test_an_exception_of_the_listener_stops_the_build_and_waits(error):
-    def listener(phase, fraction):
-        raise error
-
-    tree = PhaseTree(listener)
-    tree.start("build", None, 2)
-    assert not tree.step("build", 0) and tree.error is error
+    assert seen == [0.0, 1.0, 1.0, 1.0, 1.0]

@@ -5,7 +5,7 @@ import pytest
 from helpers_standins import pretend_gpu
 
 from sttm_export.bundle.records import EngineRecord
-from sttm_export.engines.selection import Selection, select_engines
+from sttm_export.engines.compatibility import Selection, select_engines
 from sttm_export.errors import UserError
 
 pytest.importorskip("tensorrt_rtx_bindings", reason="the stand-in stands on TensorRT-RTX")

@@ -14,7 +14,7 @@ from sttm_export.contracts.graph import ACCUMULATES, GraphSpec, TensorSpec, visi
 from sttm_export.contracts.target import find_target
 from sttm_export.drift.parts import Chain, write_part
 from sttm_export.drift.reference import Reference
-from sttm_export.engines.build import build_engine
+from sttm_export.engines.build import EngineRequest, build_engine
 from sttm_export.families.llava.siglip import SelfAttention
 from sttm_export.graphs.export import export_graph
 from sttm_export.validation.gates import derive_tolerance, judge
@@ -118,7 +118,7 @@ def test_the_drift_finder_knows_the_tensors_of_both(encoder):
 
 def plan_of(module, spec, folder, accumulate):
     path = export_graph(module, spec, folder, accumulate=accumulate)
-    build_engine(path, find_target("rtx"), "sm86", folder / "x.engine")
+    build_engine(EngineRequest(path, find_target("rtx"), "sm86"), folder / "x.engine")
     return (folder / "x.engine").read_bytes()
 
 

@@ -267,21 +267,22 @@ REFUSED = {
 )
 def test_nvidias_parser_or_builder_refuses_it_too(number, tmp_path):
     rtx()
-    from sttm_export.engines.build import build_engine
-    from sttm_export.engines.faults import EngineError
+    from sttm_export.engines.api import EngineError
+    from sttm_export.engines.build import EngineRequest, build_engine
 
     _, model, _, _ = BREAKING[number]
     with pytest.raises(EngineError):
-        build_engine(save(model, tmp_path), find_target("rtx"), "sm86", tmp_path / "x.engine")
+        build_engine(EngineRequest(save(model, tmp_path), find_target("rtx"), "sm86"), tmp_path / "x.engine")
 
 
 @pytest.mark.parametrize("number", [n for n, row in enumerate(KEEPING) if row[2] == "rtx" and row[0] != "dtype"])
 def test_nvidias_parser_and_builder_take_the_nearest_allowed_form(number, tmp_path):
     rtx()
-    from sttm_export.engines.build import build_engine
+    from sttm_export.engines.build import EngineRequest, build_engine
 
     _, model, target = KEEPING[number]
-    assert build_engine(save(model, tmp_path), find_target(target), "sm86", tmp_path / "x.engine").size > 0
+    request = EngineRequest(save(model, tmp_path), find_target(target), "sm86")
+    assert build_engine(request, tmp_path / "x.engine").size > 0
 
 
 def test_versions_of_other_flavours_do_not_reach_rtx():

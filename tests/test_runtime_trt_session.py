@@ -253,8 +253,8 @@ class TestRefusals:
 def test_the_real_tensorrt_rtx_gives_our_sentence_without_a_gpu(tmp_path, graph, monkeypatch):
     """NVIDIA's own runtime, no stand-in: it cannot load an engine here, and what it says is in our sentence."""
     from sttm_export.engines.api import load_api
+    from sttm_export.engines.driver import gpu_capability
     from sttm_export.engines.execution import LoadedEngine
-    from sttm_export.engines.gpu import gpu_capability
 
     if gpu_capability() is not None:
         pytest.skip("this machine has a GPU, where the engine loads")

@@ -28,7 +28,7 @@ def test_nothing_is_left_when_a_test_ends():
 
 def test_a_process_sees_a_gpu_and_tensorrt(tmp_path):
     code = (
-        "import platform, ctypes, tensorrt; from sttm_export.engines.gpu import find_gpu;"
+        "import platform, ctypes, tensorrt; from sttm_export.engines.driver import find_gpu;"
         "print(platform.machine(), tensorrt.__version__, find_gpu().compute_capability, ctypes.CDLL(None) is not None)"
     )
     knobs = {"machine": "riscv64", "tensorrt": "10.16.1", "cc": "11.0", "log": tmp_path / "log"}
@@ -66,7 +66,7 @@ def test_no_builder_without_a_gpu(gpu):
 def test_the_real_parser_refuses_what_it_refuses(gpu, tmp_path):
     from helpers_graphs import FLOAT, INT64, node, proto, save
 
-    from sttm_export.engines.faults import EngineError
+    from sttm_export.engines.api import EngineError
 
     graph = proto([node("NonZero", ["x"], ["y"])], [("x", FLOAT, [4])], [("y", INT64, [1, None])])
     with pytest.raises(EngineError, match="NonZero"):

@@ -8,8 +8,8 @@ from rich.console import Console
 
 from sttm_export import terminal
 from sttm_export.contracts.target import find_target
-from sttm_export.engines import targets as engines
-from sttm_export.engines.faults import EngineError
+from sttm_export.engines import build as engines
+from sttm_export.engines.api import EngineError
 from sttm_export.engines.progress import part_of
 from sttm_export.graphs.export import export_graph
 from sttm_export.terminal import Steps, expected_end, in_words
@@ -139,7 +139,7 @@ def test_an_export_tells_its_steps(tmp_path):
 def test_several_builds_make_one_fraction(tmp_path, monkeypatch):
     """The bar goes once from left to right, whatever number of engines there is."""
 
-    def build(*_given, on_progress, **_options):
+    def build(_request, _engine, on_progress):
         for fraction in (0.0, 0.5, 1.0):
             on_progress("timing kernels", fraction)
         raise EngineError("enough")
@@ -148,7 +148,7 @@ def test_several_builds_make_one_fraction(tmp_path, monkeypatch):
     seen = []
     graphs = [tmp_path / "a.onnx", tmp_path / "b.onnx"]
     told = part_of(lambda *row: seen.append(row), 1, 2)
-    engines.build_targets(graphs, [find_target("rtx")], ["sm86", "sm89"], tmp_path, told)
+    engines.build_engines(engines.plan_engines(graphs, [find_target("rtx")]), tmp_path, told)
     fractions = [fraction for _, fraction in seen]
     assert fractions == sorted(fractions) and fractions[0] == 0.5 and fractions[-1] == 1.0
     assert seen[0][0] == "a, rtx sm86: timing kernels" and seen[-1][0] == "b, rtx: failed"
@@ -158,6 +158,7 @@ def test_a_build_in_another_process_says_what_it_does(tmp_path):
     pytest.importorskip("tensorrt_rtx_bindings", reason="TensorRT-RTX is not installed")
     graph = export_graph(tiny_module("float16"), tiny_spec("float16"), tmp_path)
     seen = []
-    engines.build_targets([graph], [find_target("rtx")], ["sm86"], tmp_path / "e", lambda *row: seen.append(row[0]))
+    requests = engines.plan_engines([graph], [find_target("rtx")], ["sm86"])
+    engines.build_engines(requests, tmp_path / "e", lambda *row: seen.append(row[0]))
     said = [words.split(": ")[1] for words in seen]
     assert said[:2] == ["starting TensorRT", "reading the graph"] and "Building engine" in said

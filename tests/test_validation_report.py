@@ -8,7 +8,7 @@ from test_validation_stages import bunny, merger_chain  # noqa: F401
 from sttm_export.errors import UserError
 from sttm_export.runtime.merged import NOT_CONVERGED
 from sttm_export.validation.charts import tokens_chart
-from sttm_export.validation.report import format_figure, format_size, render_report, verdict, write_report
+from sttm_export.validation.report import format_figure, render_report, verdict, write_report
 from sttm_export.validation.results import skipped
 
 
@@ -94,7 +94,7 @@ def test_the_whole_report(tmp_path, picture, manifest):
         "All 6 checks passed",
         "token_merger.tokens",
         "3,136 of 3,136 cells agree",
-        "791.0 MiB",
+        "791 MiB",
         "built on the device",
         "3.2 s",
         "4·u(float32)",
@@ -230,5 +230,4 @@ def test_chart():
 
 
 def test_formats():
-    assert [format_size(n) for n in (5, 1024, 829423616, 3 << 30)] == ["5 B", "1.0 KiB", "791.0 MiB", "3.00 GiB"]
     assert [format_figure(v) for v in (None, "inf", "-inf", "nan", 0.00012345)] == ["-", "∞", "-∞", "NaN", "0.000123"]

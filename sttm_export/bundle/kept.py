@@ -12,8 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from sttm_export.bundle.records import EngineRecord, sha256_of
-from sttm_export.bundle.sidecar import sidecar_path
+from sttm_export.bundle.records import EngineRecord, read_sidecar, sha256_of, sidecar_path
 from sttm_export.bundle.store import ENGINES, INDEX, TIMINGS, read_records
 from sttm_export.bundle.sums import SUMS, read_sums
 from sttm_export.errors import UserError
@@ -103,10 +102,10 @@ def carry_timings(bundle: Path, target: str, partial: Path) -> None:
 
 def timings_notes(bundle: Path, target: str, partial: Path, first: EngineRecord) -> list[str]:
     """Say what became of the times that were there, by the sidecar of the first engine that was built."""
-    sidecar = json.loads(sidecar_path(partial / Path(first.file).name).read_text(encoding="utf-8"))
-    if sidecar["timings"] == "kept":
+    sidecar = read_sidecar(partial / Path(first.file).name)
+    if sidecar is not None and sidecar.timings == "kept":
         return ["kernel times of the last build were used again"]
-    if sidecar["timings"] == "new" and (bundle / ENGINES / target / TIMINGS).is_file():
+    if sidecar is not None and sidecar.timings == "new" and (bundle / ENGINES / target / TIMINGS).is_file():
         return ["the timing cache is made anew: TensorRT does not take the last build's, of another version or GPU"]
     return []
 

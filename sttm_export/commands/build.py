@@ -36,9 +36,9 @@ def execute(options: argparse.Namespace) -> None:
     from sttm_export.bundle.opened import open_bundle
     from sttm_export.bundle.store import clear_engines, only_builder
     from sttm_export.contracts.target import find_target
-    from sttm_export.engines.options import BuildOptions
+    from sttm_export.engines.api import BuildOptions
     from sttm_export.terminal import Steps, table_console
-    from sttm_export.workflows.build import Request, build_bundle, check_request
+    from sttm_export.workflows.build import Request, build_bundle, plan_build
 
     request = Request(
         targets=tuple(find_target(name) for name in dict.fromkeys(options.target)),
@@ -53,11 +53,11 @@ def execute(options: argparse.Namespace) -> None:
             bundle = open_bundle(options.bundle, engines=not options.force)
             for line in [line for target in request.targets for line in clear_engines(bundle.path, target.name)]:
                 steps.say(line)
-            check_request(bundle, request)
+            requests = plan_build(bundle, request)
         steps.warn(bundle.rejected(engines=not options.force))
-        records = build_bundle(bundle, request, steps)
+        records = build_bundle(bundle, requests, steps)
     from sttm_export.commands.tables import print_engines
-    from sttm_export.engines.gpu import gpu_capability
+    from sttm_export.engines.driver import gpu_capability
 
     print_engines(records, table_console())
     if gpu_capability() in {record.compute_capability for record in records}:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from sttm_export.machine.doctor import Ability, TargetVerdict
     from sttm_export.machine.facts import MachineFacts
 
-HELP = "Say what this machine can do, and for each target: check rules, build, run; and what would mend a no."
+HELP = "Say what this machine can do, and for each target: check rules, build, run; and what would fix a no."
 _COLOR = {"yes": "green", "no": "red", "unknown": "yellow"}
 
 
@@ -45,7 +45,7 @@ def execute(options: argparse.Namespace) -> None:
 
 
 def print_report(facts: MachineFacts, verdicts: Sequence[TargetVerdict], console: Console) -> None:
-    """Print the machine, the targets, and what would mend each no."""
+    """Print the machine, the targets, and what would fix each no."""
     from rich.text import Text
 
     from sttm_export.commands.layout import print_facts, print_table
@@ -55,7 +55,7 @@ def print_report(facts: MachineFacts, verdicts: Sequence[TargetVerdict], console
         [row.target, _colored(row.check), _colored(row.build), _colored(row.run)] for row in verdicts
     ]
     print_table(console, "Targets", ("target", "check rules", "build", "run"), answers)
-    for kind, heading in (("why", "Why not"), ("mend", "What to do")):
+    for kind, heading in (("why", "Why not"), ("fix", "What to do")):
         said: dict[str, list[str]] = {}
         for verdict in verdicts:
             for reason in _reasons(verdict, kind):
@@ -66,7 +66,7 @@ def print_report(facts: MachineFacts, verdicts: Sequence[TargetVerdict], console
 
 def machine_rows(facts: MachineFacts) -> list[tuple[str, str]]:
     """What is shown of a machine, in words; what is not there is said."""
-    from sttm_export.machine.facts import size_text
+    from sttm_export.system import size_text
 
     memory, gpu, runtime = facts.memory, facts.gpu, facts.onnxruntime
     shared = " shared with the processor" if gpu and gpu.integrated else ""
@@ -104,6 +104,6 @@ def _colored(ability: Ability) -> Text:
 
 
 def _reasons(verdict: TargetVerdict, kind: str) -> list[str]:
-    """Why or mend of everything that is not a plain yes, each once."""
+    """Why or fix of everything that is not a plain yes, each once."""
     abilities: Sequence[Any] = [a for a in (verdict.check, verdict.build, verdict.run) if a.answer != "yes"]
     return [text for text in dict.fromkeys(getattr(ability, kind) for ability in abilities) if text]

@@ -12,8 +12,9 @@ from rich.text import Text
 from sttm_export.bundle.opened import Bundle
 from sttm_export.bundle.records import EngineRecord
 from sttm_export.commands.layout import print_facts, print_table
+from sttm_export.system import size_text
 from sttm_export.terminal import table_console
-from sttm_export.validation.report import format_size, listed_files, verdict
+from sttm_export.validation.report import listed_files, verdict
 from sttm_export.validation.results import frames_text
 
 _FIGURES = ("cosine_min", "norm_ratio_min", "norm_ratio_max", "sqnr_db")
@@ -72,7 +73,7 @@ def _loud(bundle: Bundle) -> str:
 
 def _print_files(manifest: dict[str, Any], console: Console) -> None:
     rows = [
-        (row["path"], format_size(row["bytes"]), f"{row['sha256'][:16]}…" if row["sha256"] else "")
+        (row["path"], size_text(row["bytes"]), f"{row['sha256'][:16]}…" if row["sha256"] else "")
         for row in listed_files(manifest["files"])
     ]
     print_table(console, "Files", ("file", "size", "sha256"), rows)
@@ -82,7 +83,7 @@ def print_engines(records: Sequence[EngineRecord], console: Console) -> None:
     """Print one row for each engine that was built, skipped or refused, and why one is not there."""
     rows = []
     for record in records:
-        size, seconds = (format_size(record.bytes), f"{record.seconds:.1f}") if record.bytes else ("", "")
+        size, seconds = (size_text(record.bytes), f"{record.seconds:.1f}") if record.bytes else ("", "")
         target = f"{record.target} {record.compute_capability}".rstrip()
         rows.append((target, record.graph, record.status, size, seconds))
     print_table(console, "Engines", ("target", "graph", "status", "size", "seconds"), rows)

@@ -40,7 +40,7 @@ def execute(options: argparse.Namespace) -> None:
     """Verify, run the stages, print them; a miss is an error."""
     from sttm_export.bundle.opened import open_bundle
     from sttm_export.commands.tables import print_stages
-    from sttm_export.engines.selection import engines_here
+    from sttm_export.engines.compatibility import engines_here
     from sttm_export.terminal import Steps, table_console
     from sttm_export.workflows.validate import validate_engines, validate_on_clip, validate_on_fixtures
 

@@ -8,9 +8,9 @@ from pathlib import Path
 from sttm_export.bundle.opened import Bundle
 from sttm_export.contracts.graph import GraphSpec
 from sttm_export.contracts.target import TargetSpec, find_target
-from sttm_export.engines.build import available_api, build_engine
-from sttm_export.engines.faults import UnavailableError
-from sttm_export.engines.gpu import gpu_capability
+from sttm_export.engines.api import UnavailableError
+from sttm_export.engines.build import EngineRequest, build_engine, check_available
+from sttm_export.engines.driver import gpu_capability
 from sttm_export.errors import UserError
 from sttm_export.runtime.ort_session import OrtSession
 from sttm_export.runtime.providers import CPU
@@ -42,7 +42,8 @@ def engine_factory(bundle: Bundle, name: str | None) -> Factory:
 
     def make(path: Path, graph: GraphSpec) -> Session:
         engine = path.with_suffix(".engine")
-        result = build_engine(path, target, capability if target.builds_without_gpu else None, engine)
+        request = EngineRequest(path, target, capability if target.builds_without_gpu else None)
+        result = build_engine(request, engine)
         if result.status != "built":
             raise UserError(f"A part of the graph could not be built for {target.name}: {result.reason}")
         return TrtSession(engine, graph)
@@ -58,7 +59,7 @@ def _target_here(names: Sequence[str], capability: str) -> TargetSpec:
             reasons.append(f"{name}: it is not for {capability}")
             continue
         try:
-            available_api(target)
+            check_available(target)
         except UnavailableError as error:
             reasons.append(f"{name}: {str(error).rstrip('.')}")
         else:

@@ -11,10 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
-from sttm_export.engines.configure import set_options
-from sttm_export.engines.faults import EngineError, UnavailableError
-from sttm_export.engines.options import BuildOptions
 from sttm_export.engines.progress import PhaseTree
+from sttm_export.errors import UserError
 
 Flavour = Literal["tensorrt", "tensorrt-rtx"]
 # `tensorrt_rtx` is the name in NVIDIA's own package; the wheels on PyPI carry the bindings under the longer one.
@@ -26,6 +24,26 @@ INSTALL = {
     "tensorrt": "TensorRT is not installed; JetPack brings it, on a GPU host run: pip install 'sttm-export[gpu]'.",
     "tensorrt-rtx": "TensorRT-RTX is not installed; on an x86-64 machine run: pip install 'sttm-export[rtx]'.",
 }
+MIB = 1 << 20
+
+
+class UnavailableError(UserError):
+    """An engine cannot be built here: TensorRT or a GPU is missing. The message says what to do instead."""
+
+
+class EngineError(Exception):
+    """TensorRT refused a graph or could not build it; names the node and the operator where TensorRT does."""
+
+
+@dataclass(frozen=True)
+class BuildOptions:
+    """How an engine is built. Types and TF32 are no options: strongly typed, without TF32, always."""
+
+    # Most scratch memory a kernel may use, in MiB; None takes what a build leaves where CPU and GPU share their memory,
+    # elsewhere TensorRT's default, all of the GPU's.
+    workspace_mib: int | None = None
+    # 0 to 5; None leaves TensorRT's default, 3.
+    optimization_level: int | None = None
 
 
 @dataclass(frozen=True)
@@ -38,12 +56,7 @@ class Message:
 
 @dataclass(frozen=True)
 class Api:
-    """A loaded TensorRT.
-
-    Attributes:
-        flavour: which of the two.
-        module: the Python bindings.
-    """
+    """A loaded TensorRT: which of the two, and its Python bindings."""
 
     flavour: Flavour
     module: Any
@@ -68,6 +81,13 @@ class Api:
 
         return Collector()
 
+    def builder(self, logger: Any) -> Any:
+        """Create a builder; without a usable GPU full TensorRT fails here."""
+        try:
+            return self.module.Builder(logger)
+        except TypeError as error:
+            raise EngineError(f"TensorRT {self.version} could not start: {error}") from error
+
     def network(self, builder: Any) -> Any:
         """Create an empty strongly typed network: each tensor keeps the type the graph gives it.
 
@@ -76,20 +96,24 @@ class Api:
         flag = getattr(self.module.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
         return builder.create_network(0 if flag is None else 1 << int(flag))
 
-    def pin_formats(self, network: Any) -> None:
-        """Let inputs and outputs be row-major only, as sessions fill and read them; TensorRT could pick others."""
-        linear = 1 << int(self.module.TensorFormat.LINEAR)
+    def parse(self, network: Any, logger: Any, onnx_path: Path) -> None:
+        """Read a graph into a network, by path, so that TensorRT finds the weights beside it.
+
+        Inputs and outputs are row-major only, as sessions fill and read them; TensorRT could pick other layouts.
+
+        Raises:
+            EngineError: the parser refused it; every one of its errors in one message, with node and operator.
+        """
+        parser = self.module.OnnxParser(network, logger)
+        if not parser.parse_from_file(str(onnx_path)):
+            errors = [parser.get_error(number) for number in range(parser.num_errors)]
+            described = "; ".join(_describe(error) for error in errors) or "no reason given"
+            raise EngineError(f"The parser of {self.flavour} {self.version} refuses {onnx_path.name}: {described}.")
         ends = [network.get_input(number) for number in range(network.num_inputs)]
         for tensor in [*ends, *(network.get_output(number) for number in range(network.num_outputs))]:
-            tensor.allowed_formats = linear
+            tensor.allowed_formats = 1 << int(self.module.TensorFormat.LINEAR)
 
-    def config(
-        self,
-        builder: Any,
-        compute_capability: str | None,
-        tree: PhaseTree | None,
-        options: BuildOptions = BuildOptions(),  # noqa: B008 # frozen, so one for all calls is fine
-    ) -> Any:
+    def config(self, builder: Any, compute_capability: str | None, options: BuildOptions, tree: PhaseTree) -> Any:
         """Create a build configuration.
 
         TF32 is cleared. It is on by default and would round the operands of float32 products to 10 bits of mantissa,
@@ -98,11 +122,11 @@ class Api:
         Args:
             builder: a `Builder`.
             compute_capability: such as `sm86`; only TensorRT-RTX can build for another GPU than the one present.
+            options: already checked.
             tree: told of the progress, where the bindings have `IProgressMonitor` (TensorRT 9 and later).
-            options: what else is wanted, the timing cache left out.
 
         Raises:
-            EngineError: these bindings do not know the compute capability, or lack an option.
+            EngineError: these bindings do not know the compute capability.
         """
         config = builder.create_builder_config()
         if hasattr(self.module.BuilderFlag, "TF32"):
@@ -110,17 +134,26 @@ class Api:
         if compute_capability is not None and self.flavour == "tensorrt-rtx":
             config.num_compute_capabilities = 1
             config.set_compute_capability(self._capability(compute_capability), 0)
-        if tree is not None and hasattr(config, "progress_monitor"):
+        if hasattr(config, "progress_monitor"):
             config.progress_monitor = self._monitor(tree)
-        set_options(self.module, config, options)
+        if hasattr(self.module, "ProfilingVerbosity"):
+            # So that the inspector names kernels (`LoadedEngine.layers`).
+            config.profiling_verbosity = self.module.ProfilingVerbosity.DETAILED
+        if options.workspace_mib is not None:
+            config.set_memory_pool_limit(self.module.MemoryPoolType.WORKSPACE, options.workspace_mib * MIB)
+        if options.optimization_level is not None:
+            config.builder_optimization_level = options.optimization_level
         return config
 
-    def builder(self, logger: Any) -> Any:
-        """Create a builder; without a usable GPU full TensorRT fails here."""
-        try:
-            return self.module.Builder(logger)
-        except TypeError as error:
-            raise EngineError(f"TensorRT {self.version} could not start: {error}") from error
+    def read_options(self, config: Any) -> dict[str, Any]:
+        """Return what a configuration holds: what TensorRT took, not what it was asked."""
+        tf32 = getattr(self.module.BuilderFlag, "TF32", None)
+        return {
+            "strongly_typed": True,
+            "tf32": tf32 is not None and bool(config.get_flag(tf32)),
+            "optimization_level": config.builder_optimization_level,
+            "workspace_mib": config.get_memory_pool_limit(self.module.MemoryPoolType.WORKSPACE) // MIB,
+        }
 
     def serialize(self, builder: Any, network: Any, config: Any, file: BinaryIO) -> bool:
         """Build and write the engine exactly as TensorRT gives it.
@@ -163,7 +196,8 @@ class Api:
                 tree.start(phase_name, parent_phase, num_steps)
 
             def step_complete(self, phase_name: str, step: int) -> bool:
-                return tree.step(phase_name, step)
+                tree.step(phase_name, step)
+                return True
 
             def phase_finish(self, phase_name: str) -> None:
                 tree.finish(phase_name)
@@ -206,19 +240,6 @@ def _import(name: str, flavour: Flavour) -> Any:
         return importlib.import_module(name)
     except (ImportError, OSError) as error:
         raise UnavailableError(f"{name} is installed but does not load ({error}). {INSTALL[flavour]}") from error
-
-
-def parse_graph(api: Api, network: Any, logger: Any, onnx_path: Path) -> None:
-    """Read a graph into a network, by path, so that TensorRT finds the weights beside it.
-
-    Raises:
-        EngineError: the parser refused it; every one of its errors in one message, with node and operator.
-    """
-    parser = api.module.OnnxParser(network, logger)
-    if not parser.parse_from_file(str(onnx_path)):
-        errors = [parser.get_error(number) for number in range(parser.num_errors)]
-        described = "; ".join(_describe(error) for error in errors) or "no reason given"
-        raise EngineError(f"The parser of {api.flavour} {api.version} refuses {onnx_path.name}: {described}.")
 
 
 def _describe(error: Any) -> str:

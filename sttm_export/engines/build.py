@@ -1,166 +1,234 @@
-"""One graph to one engine; provenance goes to a sidecar, the engine's bytes stay as TensorRT wrote them."""
+"""Engines of graphs, one after the other, each in a process of its own and with a sidecar beside it."""
 
 from __future__ import annotations
 
-import platform
+import dataclasses
 import time
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from sttm_export.bundle.records import BuildResult, sha256_of
-from sttm_export.bundle.sidecar import write_sidecar
+from sttm_export.bundle.records import BuildResult, EngineRecord, sha256_of, write_sidecar
+from sttm_export.bundle.store import TIMINGS
 from sttm_export.contracts.target import TargetSpec
-from sttm_export.engines.api import Api, Message, load_api
-from sttm_export.engines.faults import UnavailableError
-from sttm_export.engines.gpu import gpu_capability
-from sttm_export.engines.isolated import serialize_isolated
-from sttm_export.engines.logs import portable_lines, scratch_bytes
-from sttm_export.engines.memory import with_workspace
-from sttm_export.engines.options import BuildOptions, check_options
-from sttm_export.engines.progress import OnProgress, PhaseTree
-from sttm_export.engines.serialize import Job, serialize_engine
+from sttm_export.engines import worker
+from sttm_export.engines.api import BuildOptions, EngineError, UnavailableError
+from sttm_export.engines.children import Row, run_child
+from sttm_export.engines.memory import scratch_bytes, with_workspace
+from sttm_export.engines.progress import OnProgress, part_of, quiet
 from sttm_export.errors import UserError
 
-DEFAULTS = BuildOptions()
-KIT = "BUNDLE/device/build.sh"
-"""Command of the device kit, as sentences name it; who knows the bundle puts its path in."""
+LARGEST_WORKSPACE = 2**24
+"""MiB: 16 TiB, more than any GPU has."""
+OPTIMIZATION_LEVELS = range(6)
+# What most RTX machines at the edge have: Ampere (A2000, RTX 30) and Ada (RTX 4000 SFF, L4, RTX 40).
+DEFAULT_RTX = ("sm86", "sm89")
 
 
-def build_engine(
-    onnx_path: Path,
-    target: TargetSpec,
-    compute_capability: str | None,
-    out_path: Path,
-    *,
-    options: BuildOptions = DEFAULTS,
-    on_progress: OnProgress | None = None,
-    isolated: bool = False,
-    timing_cache: Path | None = None,
-) -> BuildResult:
-    """Build one engine.
+@dataclass(frozen=True)
+class EngineRequest:
+    """One engine to build."""
 
-    The engine is written under a temporary name and renamed when whole, with `<out_path>.json` beside it.
+    onnx_path: Path
+    """The graph; its weights are read from beside it."""
+    target: TargetSpec
+    capability: str | None = None
+    """Such as `sm86`, for TensorRT-RTX; None there means portable over the RTX generations. Full TensorRT builds for
+    the GPU that is present."""
+    options: BuildOptions = dataclasses.field(default_factory=BuildOptions)
+
+    @property
+    def name(self) -> str:
+        """Of the engine's file, without its ending."""
+        return f"{self.onnx_path.stem}.{self.capability}" if self.capability else self.onnx_path.stem
+
+
+def plan_engines(
+    graphs: Sequence[Path],
+    targets: Sequence[TargetSpec],
+    capabilities: Sequence[str] = (),
+    options: BuildOptions = BuildOptions(),  # noqa: B008 # frozen, so one for all calls is fine
+) -> list[EngineRequest]:
+    """Return every engine of some graphs for some targets, target by target.
 
     Args:
-        onnx_path: the graph; its external data is read from beside it.
-        target: what to build for.
-        compute_capability: such as `sm86`, for TensorRT-RTX; None there means portable over the RTX generations. Full
-            TensorRT builds for the GPU that is present.
-        out_path: the engine.
-        options: workspace and optimization level.
+        graphs: ONNX files.
+        targets: what to build for.
+        capabilities: those wanted; empty: sm86 and sm89 for TensorRT-RTX, the GPU that is present elsewhere.
+        options: the same for every engine.
+
+    Raises:
+        UserError: a compute capability that none of the targets has, or an option that is not possible.
+    """
+    check_capabilities(targets, capabilities)
+    check_options(options)
+    return [
+        EngineRequest(graph, target, name, options)
+        for target in targets
+        for name in capabilities_for(target, capabilities)
+        for graph in graphs
+    ]
+
+
+def build_engines(
+    requests: Sequence[EngineRequest], out_dir: Path, on_progress: OnProgress = quiet
+) -> list[EngineRecord]:
+    """Build engines as `<out_dir>/<target>/<graph>.<compute capability>.engine`; one failure does not stop the others.
+
+    A log lies beside every engine that was tried, a sidecar beside every one that was built.
+
+    Args:
+        requests: from `plan_engines`.
+        out_dir: where the targets' directories go.
+        on_progress: called with (graph, target and phase, fraction in [0, 1] of all engines).
+    """
+    records = []
+    for place, request in enumerate(requests):
+        told = part_of(on_progress, place, len(requests))
+        records.append(_record(request, out_dir, told))
+        told(f"{request.onnx_path.stem}, {request.target.name}: {records[-1].status}", 1.0)
+    return records
+
+
+def build_engine(request: EngineRequest, engine: Path, on_progress: OnProgress = quiet) -> BuildResult:
+    """Build one engine in a process of its own, and write `<engine>.json` beside it.
+
+    The engine is written under a temporary name and renamed when whole. Full TensorRT keeps its kernel times in
+    `timing.cache` beside it, and starts from those that are there.
+
+    Args:
+        request: what to build.
+        engine: the file.
         on_progress: called with (phase, fraction in [0, 1]); what it raises stops the build and comes back from here.
-        isolated: build in a process of its own, without a timing cache.
-        timing_cache: file of kernel times that full TensorRT reads and writes; None keeps none.
 
     Returns:
         The result; `skipped` with a reason where this machine cannot build for the target.
 
     Raises:
-        UserError: the graph is missing, or the target does not have the compute capability or an option.
-        EngineError: TensorRT refused the graph or could not build it.
+        UserError: the graph is missing.
+        EngineError: TensorRT refused the graph or could not build it, or its process died or stood still.
+        OSError: the disk is full.
     """
-    if not onnx_path.is_file():
-        raise UserError(f"{onnx_path} is missing; give the path of an exported graph.")
-    check_capability(target, compute_capability)
-    check_options(options)
-    options = with_workspace(options, target, onnx_path)
+    if not request.onnx_path.is_file():
+        raise UserError(f"{request.onnx_path} is missing; give the path of an exported graph.")
+    started = time.perf_counter()
+    partial = engine.with_name(f"{engine.name}.partial").absolute()
     try:
-        api = available_api(target)
+        here = worker.check_place(request.target)
+        partial.parent.mkdir(parents=True, exist_ok=True)
+        on_progress("starting TensorRT", 0.0)
+        answer = run_child(
+            worker.__name__, _asked(request, partial), lambda row: on_progress(row["phase"], row["fraction"])
+        )
+        partial.replace(engine)
     except UnavailableError as reason:
         return BuildResult("skipped", reason=str(reason))
-    present = None if target.builds_without_gpu else gpu_capability()
-    here = compute_capability or present or "portable"
-    job = Job(api, onnx_path, compute_capability, here, options, None if target.builds_without_gpu else timing_cache)
-    return _build(job, target, out_path, on_progress, isolated=isolated)
-
-
-def check_capability(target: TargetSpec, compute_capability: str | None) -> None:
-    """Refuse a compute capability that the target does not have, with the list of those it has."""
-    if compute_capability is not None and compute_capability not in target.compute_capabilities:
-        valid = ", ".join(target.compute_capabilities)
-        raise UserError(
-            f"Target '{target.name}' has no compute capability '{compute_capability}'; give one of: {valid}."
-        )
-
-
-def available_api(target: TargetSpec) -> Api:
-    """Return the TensorRT that builds for a target on this machine.
-
-    Raises:
-        UnavailableError: there is none; the sentence says why and where it works.
-    """
-    check_place(target)
-    api = load_api(target.flavour)
-    if not target.builds_without_gpu:
-        check_version(target, api.version)
-    return api
-
-
-def check_place(target: TargetSpec) -> None:
-    """Refuse a machine that lacks the GPU or is not the device that a target is built on.
-
-    Raises:
-        UnavailableError: names the two ways on, the device kit and TensorRT-RTX.
-    """
-    if target.builds_without_gpu:
-        return
-    capability = gpu_capability()
-    if capability not in target.compute_capabilities or platform.machine() != target.machine:
-        raise UnavailableError(_not_here(target, capability))
-
-
-def check_version(target: TargetSpec, version: str) -> None:
-    """Refuse a TensorRT whose engines the target cannot load.
-
-    Raises:
-        UnavailableError: names both versions.
-    """
-    if not target.has_tensorrt(version):
-        raise UnavailableError(
-            f"{target.name} has TensorRT {target.tensorrt_version}, here is {version}, and an engine runs only with "
-            "the version that built it; build on a machine with that version, or choose the target that has yours."
-        )
-
-
-def _not_here(target: TargetSpec, capability: str | None) -> str:
-    need = " or ".join(target.compute_capabilities)
-    here = f"here is {capability} on {platform.machine()}" if capability else "this machine has no NVIDIA GPU"
-    place = "on the device" if target.built == "device" else "on a host with such a GPU"
-    return (
-        f"TensorRT {target.tensorrt_version} builds for {target.name} only on its own GPU ({need}), and {here}; build "
-        f"{place} with the bundle's device kit (bash {KIT}), or use --target rtx here."
-    )
-
-
-def _build(
-    job: Job, target: TargetSpec, out_path: Path, on_progress: OnProgress | None, *, isolated: bool
-) -> BuildResult:
-    """Build under a temporary name, rename, and write sidecar and timing cache."""
-    out_path.parent.mkdir(parents=True, exist_ok=True)
-    partial = out_path.with_name(out_path.name + ".partial")
-    messages: list[Message] = []
-    started = time.perf_counter()
-    serialize = serialize_isolated if isolated else serialize_engine
-    try:
-        with partial.open("wb") as file:
-            made = serialize(job, file, messages, PhaseTree(on_progress))
-        partial.replace(out_path)
     finally:
         partial.unlink(missing_ok=True)
-    log = portable_lines((f"[{message.severity}] {message.text}" for message in messages), [job.onnx_path.parent])
+    answer["options"]["compute_capability"] = request.capability or here or "portable"
+    return _result(request, engine, answer, time.perf_counter() - started)
+
+
+def check_available(target: TargetSpec) -> None:
+    """Refuse a machine on which engines for a target cannot be built; this process loads no TensorRT for it.
+
+    Raises:
+        UnavailableError: says why, and where it works.
+    """
+    worker.check_place(target)
+    run_child(worker.__name__, {"target": target.to_json()})
+
+
+def check_options(options: BuildOptions) -> None:
+    """Refuse values that are not possible; the `UserError` is one sentence for the first of them."""
+    workspace, level = options.workspace_mib, options.optimization_level
+    if workspace is not None and not 1 <= workspace <= LARGEST_WORKSPACE:
+        raise UserError(
+            f"--workspace {workspace} is not possible; give the builder's scratch memory in MiB, 1 to "
+            f"{LARGEST_WORKSPACE}."
+        )
+    # TensorRT takes a higher level for 5, without a word.
+    if level is not None and level not in OPTIMIZATION_LEVELS:
+        raise UserError(f"Optimization level {level} is not possible; give one from 0 (fast to build) to 5.")
+
+
+def check_capabilities(targets: Sequence[TargetSpec], wanted: Sequence[str]) -> None:
+    """Refuse a compute capability that none of the targets has."""
+    known = {name for target in targets for name in target.compute_capabilities}
+    unknown = [name for name in wanted if name not in known]
+    if unknown:
+        valid = "; ".join(f"{target.name}: {', '.join(target.compute_capabilities)}" for target in targets)
+        raise UserError(f"Unknown compute capability '{unknown[0]}'; valid are, by target, {valid}.")
+
+
+def capabilities_for(target: TargetSpec, wanted: Sequence[str]) -> list[str | None]:
+    """Return what to build a target's engines for; None leaves it to the GPU that is present."""
+    mine = [name for name in wanted if name in target.compute_capabilities]
+    if mine:
+        return list(dict.fromkeys(mine))
+    return list(DEFAULT_RTX) if target.builds_without_gpu else [None]
+
+
+def _asked(request: EngineRequest, partial: Path) -> Row:
+    return {
+        "target": request.target.to_json(),
+        "capability": request.capability,
+        "graph": str(request.onnx_path.absolute()),
+        "engine": str(partial),
+        "timings": str(partial.with_name(TIMINGS)),
+        "options": dataclasses.asdict(with_workspace(request.options, request.target, request.onnx_path)),
+    }
+
+
+def _result(request: EngineRequest, engine: Path, answer: Row, seconds: float) -> BuildResult:
+    # Files by their names only: a bundle travels, the paths of the machine that built it do not.
+    folder = f"{request.onnx_path.absolute().parent}/"
+    messages = [(severity, text.replace(folder, "")) for severity, text in answer["log"]]
+    log = tuple(f"[{severity}] {text}" for severity, text in messages)
     result = BuildResult(
         status="built",
-        path=out_path,
-        size=out_path.stat().st_size,
-        sha256=sha256_of(out_path),
-        seconds=round(time.perf_counter() - started, 3),
-        tensorrt=job.api.version,
-        options=made.options | {"compute_capability": job.here},
+        path=engine,
+        size=engine.stat().st_size,
+        sha256=sha256_of(engine),
+        seconds=round(seconds, 3),
+        tensorrt=answer["tensorrt"],
+        options=answer["options"],
         scratch=scratch_bytes(log),
-        warnings=tuple(line.split("] ", 1)[1] for line in log if line.startswith("[WARNING] ")),
+        warnings=tuple(text for severity, text in messages if severity == "WARNING"),
         log=log,
-        timings=made.used,
+        timings=answer["timings"],
     )
-    write_sidecar(result, out_path, job.onnx_path, target)
-    if job.timing_cache is not None:
-        job.timing_cache.write_bytes(made.timings)
+    write_sidecar(result, engine, request.onnx_path, request.target)
     return result
+
+
+def _record(request: EngineRequest, out_dir: Path, on_progress: OnProgress) -> EngineRecord:
+    target, graph = request.target, request.onnx_path.stem
+    engine = out_dir / target.name / f"{request.name}.engine"
+    only = target.compute_capabilities[0] if len(target.compute_capabilities) == 1 else ""
+    record = EngineRecord(target.name, request.capability or only, graph, "failed")
+    heading = f"{graph}, {target.name}{f' {request.capability}' if request.capability else ''}"
+    try:
+        result = build_engine(request, engine, lambda phase, fraction: on_progress(f"{heading}: {phase}", fraction))
+    except EngineError as failure:
+        log = _write_log(engine, (str(failure),), out_dir)
+        return dataclasses.replace(record, reason=str(failure), log=log)
+    if result.status == "skipped":
+        return dataclasses.replace(record, status="skipped", reason=result.reason)
+    return dataclasses.replace(
+        record,
+        compute_capability=str(result.options["compute_capability"]),
+        status="built",
+        file=engine.relative_to(out_dir).as_posix(),
+        sha256=result.sha256,
+        bytes=result.size,
+        seconds=result.seconds,
+        log=_write_log(engine, result.log, out_dir),
+    )
+
+
+def _write_log(engine: Path, lines: Sequence[str], out_dir: Path) -> str:
+    log = engine.with_suffix(".log")
+    log.parent.mkdir(parents=True, exist_ok=True)
+    log.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return log.relative_to(out_dir).as_posix()

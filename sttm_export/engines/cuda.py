@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from sttm_export.engines.driver import CudaError, Driver, Handle, load_driver
+from sttm_export.system import size_text
 
 _NON_BLOCKING = 1  # CU_STREAM_NON_BLOCKING: the default stream of other libraries does not hold this one up
 _THREAD_LOCAL = 1  # CU_STREAM_CAPTURE_MODE_THREAD_LOCAL: what other threads do on the GPU cannot spoil a capture
@@ -19,20 +20,19 @@ class Cuda:
 
     Everything made here is freed by `close`, in reverse order; calls after that raise.
 
-    Args:
-        driver: the driver; None loads it.
-
     Raises:
         CudaError: no driver, no GPU, or no memory for a context.
     """
 
-    def __init__(self, driver: Driver | None = None) -> None:
-        self._driver = driver or load_driver()
+    def __init__(self) -> None:
+        self._driver = load_driver()
         self._frees: list[tuple[str, Any]] = []
         self._device = ctypes.c_int()
         self._context = Handle()
-        self._call("cuDeviceGet", ctypes.byref(self._device), 0, doing="find a GPU")
-        self._call("cuDevicePrimaryCtxRetain", ctypes.byref(self._context), self._device, doing="start CUDA on the GPU")
+        self._driver.call("cuDeviceGet", ctypes.byref(self._device), 0, doing="find a GPU")
+        self._driver.call(
+            "cuDevicePrimaryCtxRetain", ctypes.byref(self._context), self._device, doing="start CUDA on the GPU"
+        )
         self._frees.append(("cuDevicePrimaryCtxRelease_v2", self._device))
         try:
             self.enter()
@@ -44,12 +44,14 @@ class Cuda:
         """Make the context that of the calling thread; CUDA keeps one a thread."""
         if not self._frees:
             raise CudaError("This CUDA context is closed; open the engine again.", 0)
-        self._call("cuCtxSetCurrent", self._context, doing="use the GPU")
+        self._driver.call("cuCtxSetCurrent", self._context, doing="use the GPU")
 
     def memory(self) -> tuple[int, int]:
         """Return (free, total) bytes of GPU memory."""
         free, total = ctypes.c_size_t(), ctypes.c_size_t()
-        self._call("cuMemGetInfo_v2", ctypes.byref(free), ctypes.byref(total), doing="read how much GPU memory is free")
+        self._driver.call(
+            "cuMemGetInfo_v2", ctypes.byref(free), ctypes.byref(total), doing="read how much GPU memory is free"
+        )
         return free.value, total.value
 
     def allocate(self, size: int, what: str) -> int:
@@ -63,30 +65,30 @@ class Cuda:
             CudaError: not enough memory; says how much was wanted and how much is free.
         """
         address = ctypes.c_uint64()
-        doing = f"allocate {_mebibytes(size)} of GPU memory for {what} ({_mebibytes(self.memory()[0])} are free)"
-        self._call("cuMemAlloc_v2", ctypes.byref(address), max(size, _ALIGNED), doing=doing)
+        doing = f"allocate {size_text(size)} of GPU memory for {what} ({size_text(self.memory()[0])} are free)"
+        self._driver.call("cuMemAlloc_v2", ctypes.byref(address), max(size, _ALIGNED), doing=doing)
         self._frees.append(("cuMemFree_v2", address))
         return address.value
 
     def allocate_host(self, size: int, what: str) -> int:
         """Allocate page-locked memory on the host and return its address; only such memory is copied asynchronously."""
         address = Handle()
-        doing = f"allocate {_mebibytes(size)} of page-locked memory for {what}"
-        self._call("cuMemHostAlloc", ctypes.byref(address), max(size, _ALIGNED), 0, doing=doing)
+        doing = f"allocate {size_text(size)} of page-locked memory for {what}"
+        self._driver.call("cuMemHostAlloc", ctypes.byref(address), max(size, _ALIGNED), 0, doing=doing)
         self._frees.append(("cuMemFreeHost", address))
         return int(address.value or 0)
 
     def stream(self) -> Stream:
         """Create a stream."""
         handle = Handle()
-        self._call("cuStreamCreate", ctypes.byref(handle), _NON_BLOCKING, doing="create a CUDA stream")
+        self._driver.call("cuStreamCreate", ctypes.byref(handle), _NON_BLOCKING, doing="create a CUDA stream")
         self._frees.append(("cuStreamDestroy_v2", handle))
         return Stream(self._driver, handle)
 
     def event(self) -> Handle:
         """Create an event, to be recorded in a stream."""
         handle = Handle()
-        self._call("cuEventCreate", ctypes.byref(handle), 0, doing="create a CUDA event")
+        self._driver.call("cuEventCreate", ctypes.byref(handle), 0, doing="create a CUDA event")
         self._frees.append(("cuEventDestroy_v2", handle))
         return handle
 
@@ -101,7 +103,7 @@ class Cuda:
             work()
         try:
             doing = "make a CUDA graph of the engine"
-            self._call("cuGraphInstantiateWithFlags", ctypes.byref(made), graph, 0, doing=doing)
+            self._driver.call("cuGraphInstantiateWithFlags", ctypes.byref(made), graph, 0, doing=doing)
         finally:
             self._driver.code("cuGraphDestroy", graph)
         self._frees.append(("cuGraphExecDestroy", made))
@@ -113,9 +115,6 @@ class Cuda:
             self._driver.code("cuCtxSetCurrent", self._context)
         while self._frees:
             self._driver.code(*self._frees.pop())
-
-    def _call(self, name: str, *arguments: Any, doing: str) -> None:
-        self._driver.call(name, *arguments, doing=doing)
 
 
 class Stream:
@@ -132,19 +131,19 @@ class Stream:
 
     def to_device(self, device: int, host: int, size: int) -> None:
         """Copy `size` bytes to the GPU."""
-        self._call("cuMemcpyHtoDAsync_v2", device, host, size, self._handle, doing="copy an input to the GPU")
+        self._driver.call("cuMemcpyHtoDAsync_v2", device, host, size, self._handle, doing="copy an input to the GPU")
 
     def to_host(self, host: int, device: int, size: int) -> None:
         """Copy `size` bytes from the GPU."""
-        self._call("cuMemcpyDtoHAsync_v2", host, device, size, self._handle, doing="copy an output from the GPU")
+        self._driver.call("cuMemcpyDtoHAsync_v2", host, device, size, self._handle, doing="copy an output from the GPU")
 
     def launch(self, graph: Handle) -> None:
         """Run a captured graph."""
-        self._call("cuGraphLaunch", graph, self._handle, doing="launch the CUDA graph")
+        self._driver.call("cuGraphLaunch", graph, self._handle, doing="launch the CUDA graph")
 
     def record(self, event: Handle) -> None:
         """Note the time at which the work so far is done."""
-        self._call("cuEventRecord", event, self._handle, doing="record a CUDA event")
+        self._driver.call("cuEventRecord", event, self._handle, doing="record a CUDA event")
 
     def synchronize(self) -> None:
         """Wait until everything in the stream is done.
@@ -152,12 +151,12 @@ class Stream:
         Raises:
             CudaError: some of it failed; that includes kernels of the engine.
         """
-        self._call("cuStreamSynchronize", self._handle, doing="run the engine on the GPU")
+        self._driver.call("cuStreamSynchronize", self._handle, doing="run the engine on the GPU")
 
     def milliseconds(self, first: Handle, last: Handle) -> float:
         """Return the time between two recorded events that the stream has passed."""
         value = ctypes.c_float()
-        self._call("cuEventElapsedTime", ctypes.byref(value), first, last, doing="read the clock of the GPU")
+        self._driver.call("cuEventElapsedTime", ctypes.byref(value), first, last, doing="read the clock of the GPU")
         return float(value.value)
 
     @contextmanager
@@ -168,18 +167,11 @@ class Stream:
             CudaError: the capture was refused or spoilt.
         """
         doing = "capture the engine as a CUDA graph"
-        self._call("cuStreamBeginCapture_v2", self._handle, _THREAD_LOCAL, doing=doing)
+        self._driver.call("cuStreamBeginCapture_v2", self._handle, _THREAD_LOCAL, doing=doing)
         try:
             yield
         except BaseException:
             if self._driver.code("cuStreamEndCapture", self._handle, ctypes.byref(graph)) == 0:
                 self._driver.code("cuGraphDestroy", graph)
             raise
-        self._call("cuStreamEndCapture", self._handle, ctypes.byref(graph), doing=doing)
-
-    def _call(self, name: str, *arguments: Any, doing: str) -> None:
-        self._driver.call(name, *arguments, doing=doing)
-
-
-def _mebibytes(size: int) -> str:
-    return f"{size / 2**20:.1f} MiB"
+        self._driver.call("cuStreamEndCapture", self._handle, ctypes.byref(graph), doing=doing)

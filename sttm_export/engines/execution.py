@@ -1,19 +1,24 @@
-"""From an engine file to something that runs: deserialize, context. The runtime half of `api.py`."""
+"""From an engine file to something that runs: deserialize, context, layers. The runtime half of `api.py`."""
 
 from __future__ import annotations
 
+import json
 import mmap
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sttm_export.bundle.records import BUILD_HERE
 from sttm_export.engines.api import Api, Message
-from sttm_export.engines.compatibility import BUILD_HERE
-from sttm_export.engines.layers import Layer, parse_layers
 from sttm_export.errors import UserError
 
 # TensorRT's names of the types that graphs declare.
 DTYPES = {"FLOAT": "float32", "HALF": "float16", "INT32": "int32", "BOOL": "bool"}
+# Names and kernels of TensorRT's fused attention: `_gemm_mha_v2_0x…`, `fmha_v2_flash_attention_…` (NVIDIA/TensorRT
+# issues 4397 and 3575; engines of TensorRT-RTX 1.7). No node of this package's graphs has such a name.
+_FUSED = re.compile(r"mha|flash_attention|flashattention", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -25,6 +30,20 @@ class EngineTensor:
     shape: tuple[int, ...]
     dtype: str
     layout: str = "LINEAR"
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One layer of an engine; kind and kernel are empty where the engine was built without details."""
+
+    name: str
+    kind: str = ""
+    kernel: str = ""
+
+    @property
+    def is_attention(self) -> bool:
+        """Whether it is a fused attention."""
+        return bool(_FUSED.search(self.kernel or self.name) or _FUSED.search(self.kind))
 
 
 class LoadedEngine:
@@ -136,3 +155,22 @@ class LoadedEngine:
                 f"{self.api.flavour} {self.api.version} has no CUDA graphs; leave --cuda-graph out, or update it."
             ) from error
         return config
+
+
+def parse_layers(text: str) -> list[Layer]:
+    """Read what `EngineInspector.get_engine_information` gives as JSON.
+
+    Raises:
+        ValueError: it is not of that form.
+    """
+    return [
+        Layer(row)
+        if isinstance(row, str)
+        else Layer(str(row.get("Name", "")), str(row.get("LayerType", "")), str(row.get("TacticName", "")))
+        for row in json.loads(text)["Layers"]
+    ]
+
+
+def count_attention(layers: Sequence[Layer]) -> int:
+    """How many of the layers are fused attentions."""
+    return sum(layer.is_attention for layer in layers)

@@ -6,6 +6,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 OnProgress = Callable[[str, float], None]
+"""Called with (what is being done, fraction in [0, 1])."""
+
+
+def quiet(_phase: str, _fraction: float) -> None:
+    """Nobody wants to know."""
 
 
 def part_of(on_progress: OnProgress, place: int, parts: int) -> OnProgress:
@@ -27,28 +32,21 @@ class PhaseTree:
     one step of their parent.
     """
 
-    def __init__(self, on_progress: OnProgress | None) -> None:
+    def __init__(self, on_progress: OnProgress) -> None:
         self._on_progress = on_progress
         self._open: dict[str, _Phase] = {}
         self._fraction = 0.0
-        self.error: BaseException | None = None
 
     def start(self, name: str, parent: str | None, steps: int) -> None:
         """A phase begins."""
         self._open[name] = _Phase(parent, max(steps, 1))
         self._report(name)
 
-    def step(self, name: str, step: int) -> bool:
-        """A step of a phase is complete.
-
-        Returns:
-            False to stop the build: `on_progress` raised, and the exception waits in `error`, as it cannot pass through
-            TensorRT.
-        """
+    def step(self, name: str, step: int) -> None:
+        """A step of a phase is complete."""
         if name in self._open:
             self._open[name].done = min(step + 1, self._open[name].steps)
         self._report(name)
-        return self.error is None
 
     def finish(self, name: str) -> None:
         """A phase ends; the outermost one ends the build."""
@@ -57,19 +55,9 @@ class PhaseTree:
             self._fraction = 1.0
         self._report(name)
 
-    def tell(self, name: str, fraction: float) -> None:
-        """Pass on what another tree has reported, that of a build in another process."""
-        self._fraction = max(self._fraction, fraction)
-        self._report(name)
-
     def _report(self, name: str) -> None:
         self._fraction = max(self._fraction, self._overall())
-        if self._on_progress is None or self.error is not None:
-            return
-        try:
-            self._on_progress(name, self._fraction)
-        except BaseException as error:
-            self.error = error
+        self._on_progress(name, self._fraction)
 
     def _overall(self) -> float:
         start, width = 0.0, 1.0

@@ -12,7 +12,8 @@ from types import FrameType
 
 from sttm_export.bundle.manifest import MANIFEST
 from sttm_export.bundle.opened import open_bundle, verify_manifest
-from sttm_export.engines.options import LARGEST_WORKSPACE
+from sttm_export.engines.api import BuildOptions
+from sttm_export.engines.build import check_options
 from sttm_export.errors import UserError, ValidationMiss
 from sttm_export.kit.flow import Request, run_kit
 from sttm_export.kit.report import READABLE
@@ -85,8 +86,7 @@ def main(argv: Sequence[str] | None = None, bundle: Path | None = None) -> int:
 def _run(options: argparse.Namespace, directory: Path) -> None:
     if not 1 <= options.runs <= _MOST_RUNS:
         raise UserError(f"--runs {options.runs} is not possible; give 1 to {_MOST_RUNS}.")
-    if options.workspace is not None and not 1 <= options.workspace <= LARGEST_WORKSPACE:
-        raise UserError(f"--workspace {options.workspace} is not possible; give MiB, 1 to {LARGEST_WORKSPACE}.")
+    check_options(BuildOptions(options.workspace))
     verify_manifest(directory)
     request = Request(
         target=options.target,

@@ -9,17 +9,17 @@ from typing import Any
 
 from sttm_export.bundle.opened import Bundle, open_bundle
 from sttm_export.contracts.graph import CLIP
+from sttm_export.engines.children import Row, Tell, serve
 from sttm_export.errors import UserError
 from sttm_export.graphs.fixtures import read_fixture
-from sttm_export.kit.jobs import serve_job
-from sttm_export.kit.latency import settle
+from sttm_export.kit.measure import settle
 from sttm_export.runtime.session import Array, Session
 from sttm_export.runtime.trt_session import TrtSession
 from sttm_export.validation.fixture_check import check_fixture
 from sttm_export.validation.results import ValidationReport
 
 
-def check(request: dict[str, Any]) -> dict[str, Any]:
+def check(request: Row, _tell: Tell) -> Row:
     """Run and compare; return the validation report, latencies in milliseconds, and the engine's layers."""
     bundle, name = open_bundle(request["bundle"], verify=False), request["graph"]
     graph = bundle.graph(name)
@@ -62,4 +62,4 @@ def _layers(session: TrtSession) -> tuple[list[dict[str, str]], str]:
 
 
 if __name__ == "__main__":
-    serve_job(check)
+    serve(check)

@@ -23,41 +23,44 @@ from sttm_export.bundle.store import (
     read_records,
 )
 from sttm_export.contracts.target import TargetSpec
-from sttm_export.engines.meminfo import ROOT
+from sttm_export.engines.api import BuildOptions, EngineError
+from sttm_export.engines.build import build_engines, plan_engines
+from sttm_export.engines.children import run_child
+from sttm_export.engines.progress import OnProgress
 from sttm_export.errors import UserError, ValidationMiss, in_lines
-from sttm_export.kit.choice import TARGETS, pick_target, read_targets
-from sttm_export.kit.jobs import JobError, run_job
+from sttm_export.kit.checks import (
+    KIT,
+    TARGETS,
+    bundle_needs,
+    check_bundle,
+    graph_names,
+    is_writable,
+    pick_target,
+    read_targets,
+)
+from sttm_export.kit.measure import MemoryWatch
 from sttm_export.kit.report import READABLE, check_lines, latency_text, mark, write_reports
-from sttm_export.kit.whole import KIT, bundle_needs, check_bundle, graph_names, is_writable
-from sttm_export.machine.facts import MachineFacts, free_disk, read_machine
-from sttm_export.machine.power import PowerFacts
+from sttm_export.machine.facts import MachineFacts, read_machine
+from sttm_export.machine.jetson import PowerFacts
 from sttm_export.machine.requirements import Check, check_machine, check_room, failed
+from sttm_export.system import free_disk
 
 REJECTED = "rejected"
+# By its name, which is not imported: this process holds no NumPy while others build.
+CHECK = "sttm_export.kit.check_job"
 Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
 class Request:
-    """What was asked of the kit.
+    """What was asked of the kit."""
 
-    Attributes:
-        target: name; None for the one that fits.
-        check_only: look at the machine and stop.
-        workspace_mib: most scratch memory of a kernel; None for TensorRT's default.
-        force: build again where engines are.
-        ignore_memory: try with less memory than the estimate.
-        runs: of each engine, for the latency.
-        root: `/`, or a directory that stands in for it.
-    """
-
-    target: str | None = None
+    target: str | None = None  # None for the one that fits
     check_only: bool = False
     workspace_mib: int | None = None
     force: bool = False
-    ignore_memory: bool = False
-    runs: int = 20
-    root: Path = ROOT
+    ignore_memory: bool = False  # try with less memory than the estimate
+    runs: int = 20  # of each engine, for the latency
 
 
 @dataclass
@@ -114,7 +117,7 @@ def run_kit(bundle: Bundle, request: Request, say: Say) -> Path | None:
 
 
 def _look(bundle: Bundle, request: Request) -> _Work:
-    facts = read_machine(request.root)
+    facts = read_machine()
     targets = read_targets(bundle.path / KIT / TARGETS)
     target = pick_target(facts, targets, request.target, bundle.manifest.targets)
     checks = [*check_bundle(bundle, target), *check_machine(facts, target)]
@@ -155,7 +158,7 @@ def _build_and_compare(work: _Work, say: Say) -> Path:
             _build(work, partial, say)
             _compare(work, partial, say)
             fault, cause = _first_miss(work)
-        except JobError as error:
+        except EngineError as error:
             fault, cause = [str(error)], ""
         if fault:
             kept = "The engines that were there stay" if _has_engines(work) else "No engine was kept"
@@ -175,25 +178,32 @@ def _build_and_compare(work: _Work, say: Say) -> Path:
 def _build(work: _Work, partial: Path, say: Say) -> None:
     carry_timings(work.bundle.path, work.target.name, partial)
     graphs = graph_names(work.bundle)
-    for number, name in enumerate(graphs, 1):
+    files = [work.bundle.onnx_path(name) for name in graphs]
+    requests = plan_engines(files, [work.target], options=BuildOptions(workspace_mib=work.request.workspace_mib))
+    for number, (name, request) in enumerate(zip(graphs, requests, strict=True), 1):
         say(f"[{number}/{2 * len(graphs)}] Build {name}")
-        request = {
-            "target": work.target.to_json(),
-            "onnx": str(work.bundle.onnx_path(name).resolve()),
-            "engines": str(partial.parent.resolve()),
-            "workspace_mib": work.request.workspace_mib,
-        }
-        try:
-            answer = run_job("sttm_export.kit.build_job", request, partial.parent / "answer.json")
-        except JobError as error:
-            raise JobError(f"Building {name} failed: {error}") from error
-        work.builds.append(answer)
-        record = answer["record"]
-        if record["status"] != "built":
-            raise JobError(f"Building {name} failed: {record['reason']}")
+        with MemoryWatch() as watch:
+            (record,) = build_engines([request], partial.parent, _by_tenths(say))
+        work.builds.append({"record": record.to_json(), "memory": watch.facts()})
+        if record.status != "built":
+            raise EngineError(f"Building {name} failed: {record.reason}")
     first = EngineRecord(**work.builds[0]["record"])
     for note in timings_notes(work.bundle.path, work.target.name, partial, first):
         say(f"      {note}")
+
+
+def _by_tenths(say: Say) -> OnProgress:
+    """Say every tenth of the way: enough to see life, readable in the log of a CI."""
+    shown = -1
+
+    def tell(what: str, fraction: float) -> None:
+        nonlocal shown
+        tenth = int(fraction * 10)
+        if tenth > shown:
+            shown = tenth
+            say(f"      {fraction:4.0%}  {what}")
+
+    return tell
 
 
 def _compare(work: _Work, partial: Path, say: Say) -> None:
@@ -207,10 +217,10 @@ def _compare(work: _Work, partial: Path, say: Say) -> None:
             "runs": work.request.runs,
         }
         try:
-            answer = run_job("sttm_export.kit.check_job", request, partial.parent / "answer.json")
-        except (JobError, UserError) as error:
+            answer = run_child(CHECK, request)
+        except (EngineError, UserError) as error:
             # The machine and the bundle were found good: what goes wrong now speaks against the engine, and is kept.
-            raise JobError(f"Running {name} failed: {error}") from error
+            raise EngineError(f"Running {name} failed: {error}") from error
         work.results += answer["validation"]["results"]
         work.findings += answer["validation"]["findings"]
         work.latency[name] = answer["latency"]

@@ -1,23 +1,28 @@
-"""Packing the device kit: `device/` of a bundle, with all that a bare JetPack needs; the same bytes every time."""
+"""Packing the device kit: `device/` of a bundle, with all that a bare JetPack needs; the same bytes every time.
+
+It is made of files of this package, found by following imports: none is missing, none too much.
+"""
 
 from __future__ import annotations
 
+import ast
 import json
 import shutil
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from sttm_export import __version__
 from sttm_export.contracts.data import data_directory
 from sttm_export.contracts.target import TargetSpec
 from sttm_export.engines.memory import builder_base
-from sttm_export.kit.choice import TARGETS
-from sttm_export.kit.closure import PACKAGE, kit_sources
-from sttm_export.kit.whole import KIT
-from sttm_export.machine.facts import size_text
+from sttm_export.kit.checks import KIT, TARGETS
 from sttm_export.machine.needs import Needs, derive_needs
+from sttm_export.system import size_text
 
+PACKAGE = Path(__file__).resolve().parents[1]
+# Programs: modules that are run, not imported; what builds an engine is found by the import of its name.
+ROOTS = ("kit/__main__.py", "kit/check_job.py")
 SCRIPT, README, LICENSE = "build.sh", "README.md", "LICENSE"
 
 
@@ -46,6 +51,54 @@ def pack_kit(bundle: Path, title: str, graphs: Sequence[Path], targets: Sequence
     needs = derive_needs(sizes, fixtures, max(map(builder_base, packed)))
     (kit / README).write_text(_readme(title, sizes, needs, packed), encoding="utf-8")
     return kit
+
+
+def kit_sources(roots: Iterable[str] = ROOTS, package: Path = PACKAGE) -> list[str]:
+    """Return paths below the package, sorted: the roots, all they import of it, and the packages these lie in."""
+    found: set[str] = set()
+    open_ends = list(roots)
+    while open_ends:
+        name = open_ends.pop()
+        if name in found:
+            continue
+        found.add(name)
+        open_ends += _own_imports(package, name)
+        open_ends += [f"{parent}/__init__.py".removeprefix("./") for parent in Path(name).parents]
+    return sorted(found)
+
+
+def imported_modules(source: str) -> Iterator[str]:
+    """Yield every module that a file imports when it runs, in functions too; `from a import b` gives a and a.b.
+
+    What stands under `if TYPE_CHECKING:` is for type checkers and is not imported.
+    """
+    tree = ast.parse(source)
+    skipped = {
+        id(inner)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
+        for statement in node.body
+        for inner in ast.walk(statement)
+    }
+    for node in ast.walk(tree):
+        if id(node) in skipped:
+            continue
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def _own_imports(package: Path, name: str) -> Iterator[str]:
+    for module in imported_modules((package / name).read_text(encoding="utf-8")):
+        head, *rest = module.split(".")
+        if head != package.name or not rest:
+            continue
+        path = "/".join(rest)
+        for candidate in (f"{path}.py", f"{path}/__init__.py"):
+            if (package / candidate).is_file():
+                yield candidate
 
 
 def _size(path: Path) -> int:

@@ -7,11 +7,11 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from sttm_export.engines.layers import Layer, count_attention
-from sttm_export.kit.latency import AGREEMENT
-from sttm_export.machine.facts import size_text
-from sttm_export.machine.power import PowerFacts
+from sttm_export.engines.execution import Layer, count_attention
+from sttm_export.kit.measure import AGREEMENT
+from sttm_export.machine.jetson import PowerFacts
 from sttm_export.machine.requirements import Check
+from sttm_export.system import size_text
 
 REPORT, READABLE = "report.json", "report.md"
 _KINDS = {"copies": "with copies", "compute": "compute alone", "graph": "as a CUDA graph, with copies"}
@@ -49,15 +49,13 @@ def readable_report(report: dict[str, Any]) -> str:
     return "\n".join(line for part in parts for line in [*part, ""])
 
 
-def check_lines(checks: Sequence[Check], *, faults_only: bool = False) -> list[str]:
+def check_lines(checks: Sequence[Check]) -> list[str]:
     """Return lines for a terminal: each check, and under one that is not ok what to do."""
     lines = []
     for check in checks:
-        if faults_only and check.status != "failed":
-            continue
         lines.append(f"  {check.status:7}  {check.name}: {check.found}; needed: {check.needed}")
-        if check.status != "ok" and check.mend:
-            lines.append(f"           → {check.mend}")
+        if check.status != "ok" and check.fix:
+            lines.append(f"           → {check.fix}")
     return lines
 
 
@@ -91,7 +89,7 @@ def _machine(facts: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def _check(check: dict[str, str]) -> tuple[str, ...]:
-    return (check["name"], _MARK[check["status"]], check["found"], check["needed"], check["mend"])
+    return (check["name"], _MARK[check["status"]], check["found"], check["needed"], check["fix"])
 
 
 def _engines(report: dict[str, Any]) -> list[tuple[str, ...]]:

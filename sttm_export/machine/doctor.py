@@ -1,4 +1,4 @@
-"""What this machine can do for each target: check its rules, build its engines, run them; and what would mend a no."""
+"""What this machine can do for each target: check its rules, build its engines, run them; and what would fix a no."""
 
 from __future__ import annotations
 
@@ -17,38 +17,23 @@ KIT = "export here, copy the bundle to such a machine, and run bash device/build
 
 @dataclass(frozen=True)
 class Ability:
-    """One thing this machine can do for a target, or not.
+    """One thing this machine can do for a target, or not, and why."""
 
-    Attributes:
-        answer: yes, no, or unknown where a part of it is not known.
-        why: one phrase.
-        mend: what to do about a no; empty otherwise.
-    """
-
-    answer: Answer
+    answer: Answer  # unknown where a part of it is not known
     why: str
-    mend: str = ""
+    fix: str = ""  # what to do about a no
 
 
 @dataclass(frozen=True)
 class TargetVerdict:
-    """A target on this machine.
-
-    Attributes:
-        target: its name.
-        title: in words.
-        check: whether graphs can be checked against its rules here.
-        build: whether its engines can be built here.
-        run: whether its engines can be run here.
-        checks: what the answers rest on.
-    """
+    """A target on this machine."""
 
     target: str
     title: str
-    check: Ability
-    build: Ability
+    check: Ability  # graphs against its rules
+    build: Ability  # its engines
     run: Ability
-    checks: tuple[Check, ...]
+    checks: tuple[Check, ...]  # what the answers rest on
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
@@ -89,8 +74,8 @@ def _ability(checks: Sequence[Check], target: TargetSpec) -> Ability:
         why = f"all but {', '.join(doubts)}, which this system does not state" if doubts else "all it takes is here"
         return Ability("unknown" if doubts else "yes", why)
     if faults[0].name == "processor":
-        # On another kind of machine nothing else that is missing is worth mending.
-        mend = "use a Linux x86_64 machine" if target.builds_without_gpu else KIT
-        return Ability("no", f"this is {faults[0].found}, the target is {faults[0].needed}", mend)
+        # On another kind of machine nothing else that is missing is worth a fix.
+        fix = "use a Linux x86_64 machine" if target.builds_without_gpu else KIT
+        return Ability("no", f"this is {faults[0].found}, the target is {faults[0].needed}", fix)
     why = "; ".join(f"{check.name}: {check.found}, needed {check.needed}" for check in faults)
-    return Ability("no", why, "; ".join(f"{check.name}: {check.mend}" for check in faults))
+    return Ability("no", why, "; ".join(f"{check.name}: {check.fix}" for check in faults))

@@ -5,67 +5,39 @@ from __future__ import annotations
 import dataclasses
 import platform
 import re
-import shutil
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sttm_export.engines.gpu import Gpu, ask_gpu
-from sttm_export.engines.meminfo import ROOT
-from sttm_export.machine.jetpack import read_jetpack, read_l4t, read_packages, read_text
-from sttm_export.machine.memory import MemoryFacts, read_memory
+from sttm_export.engines.driver import Gpu, ask_gpu
+from sttm_export.machine.jetson import PowerFacts, read_jetpack, read_l4t, read_packages, read_power
 from sttm_export.machine.modules import ModuleFacts, ask_module, ask_onnxruntime, ask_tensorrt
-from sttm_export.machine.power import PowerFacts, read_power
+from sttm_export.system import ROOT, MemoryFacts, read_memory, read_text
 
 
 @dataclass(frozen=True)
 class MachineFacts:
-    """One machine; empty text and None where something is not there or not known.
+    """One machine; empty text and None where something is not there or not known."""
 
-    Attributes:
-        system: such as `Linux`.
-        processor: `x86_64` or `aarch64`.
-        distribution: of the operating system.
-        model: of the board, by its device tree; Jetsons have one.
-        l4t: release of Jetson Linux such as `36.4.3`.
-        jetpack: such as `6.2`.
-        power: modes of a Jetson; latency depends on the one it is in.
-        packages: versions of NVIDIA's Debian packages.
-        python: version that runs this.
-        interpreter: its path.
-        virtual: whether it is a virtual environment's, which does not see JetPack's packages by default.
-        numpy: whether NumPy loads.
-        memory: of the machine and its container.
-        gpu: the first one; None where none can be used.
-        gpu_fault: why none can be used, and what to do; empty if one can.
-        tensorrt: by flavour.
-        onnxruntime: with its execution providers; None where it was not asked for.
-    """
-
-    system: str
-    processor: str
+    system: str  # such as `Linux`
+    processor: str  # `x86_64` or `aarch64`
     distribution: str = ""
-    model: str = ""
-    l4t: str = ""
-    jetpack: str = ""
-    power: PowerFacts = field(default_factory=PowerFacts)
-    packages: Mapping[str, str] = field(default_factory=dict)
+    model: str = ""  # of the board, by its device tree; Jetsons have one
+    l4t: str = ""  # release of Jetson Linux such as `36.4.3`
+    jetpack: str = ""  # such as `6.2`
+    power: PowerFacts = field(default_factory=PowerFacts)  # latency depends on it
+    packages: Mapping[str, str] = field(default_factory=dict)  # versions of NVIDIA's Debian packages
     python: str = ""
     interpreter: str = ""
-    virtual: bool = False
+    virtual: bool = False  # a virtual environment does not see JetPack's packages by default
     numpy: ModuleFacts = field(default_factory=lambda: ModuleFacts("numpy", reason="not asked"))
     memory: MemoryFacts = field(default_factory=MemoryFacts)
-    gpu: Gpu | None = None
-    gpu_fault: str = ""
-    tensorrt: Mapping[str, ModuleFacts] = field(default_factory=dict)
-    onnxruntime: ModuleFacts | None = None
-
-    @property
-    def is_jetson(self) -> bool:
-        """Whether this is a Jetson, or a container on one."""
-        return bool(self.l4t) or "jetson" in self.model.lower()
+    gpu: Gpu | None = None  # the first one; None where none can be used
+    gpu_fault: str = ""  # why none can be used, and what to do
+    tensorrt: Mapping[str, ModuleFacts] = field(default_factory=dict)  # by flavour
+    onnxruntime: ModuleFacts | None = None  # None where it was not asked for
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
@@ -101,21 +73,6 @@ def read_machine(root: Path = ROOT, *, onnxruntime: bool = False) -> MachineFact
         tensorrt=ask_tensorrt(),
         onnxruntime=ask_onnxruntime() if onnxruntime else None,
     )
-
-
-def free_disk(path: Path) -> int | None:
-    """Return the bytes that can be written to the disk of a directory; None where it cannot be asked."""
-    try:
-        return shutil.disk_usage(path).free
-    except OSError:
-        return None
-
-
-def size_text(size: int) -> str:
-    """`3.1 GiB`, `412 MiB` below one GiB, `under 1 MiB` below that."""
-    if 0 < size < 2**20:
-        return "under 1 MiB"
-    return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{size / 2**20:.0f} MiB"
 
 
 def _processor() -> str:

@@ -22,19 +22,12 @@ _PROVIDERS = "import onnxruntime as m; print(m.__version__); print(*m.get_availa
 
 @dataclass(frozen=True)
 class ModuleFacts:
-    """One package.
+    """One package."""
 
-    Attributes:
-        name: as it is imported.
-        version: empty if it does not load.
-        reason: why it does not load; empty if it does.
-        extras: what else it was asked, for ONNX Runtime its providers.
-    """
-
-    name: str
-    version: str = ""
-    reason: str = ""
-    extras: tuple[str, ...] = ()
+    name: str  # as it is imported
+    version: str = ""  # empty if it does not load
+    reason: str = ""  # why it does not load
+    extras: tuple[str, ...] = ()  # what else it was asked, for ONNX Runtime its providers
 
     @property
     def loads(self) -> bool:

@@ -19,7 +19,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from sttm_export.engines.memory import PER_WEIGHT
-from sttm_export.machine.facts import size_text
+from sttm_export.system import size_text
 
 _RUN_BASE = 0.6 * 2**30
 _ENGINE_COPIES = 2

@@ -11,14 +11,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sttm_export.bundle.records import sha256_of
+from sttm_export.bundle.records import BUILD_HERE, Sidecar, read_sidecar, sha256_of
 from sttm_export.contracts.graph import GraphSpec, TensorSpec
 from sttm_export.engines.api import Api, load_api
-from sttm_export.engines.compatibility import BUILD_HERE, check_runs_here, flavour_of, read_sidecar
+from sttm_export.engines.compatibility import check_runs_here, flavour_of
 from sttm_export.engines.cuda import Cuda
-from sttm_export.engines.execution import EngineTensor, LoadedEngine
-from sttm_export.engines.gpu import gpu_capability
-from sttm_export.engines.layers import Layer
+from sttm_export.engines.driver import gpu_capability
+from sttm_export.engines.execution import EngineTensor, Layer, LoadedEngine
 from sttm_export.errors import UserError
 from sttm_export.runtime.session import Array, Arrays, check_inputs, check_outputs
 
@@ -229,9 +228,9 @@ class TrtSession:
         return self._engine
 
 
-def check_unchanged(engine: Path, sidecar: dict[str, Any]) -> None:
+def check_unchanged(engine: Path, sidecar: Sidecar | None) -> None:
     """Refuse an engine whose bytes are not those that its sidecar records; without a record it is not judged."""
-    recorded = sidecar.get("sha256")
+    recorded = sidecar.sha256 if sidecar else None
     if recorded and sha256_of(engine) != recorded:
         raise UserError(f"{engine} was changed after it was built (its sha256 is not the recorded one); {BUILD_HERE}.")
 

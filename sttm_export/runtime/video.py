@@ -18,10 +18,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from sttm_export.engines.meminfo import free_memory
 from sttm_export.errors import UserError
 from sttm_export.runtime import sampling
 from sttm_export.runtime.probe import VideoInfo, open_video, probe
+from sttm_export.system import free_memory, size_text
 
 Sampler = Callable[[VideoInfo], list[int]]
 Pictures = NDArray[np.uint8] | list[NDArray[np.uint8]]
@@ -154,8 +154,8 @@ def _check_memory(info: VideoInfo, count: int) -> None:
     need, free = 2 * 3 * info.width * info.height * count, free_memory()
     if free is not None and need > free:
         raise UserError(
-            f"{count} frames of {info.width}×{info.height} need about {need / 2**30:.1f} GiB of memory and "
-            f"{free / 2**30:.1f} GiB are free; give a smaller video, or fewer frames with a lower --fps."
+            f"{count} frames of {info.width}×{info.height} need about {size_text(need)} of memory and "
+            f"{size_text(free)} are free; give a smaller video, or fewer frames with a lower --fps."
         )
 
 

@@ -22,6 +22,7 @@ from typing import Any
 
 from sttm_export.errors import UserError
 from sttm_export.runtime.merged import NOT_CONVERGED
+from sttm_export.system import size_text
 from sttm_export.validation.charts import tokens_chart
 from sttm_export.validation.gates import UNIT_ROUNDOFF
 from sttm_export.validation.results import ValidationReport
@@ -49,7 +50,7 @@ def render_report(manifest: Mapping[str, Any], picture: str | Path | None = None
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(size=format_size, figure=format_figure)
+    environment.filters.update(size=size_text, figure=format_figure)
     model, example = manifest.get("model") or {}, manifest.get("example") or {}
     cells = _cells(manifest)
     # The chart escapes its own texts; everything else goes through the template's escaping.
@@ -89,15 +90,6 @@ def verdict(manifest: Mapping[str, Any]) -> str:
     if not results:
         return "unchecked"
     return "passed" if all(result["passed"] for result in results) else "missed"
-
-
-def format_size(count: float) -> str:
-    """Bytes in binary units."""
-    for unit in ("B", "KiB", "MiB"):
-        if count < 1024:
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1024
-    return f"{count:.2f} GiB"
 
 
 def format_figure(value: float | str | None, digits: int = 3) -> str:

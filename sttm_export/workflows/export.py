@@ -205,17 +205,13 @@ def check_targets(graphs: Sequence[Path], plan: ExportPlan) -> dict[str, list[di
 
 
 def _build_engines(plan: ExportPlan, graphs: Sequence[Path], partial: Path, steps: Steps) -> list[EngineRecord]:
-    from sttm_export.engines.progress import part_of
-    from sttm_export.engines.targets import build_targets
+    from sttm_export.engines.build import build_engines, plan_engines
 
     if not plan.engines:
         return []
-    records: list[EngineRecord] = []
     with steps.step("Build engines") as advance:
-        for place, target in enumerate(plan.targets):
-            mine = [name for name in plan.capabilities if name in target.compute_capabilities]
-            told = part_of(advance, place, len(plan.targets))
-            records += build_targets(graphs, [target], mine, partial / ENGINES, told)
+        requests = plan_engines(graphs, plan.targets, plan.capabilities)
+        records = build_engines(requests, partial / ENGINES, advance)
     for target in plan.targets:
         seal_target(partial / ENGINES / target.name, [record for record in records if record.target == target.name])
     for reason in dict.fromkeys(f"{r.target}: {r.status}: {r.reason}" for r in records if r.status != "built"):

@@ -13,11 +13,10 @@ from sttm_export.contracts.merge import MAX_FRAMES, MergeSpec, Thresholds
 from sttm_export.contracts.model import ModelSpec
 from sttm_export.contracts.recipe import Recipe
 from sttm_export.contracts.target import TargetSpec, find_target
-from sttm_export.engines.meminfo import ROOT
-from sttm_export.engines.targets import capabilities_for, check_capabilities
+from sttm_export.engines.build import capabilities_for, check_capabilities
 from sttm_export.errors import UserError, did_you_mean
 from sttm_export.families.registry import parts_of
-from sttm_export.machine.memory import read_memory
+from sttm_export.system import read_memory, size_text
 from sttm_export.workflows.output import check_output
 
 _WIDTH = {"float32": 4, "float16": 2, "int32": 4, "bool": 1}
@@ -116,13 +115,13 @@ def check_plan(plan: ExportPlan) -> None:
 
 def check_memory(plan: ExportPlan) -> None:
     """Refuse what this machine has no memory for, before it is found out by the kernel."""
-    memory = read_memory(ROOT)
+    memory = read_memory()
     if memory.usable is None:
         return
     free, need = memory.usable + (memory.swap_free or 0), estimate_memory(plan)
     if free < need:
         raise UserError(
-            f"The export needs at least {need / 2**30:.1f} GiB of memory and {free / 2**30:.1f} GiB are free; give "
+            f"The export needs at least {size_text(need)} of memory and {size_text(free)} are free; give "
             "fewer --frames or a smaller --batch, or export on a machine with more memory."
         )
 
@@ -140,7 +139,7 @@ def check_disk(plan: ExportPlan) -> None:
     free, need = shutil.disk_usage(parent).free, estimate_bytes(plan)
     if free < need:
         raise UserError(
-            f"The bundle needs about {need / 2**30:.1f} GiB and {parent.resolve()} has {free / 2**30:.1f} GiB free; "
+            f"The bundle needs about {size_text(need)} and {parent.resolve()} has {size_text(free)} free; "
             "free some space, choose another --output, or leave the engines out with --no-engines."
         )
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from sttm_export.bundle.opened import Bundle, bundle_around
 from sttm_export.contracts.graph import TOKEN_MERGER, VISION_ENCODER
 from sttm_export.contracts.model import MAX_FPS
-from sttm_export.engines.selection import Selection, engines_here
+from sttm_export.engines.compatibility import Selection, engines_here
 from sttm_export.errors import UserError
 from sttm_export.files.whole import check_not_input, check_writable, written_whole
 from sttm_export.runtime.draw import render_tokens, write_png

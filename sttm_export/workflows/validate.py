@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from sttm_export.bundle.opened import Bundle
 from sttm_export.contracts.graph import CLIP
-from sttm_export.engines.selection import Selection
+from sttm_export.engines.compatibility import Selection
 from sttm_export.errors import UserError
 from sttm_export.families.registry import parts_of
 from sttm_export.graphs.fixtures import read_fixture

@@ -106,7 +106,7 @@ class Engine:
 
 
 class Inspector:
-    """Layers by the nodes of the graph; each softmax is that of an attention, and fused."""
+    """Layers by the nodes of the graph and its tensors; each softmax is that of an attention, and fused."""
 
     def __init__(self, engine):
         self._engine = engine
@@ -121,7 +121,8 @@ class Inspector:
         ]
         fused = {"LayerType": "kgen", "TacticName": "_gemm_mha_v2_0x1", "Name": "_gemm_mha_v2_myl0_1"}
         rows = [fused if name == b"Softmax" else {"Name": "product", "LayerType": "gemm"} for name in found]
-        return json.dumps({"Layers": rows, "Bindings": []})
+        copies = [{"Name": f"copy of {name}", "LayerType": "Reformat"} for name in self._engine.rows]
+        return json.dumps({"Layers": rows + copies, "Bindings": []})
 
 
 class Context:

@@ -1,20 +1,65 @@
-"""Does the bundle hold what the kit uses, unchanged, and is it meant for the target? Checks like those of a machine."""
+"""Before any work: which target this machine is, and whether the bundle is whole and meant for it."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from sttm_export.bundle.opened import Bundle
 from sttm_export.bundle.records import sha256_of
 from sttm_export.bundle.sums import read_sums
+from sttm_export.contracts.records import read_json
 from sttm_export.contracts.target import TargetSpec
 from sttm_export.engines.memory import builder_base
+from sttm_export.errors import UserError, did_you_mean
+from sttm_export.machine.facts import MachineFacts
 from sttm_export.machine.needs import Needs, derive_needs
-from sttm_export.machine.requirements import Check
+from sttm_export.machine.requirements import Check, check_machine, failed
 
-KIT = "device"
+KIT, TARGETS = "device", "targets.json"
+
+
+def read_targets(path: Path) -> list[TargetSpec]:
+    """Read the targets that travel with a kit.
+
+    Raises:
+        UserError: the file is missing or damaged.
+    """
+    try:
+        return [TargetSpec.from_json(row) for row in read_json(path)]
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{path} is missing or damaged; copy the bundle anew, with its directory device/.") from error
+
+
+def pick_target(
+    facts: MachineFacts, targets: Sequence[TargetSpec], wanted: str | None, exported: Sequence[str]
+) -> TargetSpec:
+    """Return the named target, or the one that fits this machine, or the one that misses least.
+
+    The last is not a guess to build for: its checks fail, and the user is told what the nearest target lacks.
+
+    Args:
+        facts: this machine.
+        targets: those of the kit.
+        wanted: name, if one was given.
+        exported: targets whose rules the graphs were checked against; preferred where several fit.
+
+    Raises:
+        UserError: there is no target of that name.
+    """
+    names = [target.name for target in targets]
+    if wanted is not None:
+        if wanted not in names:
+            raise UserError(f"The kit has no target '{wanted}'.{did_you_mean(wanted, names)}")
+        return targets[names.index(wanted)]
+
+    def misses(target: TargetSpec) -> tuple[bool, int, bool]:
+        faults = failed(check_machine(facts, target))
+        elsewhere = any(fault.name == "processor" for fault in faults)
+        return elsewhere, len(faults), target.name not in exported
+
+    return min(targets, key=misses)
 
 
 def check_bundle(bundle: Bundle, target: TargetSpec) -> list[Check]:
@@ -52,13 +97,13 @@ def _used(bundle: Bundle) -> Iterator[str]:
 
 
 def _files(bundle: Bundle) -> Check:
-    needed, mend = "every file the build uses as it was exported", "copy the bundle anew, or export it again"
+    needed, fix = "every file the build uses as it was exported", "copy the bundle anew, or export it again"
     recorded = read_sums(bundle.path)
     wrong = [name for name in _used(bundle) if not _same(bundle.path / name, recorded.get(name))]
     if not wrong:
         return Check("files", "ok", "unchanged, by sha256", needed)
     more = f" and {len(wrong) - 1} more" if len(wrong) > 1 else ""
-    return Check("files", "failed", f"{wrong[0]}{more} missing or changed", needed, mend)
+    return Check("files", "failed", f"{wrong[0]}{more} missing or changed", needed, fix)
 
 
 def _same(path: Path, digest: str | None) -> bool:
@@ -71,8 +116,8 @@ def _fixtures(bundle: Bundle) -> Check:
     needed = "reference inputs and outputs of every graph"
     if not missing:
         return Check("fixtures", "ok", "there", needed)
-    mend = "export again without --no-validation: engines that nothing was compared with are not kept"
-    return Check("fixtures", "failed", f"none for {' and '.join(missing)}", needed, mend)
+    fix = "export again without --no-validation: engines that nothing was compared with are not kept"
+    return Check("fixtures", "failed", f"none for {' and '.join(missing)}", needed, fix)
 
 
 def _precision(bundle: Bundle, target: TargetSpec) -> Check:
@@ -92,6 +137,6 @@ def _rules(bundle: Bundle, target: TargetSpec) -> Check:
     broken = [row for row in findings if row.severity == "error"]
     if not broken:
         return Check("rules", "ok", "checked at export, none broken", needed)
-    mend = "export with another --precision or for another target; no build would succeed, or it would be wrong"
+    fix = "export with another --precision or for another target; no build would succeed, or it would be wrong"
     found = f"{broken[0].graph}: {broken[0].finding} ({len(broken)} in all)"
-    return Check("rules", "failed", found, needed, mend)
+    return Check("rules", "failed", found, needed, fix)

@@ -1,14 +1,13 @@
-"""How much memory a process may still take, in bytes: of the machine, and of the container it is in."""
+"""What this system has free, memory and disk, in bytes and in words."""
 
 from __future__ import annotations
 
 import re
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from sttm_export.engines.meminfo import read_meminfo
-from sttm_export.machine.jetpack import read_text
-
+ROOT = Path("/")
 _CGROUP = "sys/fs/cgroup"
 # (limit, use, statistics, key of page cache that can be dropped); version 2 of control groups, then version 1
 _CGROUP_FILES = (
@@ -19,22 +18,13 @@ _CGROUP_FILES = (
 
 @dataclass(frozen=True)
 class MemoryFacts:
-    """Memory in bytes; None where it is not known.
-
-    Attributes:
-        total: of the machine. On a Jetson, processor and GPU share it.
-        available: what the kernel says can be had without swapping.
-        limit: of the container; None without one.
-        limit_available: what is left of that limit.
-        swap_total: swap, zram included.
-        swap_free: what is left of it.
-    """
+    """Memory in bytes; None where it is not known. On a Jetson, processor and GPU share it."""
 
     total: int | None = None
-    available: int | None = None
-    limit: int | None = None
+    available: int | None = None  # without swapping, as the kernel says
+    limit: int | None = None  # of the container
     limit_available: int | None = None
-    swap_total: int | None = None
+    swap_total: int | None = None  # zram included
     swap_free: int | None = None
 
     @property
@@ -44,17 +34,44 @@ class MemoryFacts:
         return min(known, default=None)
 
 
-def read_memory(root: Path) -> MemoryFacts:
-    """Read `/proc/meminfo` and the limits of the control group.
-
-    Args:
-        root: `/`, or a directory that stands in for it.
-    """
-    rows = read_meminfo(root)
+def read_memory(root: Path = ROOT) -> MemoryFacts:
+    """Read `/proc/meminfo` and the limits of the control group; `root` is `/`, or a directory that stands in for it."""
+    found = re.findall(r"^(\w+):\s+(\d+) kB", read_text(root / "proc/meminfo"), re.MULTILINE)
+    rows = {name: int(kib) * 1024 for name, kib in found}
     limit, left = _container(root / _CGROUP, rows.get("MemTotal"))
     return MemoryFacts(
         rows.get("MemTotal"), rows.get("MemAvailable"), limit, left, rows.get("SwapTotal"), rows.get("SwapFree")
     )
+
+
+def free_memory() -> int | None:
+    """Bytes of memory that this process can have without swapping; None where the system does not say."""
+    return read_memory().usable
+
+
+def free_disk(path: Path) -> int | None:
+    """Bytes that can be written to the disk of a directory; None where it cannot be asked."""
+    try:
+        return shutil.disk_usage(path).free
+    except OSError:
+        return None
+
+
+def size_text(size: float) -> str:
+    """Bytes in binary units: `5 B`, `46.1 MiB`, `614 MiB`, `3.5 GiB`."""
+    for unit in ("B", "KiB", "MiB"):
+        if size < 1024:
+            return f"{size:.0f} {unit}" if unit == "B" or size >= 100 else f"{size:.1f} {unit}"
+        size /= 1024
+    return f"{size:.1f} GiB"
+
+
+def read_text(path: Path) -> str:
+    """Return a file's text; empty where it is not there. Device-tree strings end in a NUL, which is cut."""
+    try:
+        return path.read_text(encoding="utf-8", errors="replace").rstrip("\0\n")
+    except OSError:
+        return ""
 
 
 def _container(root: Path, total: int | None) -> tuple[int | None, int | None]:
