@@ -7,11 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from sttm_export.contracts.graph import GraphSpec, TensorSpec
+from sttm_export.contracts.graph import STORAGE, GraphSpec, TensorSpec
 from sttm_export.graphs.faults import GraphError
 from sttm_export.graphs.structure import Structure, TensorType, is_external, label, load_structure
-
-ONNX_DTYPE = {"float32": "FLOAT", "float16": "FLOAT16", "int32": "INT32", "bool": "BOOL"}
 
 
 def check_graph(path: Path, spec: GraphSpec) -> None:
@@ -49,9 +47,8 @@ def check_static(structure: Structure) -> None:
 
 def check_interface(structure: Structure, spec: GraphSpec) -> None:
     """Names, order, shapes and dtypes of the graph's inputs and outputs must be those of the declaration."""
-    graph = structure.model.graph
-    _compare(structure, [value.name for value in graph.input], spec.inputs, f"{spec.name}: input")
-    _compare(structure, [value.name for value in graph.output], spec.outputs, f"{spec.name}: output")
+    _compare(structure, structure.model.graph.input, spec.inputs, f"{spec.name}: input")
+    _compare(structure, structure.model.graph.output, spec.outputs, f"{spec.name}: output")
 
 
 def check_external_data(structure: Structure) -> None:
@@ -99,12 +96,12 @@ def _require_static(found: TensorType, where: str) -> None:
         raise GraphError(f"The shape of {where} is {_show(found.shape)}, expected numbers only.")
 
 
-def _compare(structure: Structure, names: list[str], declared: Sequence[TensorSpec], where: str) -> None:
-    expected = [tensor.name for tensor in declared]
+def _compare(structure: Structure, values: Sequence[Any], declared: Sequence[TensorSpec], where: str) -> None:
+    names, expected = [value.name for value in values], [tensor.name for tensor in declared]
     if names != expected:
         raise GraphError(f"{where} names are {names}, declared are {expected}.")
     for tensor in declared:
-        found, dtype = structure.type_of(tensor.name), ONNX_DTYPE[tensor.dtype]
+        found, dtype = structure.type_of(tensor.name), STORAGE[tensor.dtype].onnx
         if found.dtype != dtype:
             raise GraphError(f"{where} '{tensor.name}' is {found.dtype}, declared is {dtype}.")
         if found.shape != tensor.shape:

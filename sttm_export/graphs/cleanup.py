@@ -12,8 +12,8 @@ Rules, in the order in which they are applied:
 5. Nodes and initializers that nothing reads go; constants of one value are stored as one element, equal ones once
    (`constants.py`).
 6. Nodes are named after the module they come from, their op and their position (`layers.3.mlp/MatMul_41`), inner
-   values after their node: a layer that drifts can be found, and names do not hang on the exporter's counters. Inputs,
-   outputs and initializers keep their names.
+   values after their node: a layer that drifts can be found, and names do not depend on the exporter's counters.
+   Inputs, outputs and initializers keep their names.
 7. Doc strings and metadata go from model, graph, nodes, values and initializers: the exporter stores stack traces in
    them, and with these the paths of the machine that exported.
 8. The producer is this package and its version.
@@ -26,34 +26,19 @@ from typing import Any
 
 from sttm_export import __version__
 from sttm_export.contracts.graph import Accumulate
+from sttm_export.graphs import simplify
 from sttm_export.graphs.accumulate import sum_in_float32
 from sttm_export.graphs.constants import merge_equal, shrink_uniform
 from sttm_export.graphs.folding import fold_constants
 from sttm_export.graphs.integers import narrow_bool_reductions, narrow_indices
-from sttm_export.graphs.simplify import (
-    drop_expansions,
-    drop_identities,
-    drop_no_op_casts,
-    drop_still_moves,
-    infer_types,
-    join_transpositions,
-    join_views,
-    merge_equal_nodes,
-)
 
 PRODUCER = "sttm-export"
 # The exporter lists the module path of a node here, outermost first; the last entry is the node itself.
 SCOPES = "pkg.torch.onnx.name_scopes"
-
-
-SIMPLIFICATIONS = (
-    drop_no_op_casts,
-    drop_identities,
-    join_transpositions,
-    drop_still_moves,
-    drop_expansions,
-    join_views,
-    merge_equal_nodes,
+PASSES = (
+    *(fold_constants, simplify.infer_types, simplify.drop_no_op_casts, simplify.drop_identities),
+    *(simplify.join_transpositions, simplify.drop_still_moves, simplify.drop_expansions, simplify.join_views),
+    *(simplify.merge_equal_nodes, narrow_indices, narrow_bool_reductions),
 )
 
 
@@ -69,12 +54,8 @@ def clean_up(model: Any, accumulate: Accumulate = "fp32") -> dict[str, str]:
         program, and the drift finder finds its way back by this.
     """
     inline_functions(model)
-    fold_constants(model)
-    infer_types(model)
-    for simplify in SIMPLIFICATIONS:
-        simplify(model)
-    narrow_indices(model)
-    narrow_bool_reductions(model)
+    for change in PASSES:
+        change(model)
     if accumulate == "fp32":
         sum_in_float32(model)
     drop_unused(model)

@@ -5,24 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 # Ops that broadcast all their inputs against each other.
-BROADCASTING = frozenset(
-    {
-        "Add",
-        "And",
-        "Div",
-        "Equal",
-        "Greater",
-        "GreaterOrEqual",
-        "Less",
-        "LessOrEqual",
-        "Max",
-        "Min",
-        "Mul",
-        "Or",
-        "Sub",
-        "Where",
-    }
-)
+BROADCASTING = {
+    *("Add", "And", "Div", "Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Max", "Min", "Mul", "Or"),
+    *("Sub", "Where"),
+}
 # Smaller constants are not worth a rewrite; larger ones are weights, which are never equal and cost time to hash.
 SMALL_BYTES, LARGE_BYTES = 1024, 16 << 20
 

@@ -13,16 +13,24 @@ from sttm_export.graphs.structure import Structure, attribute, label
 
 Places = Iterator[tuple[str, str]]
 Detector = Callable[[Rule, Structure, TargetSpec], Places]
+NodeDetector = Callable[[Any, Structure], str]
 
 TOPK_LIMIT = 3840
 STANDARD_DOMAINS = ("", "ai.onnx")
-INTEGERS = frozenset({"INT8", "INT32", "INT64", "UINT8"})
 HALVES = frozenset({"FLOAT16", "BFLOAT16"})
+INTEGERS = frozenset({"INT8", "INT32", "INT64", "UINT8"})
 REDUCED = {"BFLOAT16": "bf16", "INT8": "int8", "INT4": "int4", "UINT4": "int4", "FLOAT4E2M1": "fp4"}
 CONVERTIBLE = frozenset({"FLOAT", "FLOAT16", "DOUBLE", "INT32", "INT64", "BOOL", "UINT8", ""})
 RESIZE_COORDINATES = frozenset(
     {"half_pixel", "pytorch_half_pixel", "tf_half_pixel_for_nn", "asymmetric", "align_corners"}
 )
+# Rules about what a node's first input must not be.
+FIRST_INPUT = {
+    "float32-math": HALVES,
+    "integer-matmul": INTEGERS,
+    "integer-pow": INTEGERS,
+    "bool-reduction": frozenset({"BOOL"}),
+}
 _DETECTORS: dict[str, Detector] = {}
 
 
@@ -39,8 +47,22 @@ def _detects(rule_id: str) -> Callable[[Detector], Detector]:
     return register
 
 
+def _of_each_node(*rule_ids: str) -> Callable[[NodeDetector], NodeDetector]:
+    """Register what tells of one node how it breaks the rule, in a few words, or nothing if it does not."""
+
+    def register(tell: NodeDetector) -> NodeDetector:
+        def find(rule: Rule, structure: Structure, _: TargetSpec) -> Places:
+            told = ((label(node), tell(node, structure)) for node in _nodes(rule, structure))
+            return ((where, detail) for where, detail in told if detail)
+
+        _DETECTORS.update(dict.fromkeys(rule_ids, find))
+        return tell
+
+    return register
+
+
 def _forbidden(rule: Rule, structure: Structure, target: TargetSpec) -> Places:
-    yield from ((label(node), "") for node in _nodes(rule, structure))
+    return ((label(node), "") for node in _nodes(rule, structure))
 
 
 def _nodes(rule: Rule, structure: Structure) -> list[Any]:
@@ -79,24 +101,20 @@ def _unknown_op(rule: Rule, structure: Structure, target: TargetSpec) -> Places:
             yield label(node), f"not in {target.title}"
 
 
-@_detects("topk-limit")
-def _topk_limit(rule: Rule, structure: Structure, target: TargetSpec) -> Places:
-    for node in _nodes(rule, structure):
-        k = structure.constant(node.input[1])
-        if k is None:
-            yield label(node), "K is computed"
-        elif int(k.item()) > TOPK_LIMIT:
-            yield label(node), f"K = {int(k.item())}"
+@_of_each_node("topk-limit")
+def _topk_limit(node: Any, structure: Structure) -> str:
+    k = structure.constant(node.input[1])
+    if k is None:
+        return "K is computed"
+    return f"K = {int(k.item())}" if int(k.item()) > TOPK_LIMIT else ""
 
 
-@_detects("sort")
-def _sort(rule: Rule, structure: Structure, target: TargetSpec) -> Places:
-    for node in _nodes(rule, structure):
-        k, shape = structure.constant(node.input[1]), structure.type_of(node.input[0]).shape
-        axis = attribute(node, "axis", -1)
-        # One element is no sort, and a K of 1 is a maximum.
-        if k is not None and shape and k.item() > 1 and shape[axis] == k.item():
-            yield label(node), f"all {k.item()} elements"
+@_of_each_node("sort")
+def _sort(node: Any, structure: Structure) -> str:
+    k, shape = structure.constant(node.input[1]), structure.type_of(node.input[0]).shape
+    # One element is no sort, and a K of 1 is a maximum.
+    found = k is not None and shape and k.item() > 1 and shape[attribute(node, "axis", -1)] == k.item()
+    return f"all {k.item()} elements" if found else ""  # type: ignore[union-attr]
 
 
 @_detects("cumsum-several")
@@ -106,20 +124,18 @@ def _cumsum_several(rule: Rule, structure: Structure, target: TargetSpec) -> Pla
         yield from ((label(node), f"one of {len(nodes)}") for node in nodes)
 
 
-@_detects("scatternd-reduction")
-@_detects("scatterelements-reduction")
-def _scatter_reduction(rule: Rule, structure: Structure, target: TargetSpec) -> Places:
-    for node in _nodes(rule, structure):
-        if attribute(node, "reduction", "none") != "none":
-            yield label(node), f"reduction {attribute(node, 'reduction')}"
+@_of_each_node("scatternd-reduction", "scatterelements-reduction")
+def _scatter_reduction(node: Any, _: Structure) -> str:
+    reduction = attribute(node, "reduction", "none")
+    return f"reduction {reduction}" if reduction != "none" else ""
 
 
-@_detects("scatter-size")
-def _scatter_size(rule: Rule, structure: Structure, target: TargetSpec) -> Places:
-    for node in _nodes(rule, structure):
-        data, indices = (structure.type_of(name) for name in node.input[:2])
-        if data.is_static and indices.is_static and any(map(_greater, indices.shape or (), data.shape or ())):
-            yield label(node), f"indices {indices.shape}, data {data.shape}"
+@_of_each_node("scatter-size")
+def _scatter_size(node: Any, structure: Structure) -> str:
+    data, indices = (structure.type_of(name).shape for name in node.input[:2])
+    sizes = zip(indices or (), data or (), strict=False)
+    longer = any(isinstance(a, int) and isinstance(b, int) and a > b for a, b in sizes)
+    return f"indices {indices}, data {data}" if longer else ""
 
 
 @_detects("scatternd-opset")
@@ -128,14 +144,12 @@ def _scatternd_opset(rule: Rule, structure: Structure, target: TargetSpec) -> Pl
         yield from _forbidden(rule, structure, target)
 
 
-@_detects("int64-arithmetic")
-def _int64_arithmetic(rule: Rule, structure: Structure, target: TargetSpec) -> Places:
-    for node in _nodes(rule, structure):
-        # Axes and shapes are constants, and so are the INT64 branches of a Where: only computed values count.
-        computed = [name for name in (*_data_inputs(node), *node.output) if name and name not in structure.constants]
-        names = [name for name in computed if structure.type_of(name).dtype == "INT64"]
-        if names:
-            yield label(node), f"tensor '{names[0]}'"
+@_of_each_node("int64-arithmetic")
+def _int64_arithmetic(node: Any, structure: Structure) -> str:
+    # Axes and shapes are constants, and so are the INT64 branches of a Where: only computed values count.
+    data = node.input[:1] if node.op_type.startswith("Reduce") else node.input
+    computed = (name for name in (*data, *node.output) if name and name not in structure.constants)
+    return next((f"tensor '{name}'" for name in computed if structure.type_of(name).dtype == "INT64"), "")
 
 
 @_detects("double")
@@ -159,75 +173,40 @@ def _target_precision(rule: Rule, structure: Structure, target: TargetSpec) -> P
     yield from _of_dtypes(structure, frozenset(foreign))
 
 
-@_detects("float32-math")
-def _float32_math(rule: Rule, structure: Structure, target: TargetSpec) -> Places:
+def _first_input(rule: Rule, structure: Structure, target: TargetSpec) -> Places:
     for node in _nodes(rule, structure):
         dtype = structure.type_of(node.input[0]).dtype
-        if dtype in HALVES:
+        if dtype in FIRST_INPUT[rule.id]:
             yield label(node), f"input '{node.input[0]}' is {dtype}"
 
 
-@_detects("integer-matmul")
-@_detects("integer-pow")
-def _of_integers(rule: Rule, structure: Structure, target: TargetSpec) -> Places:
-    for node in _nodes(rule, structure):
-        if structure.type_of(node.input[0]).dtype in INTEGERS:
-            yield label(node), f"input '{node.input[0]}' is {structure.type_of(node.input[0]).dtype}"
+_DETECTORS.update(dict.fromkeys(FIRST_INPUT, _first_input))
 
 
-@_detects("bool-reduction")
-def _bool_reduction(rule: Rule, structure: Structure, target: TargetSpec) -> Places:
-    for node in _nodes(rule, structure):
-        if structure.type_of(node.input[0]).dtype == "BOOL":
-            yield label(node), f"input '{node.input[0]}'"
+@_of_each_node("constant-axes")
+def _constant_axes(node: Any, structure: Structure) -> str:
+    axes = node.input[1] if len(node.input) > 1 else ""
+    return f"axes '{axes}'" if axes and axes not in structure.constants else ""
 
 
-@_detects("constant-axes")
-def _constant_axes(rule: Rule, structure: Structure, target: TargetSpec) -> Places:
-    for node in _nodes(rule, structure):
-        axes = node.input[1] if len(node.input) > 1 else ""
-        if axes and axes not in structure.constants:
-            yield label(node), f"axes '{axes}'"
+@_of_each_node("einsum-form")
+def _einsum_form(node: Any, _: Structure) -> str:
+    equation: str = attribute(node, "equation", "")
+    operands = equation.partition("->")[0].replace(" ", "").split(",")
+    return equation if "..." in equation or any(len(set(names)) < len(names) for names in operands) else ""
 
 
-@_detects("einsum-form")
-def _einsum_form(rule: Rule, structure: Structure, target: TargetSpec) -> Places:
-    for node in _nodes(rule, structure):
-        equation = attribute(node, "equation", "")
-        operands = equation.split("->")[0].replace(" ", "").split(",")
-        if "..." in equation or any(len(set(names)) < len(names) for names in operands):
-            yield label(node), equation
+@_of_each_node("layernorm-outputs")
+def _layernorm_outputs(node: Any, _: Structure) -> str:
+    return f"{len(node.output)} outputs" if any(node.output[1:]) else ""
 
 
-@_detects("layernorm-outputs")
-def _layernorm_outputs(rule: Rule, structure: Structure, target: TargetSpec) -> Places:
-    for node in _nodes(rule, structure):
-        if any(node.output[1:]):
-            yield label(node), f"{len(node.output)} outputs"
-
-
-@_detects("resize-mode")
-def _resize_mode(rule: Rule, structure: Structure, target: TargetSpec) -> Places:
-    for node in _nodes(rule, structure):
-        mode, coordinates = (
-            attribute(node, "mode", "nearest"),
-            attribute(node, "coordinate_transformation_mode", "half_pixel"),
-        )
-        if (
-            attribute(node, "antialias", 0)
-            or mode not in ("nearest", "linear")
-            or coordinates not in RESIZE_COORDINATES
-        ):
-            yield label(node), f"mode {mode}, {coordinates}, antialias {attribute(node, 'antialias', 0)}"
-
-
-def _greater(left: int | str, right: int | str) -> bool:
-    return isinstance(left, int) and isinstance(right, int) and left > right
-
-
-def _data_inputs(node: Any) -> list[str]:
-    """Inputs that carry data; a reduction's second input is its axes."""
-    return list(node.input[:1] if node.op_type.startswith("Reduce") else node.input)
+@_of_each_node("resize-mode")
+def _resize_mode(node: Any, _: Structure) -> str:
+    mode, antialias = attribute(node, "mode", "nearest"), attribute(node, "antialias", 0)
+    coordinates = attribute(node, "coordinate_transformation_mode", "half_pixel")
+    fits = not antialias and mode in ("nearest", "linear") and coordinates in RESIZE_COORDINATES
+    return "" if fits else f"mode {mode}, {coordinates}, antialias {antialias}"
 
 
 def _named_values(structure: Structure) -> Iterator[tuple[str, str]]:

@@ -24,10 +24,8 @@ OPSET = 20
 # Constants up to this size stay in the graph file: shapes, axes and scalars must be there for shape inference, which
 # does not open the weights. Everything larger goes to `<name>.onnx.data`, for small graphs too: one layout to copy.
 INLINE_BYTES = 1024
-
-
+# Called with what is done next: a trace can take minutes, and tells nothing on its way.
 OnStep = Callable[[str], None]
-"""Called with what is done next: a trace can take minutes, and tells nothing on its way."""
 
 
 def export_graph(

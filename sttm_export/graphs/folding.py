@@ -1,7 +1,8 @@
 """What can be computed before anything runs: shapes, axes, indices, tables.
 
 Only operators whose result is the same bits on every machine are computed here: those that move elements, compare,
-count, or round one IEEE operation correctly. Sums of floats and functions such as Exp stay in the graph.
+count, or round one IEEE operation correctly. Sums of floats and functions such as Exp stay in the graph. ONNX's own
+reference implementation computes them.
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ import numpy as np
 import numpy.typing as npt
 
 Array = npt.NDArray[Any]
-Evaluator = Callable[[Any, Sequence[Any]], Any]
 # Larger results are left to be made in the graph: a table spread over all frames costs its size in the file. Of weights
 # only a transposition is taken, which is free.
 LARGEST_BYTES = 4 << 20
@@ -54,14 +54,27 @@ def _result(node: Any, known: Mapping[Any, Array]) -> Array | None:
         return None
     if node.op_type in FROM_NODE:
         return FROM_NODE[node.op_type](node, known)
-    evaluate = EVALUATORS.get(node.op_type)
-    if evaluate is None or any(value is not None and value not in known for value in node.inputs):
+    if node.op_type not in COMPUTED or any(value is not None and value not in known for value in node.inputs):
         return None
     arrays = [None if value is None else known[value] for value in node.inputs]
     if node.op_type != "Transpose" and any(array is not None and array.nbytes > LARGEST_BYTES for array in arrays):
         return None
-    result = evaluate(node, arrays)
-    return None if result is None else np.asarray(result)
+    allows = REQUIRED.get(node.op_type)
+    return _evaluated(node, arrays) if allows is None or allows(arrays) else None
+
+
+def _evaluated(node: Any, arrays: Sequence[Any]) -> Array:
+    from onnx.reference import ReferenceEvaluator
+    from onnx_ir import serde
+
+    proto = serde.serialize_node(node)
+    given = {f"input{place}": array for place, array in enumerate(arrays) if array is not None}
+    names = [f"input{place}" if array is not None else "" for place, array in enumerate(arrays)]
+    del proto.input[:]
+    proto.input.extend(names)
+    with np.errstate(all="ignore"):
+        (result,) = ReferenceEvaluator(proto).run(None, given)
+    return np.asarray(result)
 
 
 def _store(model: Any, folded: list[Any], known: Mapping[Any, Array]) -> None:
@@ -108,8 +121,11 @@ def _shape(node: Any, _: Mapping[Any, Array]) -> Array | None:
     return np.array(shape.numpy()[_int(node, "start", 0) : _int(node, "end", None)], np.int64)
 
 
-def _cast_like(node: Any, known: Mapping[Any, Array]) -> Array | None:
-    array, like = known.get(node.inputs[0]), node.inputs[1].dtype
+def _cast_node(node: Any, known: Mapping[Any, Array]) -> Array | None:
+    import onnx_ir as ir
+
+    like = ir.DataType(node.attributes["to"].as_int()) if node.op_type == "Cast" else node.inputs[1].dtype
+    array = known.get(node.inputs[0])
     return None if array is None or like is None or array.nbytes > LARGEST_BYTES else _cast(array, like.numpy())
 
 
@@ -117,111 +133,46 @@ def _cast(array: Array, dtype: Any) -> Array | None:
     dtype = np.dtype(dtype)
     if dtype not in DTYPES:
         return None
-    if array.dtype.kind == "f" and dtype.kind == "i":
-        limits = np.iinfo(dtype)
-        # What a float outside the range becomes is left to the machine.
-        if not (np.isfinite(array) & (array > limits.min) & (array < limits.max)).all():
-            return None
+    # What a float outside the range of whole numbers becomes is left to the machine.
+    limits = np.iinfo(dtype) if array.dtype.kind == "f" and dtype.kind == "i" else None
+    if limits and not (np.isfinite(array) & (array > limits.min) & (array < limits.max)).all():
+        return None
     with np.errstate(over="ignore"):
         return array.astype(dtype)
 
 
-def _cast_node(node: Any, arrays: Sequence[Any]) -> Array | None:
-    import onnx_ir as ir
-
-    return _cast(arrays[0], ir.DataType(node.attributes["to"].as_int()).numpy())
-
-
-def _reshape(node: Any, arrays: Sequence[Any]) -> Array | None:
-    data, shape = arrays
-    if _int(node, "allowzero", 0) == 0:
-        shape = [data.shape[axis] if size == 0 else size for axis, size in enumerate(shape)]
-    result: Array = data.reshape([int(size) for size in shape])
-    return result
-
-
-def _expand(_: Any, arrays: Sequence[Any]) -> Array | None:
+def _is_small(arrays: Sequence[Any]) -> bool:
     data, sizes = arrays
     shape = np.broadcast_shapes(data.shape, tuple(int(size) for size in sizes))
-    return np.broadcast_to(data, shape) if math.prod(shape) * data.itemsize <= LARGEST_BYTES else None
+    return math.prod(shape) * int(data.itemsize) <= LARGEST_BYTES
 
 
-def _squeeze(_: Any, arrays: Sequence[Any]) -> Array:
-    data, *axes = arrays
-    result: Array = np.squeeze(data, tuple(int(axis) for axis in axes[0]) if axes and axes[0] is not None else None)
-    return result
+def _is_forward(arrays: Sequence[Any]) -> bool:
+    steps = arrays[4] if len(arrays) > 4 else None
+    return steps is None or bool((steps > 0).all())
 
 
-def _slice(_: Any, arrays: Sequence[Any]) -> Array | None:
-    data, starts, ends, *more = arrays
-    axes = more[0] if more and more[0] is not None else np.arange(len(starts))
-    steps = more[1] if len(more) > 1 and more[1] is not None else np.ones(len(starts), np.int64)
-    if (np.asarray(steps) < 1).any():
-        return None
-    places = [slice(None)] * data.ndim
-    for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
-        places[int(axis)] = slice(int(start), int(end), int(step))
-    result: Array = data[tuple(places)]
-    return result
-
-
-def _range(_: Any, arrays: Sequence[Any]) -> Array | None:
-    start, limit, delta = (array.item() for array in arrays)
-    bound = _EXACT.get(arrays[0].dtype)
-    whole = bound is None or all(value == int(value) and abs(value) < bound for value in (start, limit, delta))
-    if delta == 0 or not whole:
-        return None
-    return np.arange(int(start), int(limit), int(delta)).astype(arrays[0].dtype)
+def _is_exact(arrays: Sequence[Any]) -> bool:
+    bound, values = _EXACT.get(arrays[0].dtype), [array.item() for array in arrays]
+    whole = bound is None or all(value == int(value) and abs(value) < bound for value in values)
+    return values[2] != 0 and whole
 
 
 def _int(node: Any, name: str, default: Any) -> Any:
     return node.attributes[name].as_int() if name in node.attributes else default
 
 
-def _quiet(function: Callable[..., Array]) -> Evaluator:
-    def evaluate(_: Any, arrays: Sequence[Any]) -> Array:
-        with np.errstate(all="ignore"):
-            return function(*arrays)
-
-    return evaluate
-
-
-def _divide(_: Any, arrays: Sequence[Any]) -> Array | None:
-    # Of whole numbers ONNX cuts towards zero, NumPy rounds down.
-    with np.errstate(all="ignore"):
-        return arrays[0] / arrays[1] if arrays[0].dtype.kind == "f" else None
-
-
 # By the node itself, not by its inputs alone.
-FROM_NODE = {"CastLike": _cast_like, "Constant": _constant, "Shape": _shape}
-EVALUATORS: dict[str, Evaluator] = {
-    "Cast": _cast_node,
-    "Concat": lambda node, arrays: np.concatenate(arrays, _int(node, "axis", 0)),
-    "Expand": _expand,
-    "Gather": lambda node, arrays: np.take(arrays[0], arrays[1], _int(node, "axis", 0)),
-    "Identity": lambda _, arrays: arrays[0],
-    "Range": _range,
-    "Reshape": _reshape,
-    "Slice": _slice,
-    "Squeeze": _squeeze,
-    "Transpose": lambda node, arrays: np.transpose(
-        arrays[0], node.attributes["perm"].as_ints() if "perm" in node.attributes else None
-    ),
-    "Unsqueeze": lambda _, arrays: np.expand_dims(arrays[0], tuple(int(axis) for axis in arrays[1])),
-    "Add": _quiet(np.add),
-    "And": _quiet(np.logical_and),
-    "Ceil": _quiet(np.ceil),
-    "Div": _divide,
-    "Equal": _quiet(np.equal),
-    "Floor": _quiet(np.floor),
-    "Greater": _quiet(np.greater),
-    "GreaterOrEqual": _quiet(np.greater_equal),
-    "Less": _quiet(np.less),
-    "LessOrEqual": _quiet(np.less_equal),
-    "Mul": _quiet(np.multiply),
-    "Neg": _quiet(np.negative),
-    "Not": _quiet(np.logical_not),
-    "Or": _quiet(np.logical_or),
-    "Sub": _quiet(np.subtract),
-    "Where": _quiet(np.where),
+FROM_NODE = {"Cast": _cast_node, "CastLike": _cast_node, "Constant": _constant, "Shape": _shape}
+COMPUTED = {
+    *("Add", "And", "Ceil", "Concat", "Div", "Equal", "Expand", "Floor", "Gather", "Greater", "GreaterOrEqual"),
+    *("Identity", "Less", "LessOrEqual", "Mul", "Neg", "Not", "Or", "Range", "Reshape", "Slice", "Squeeze", "Sub"),
+    *("Transpose", "Unsqueeze", "Where"),
+}
+REQUIRED: dict[str, Callable[[Sequence[Any]], bool]] = {
+    # Of whole numbers ONNX cuts towards zero, NumPy rounds down.
+    "Div": lambda arrays: arrays[0].dtype.kind == "f",
+    "Expand": _is_small,
+    "Range": _is_exact,
+    "Slice": _is_forward,
 }

@@ -22,16 +22,17 @@ def narrow_indices(model: Any) -> int:
     Returns:
         How many index inputs were rewired.
     """
+    import onnx_ir as ir
+
     changed = 0
-    for node in model.graph:
-        if node.op_type not in INDEXED:
-            continue
-        chain = _widened(node.inputs[1])
-        if chain is None:
-            continue
-        source, moves = chain
-        _rewire(node, source, moves)
-        changed += 1
+    for node in (node for node in model.graph if node.op_type in INDEXED):
+        source, moves = _widened(node.inputs[1])
+        if source is not None:
+            reader, index = (moves[-1], 0) if moves else (node, 1)
+            reader.replace_input_with(index, source)
+            for move in moves:
+                move.outputs[0].dtype = ir.DataType.INT32
+            changed += 1
     return changed
 
 
@@ -50,45 +51,34 @@ def narrow_bool_reductions(model: Any) -> int:
     changed = 0
     for node in model.graph:
         cast = node.inputs[0].producer() if node.op_type in REDUCTIONS and node.inputs[0] is not None else None
-        if cast is None or not _is_cast(cast, "BOOL", "INT64") or not _only_read_by(cast.outputs[0], {node.op_type}):
+        if cast is None or not _is_cast(cast, "BOOL", "INT64"):
             continue
-        if not _only_read_by(node.outputs[0], {"Cast"}):
-            continue
-        cast.attributes["to"] = ir.AttrInt64("to", ir.DataType.INT32)
-        cast.outputs[0].dtype = node.outputs[0].dtype = ir.DataType.INT32
-        changed += 1
+        if _only_read_by(cast.outputs[0], node.op_type) and _only_read_by(node.outputs[0], "Cast"):
+            cast.attributes["to"] = ir.AttrInt64("to", ir.DataType.INT32)
+            cast.outputs[0].dtype = node.outputs[0].dtype = ir.DataType.INT32
+            changed += 1
     return changed
 
 
-def _widened(value: Any) -> tuple[Any, list[Any]] | None:
-    """Follow indices back to the INT32 value they were widened from; the moves come last to first."""
+def _widened(value: Any) -> tuple[Any | None, list[Any]]:
+    """Follow indices back to the INT32 value they were widened from, if they were; the moves come last to first."""
     moves: list[Any] = []
     while value is not None and (producer := value.producer()) is not None:
         if _is_cast(producer, "INT32", "INT64"):
             return producer.inputs[0], moves
         if producer.op_type not in MOVES or producer.domain or len(value.uses()) != 1 or value.is_graph_output():
-            return None
+            break
         moves.append(producer)
         value = producer.inputs[0]
-    return None
-
-
-def _rewire(node: Any, source: Any, moves: list[Any]) -> None:
-    import onnx_ir as ir
-
-    reader, index = (moves[-1], 0) if moves else (node, 1)
-    reader.replace_input_with(index, source)
-    for move in moves:
-        move.outputs[0].dtype = ir.DataType.INT32
+    return None, []
 
 
 def _is_cast(node: Any, source: str, target: str) -> bool:
-    if node.op_type != "Cast" or node.inputs[0].dtype is None:
-        return False
     import onnx_ir as ir
 
-    return bool(node.inputs[0].dtype == ir.DataType[source] and node.attributes["to"].as_int() == ir.DataType[target])
+    known = node.op_type == "Cast" and node.inputs[0].dtype == ir.DataType[source]
+    return known and bool(node.attributes["to"].as_int() == ir.DataType[target])
 
 
-def _only_read_by(value: Any, ops: set[str]) -> bool:
-    return not value.is_graph_output() and all(use.node.op_type in ops for use in value.uses())
+def _only_read_by(value: Any, op: str) -> bool:
+    return not value.is_graph_output() and all(use.node.op_type == op for use in value.uses())

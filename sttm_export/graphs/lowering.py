@@ -8,7 +8,7 @@ is given by its result.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from sttm_export.graphs.faults import GraphError
 
@@ -50,45 +50,35 @@ def _rewrites(program: ExportedProgram) -> dict[Any, Callable[[Node], None]]:
         program.graph_signature.replace_all_uses(node.name, other.name)
         node.graph.erase_node(node)
 
-    def as_copy(node: Node) -> None:
-        source, dtype = node.args[0], node.meta["val"].dtype
-        if source.meta["val"].dtype == dtype:  # type: ignore[union-attr]
-            bypass(node, source)  # type: ignore[arg-type]
-        else:
-            _call(node, aten._to_copy.default, source, dtype=dtype)
+    def call(node: Node, target: Any, *arguments: Any, **named: Any) -> None:
+        node.target, node.args, node.kwargs = target, arguments, named
 
-    views = (aten.flatten.using_ints, aten.unflatten.int, aten.reshape.default, aten.view.default)
+    def as_copy(node: Node) -> None:
+        source, dtype = cast("Node", node.args[0]), node.meta["val"].dtype
+        if source.meta["val"].dtype == dtype:
+            bypass(node, source)
+        else:
+            call(node, aten._to_copy.default, source, dtype=dtype)
+
+    def as_difference(node: Node) -> None:
+        # `c - x`, which is `x.rsub(c)`; a factor on x has no other form and stays, for the exporter to refuse.
+        if len(node.args) == 2 and not node.kwargs:
+            call(node, aten.sub.Tensor, node.args[1], node.args[0])
+
+    def as_reshape(node: Node) -> None:
+        call(node, aten.reshape.default, node.args[0], list(node.meta["val"].shape))
+
+    def as_permute(node: Node) -> None:
+        call(node, aten.permute.default, node.args[0], list(reversed(range(node.meta["val"].dim()))))
+
     return {
-        **dict.fromkeys(views, _as_reshape),
+        **dict.fromkeys((aten.flatten.using_ints, aten.unflatten.int, aten.reshape.default), as_reshape),
+        aten.view.default: as_reshape,
         aten.to.dtype: as_copy,
-        aten.__and__.Tensor: lambda node: _call(node, aten.bitwise_and.Tensor, *node.args),
-        aten.numpy_T.default: _as_permute,
-        aten.rsub.Scalar: _as_difference,
+        aten.__and__.Tensor: lambda node: call(node, aten.bitwise_and.Tensor, *node.args),
+        aten.numpy_T.default: as_permute,
+        aten.rsub.Scalar: as_difference,
         # Constants of the module, of which a program could otherwise write the original.
-        aten.lift_fresh_copy.default: lambda node: bypass(node, node.args[0]),
+        aten.lift_fresh_copy.default: lambda node: bypass(node, cast("Node", node.args[0])),
         aten._assert_tensor_metadata.default: lambda node: node.graph.erase_node(node),
     }
-
-
-def _call(node: Node, target: Any, *arguments: Any, **named: Any) -> None:
-    node.target, node.args, node.kwargs = target, arguments, named
-
-
-def _as_reshape(node: Node) -> None:
-    import torch
-
-    _call(node, torch.ops.aten.reshape.default, node.args[0], list(node.meta["val"].shape))
-
-
-def _as_permute(node: Node) -> None:
-    import torch
-
-    _call(node, torch.ops.aten.permute.default, node.args[0], list(reversed(range(node.meta["val"].dim()))))
-
-
-def _as_difference(node: Node) -> None:
-    """`c - x`, which is `x.rsub(c)`; a factor on x has no other form and stays, for the exporter to refuse."""
-    import torch
-
-    if len(node.args) == 2 and not node.kwargs:
-        _call(node, torch.ops.aten.sub.Tensor, node.args[1], node.args[0])

@@ -2,7 +2,8 @@
 
 PyTorch's exporter would run onnxscript's optimizer here. That one is free to round: it drops additions of constants up
 to 1e-8, and with them the `+ 1e-8` of a norm (docs/semantics.md, rule 3.2). Every pass below holds for every input, be
-it zero, NaN, infinite or negative zero, because it moves elements and never computes with them.
+it zero, NaN, infinite or negative zero, because it moves elements and never computes with them. Passes return how many
+changes they made.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from sttm_export.graphs.constants import broadcasts_without
 
 # Ops whose output holds the elements of the first input in the same order.
 VIEWS = frozenset({"Reshape", "Unsqueeze", "Squeeze", "Flatten"})
+# Ops that may leave every element where it is.
+_MOVES = frozenset({"Expand", "Slice", "Concat", "Transpose"})
 # Whole numbers and truth values come back from a wider type as they were.
 _WIDER = {("INT32", "INT64"), ("BOOL", "INT32"), ("BOOL", "INT64"), ("BOOL", "FLOAT")}
 
@@ -27,7 +30,7 @@ def infer_types(model: Any) -> None:
 
 
 def drop_no_op_casts(model: Any) -> int:
-    """Drop casts to the dtype a value has, and back to the dtype it had; returns how many went.
+    """Drop casts to the dtype a value has, and back to the dtype it had.
 
     A cast that makes a graph output stays, it carries the output's name. Casts to the dtype of another value say which.
     """
@@ -56,7 +59,7 @@ def drop_identities(model: Any) -> None:
 
 
 def join_views(model: Any) -> int:
-    """Let a view read what the view before it reads, and drop those that give the shape there was; returns how many.
+    """Let a view read what the view before it reads, and drop those that give the shape there was.
 
     What stays says its result's shape in numbers. The view before goes as unused where nothing else reads it.
     """
@@ -79,22 +82,17 @@ def join_views(model: Any) -> int:
 
 
 def join_transpositions(model: Any) -> int:
-    """Let a transposition of a transposed value read the value itself; returns how many."""
+    """Let a transposition of a transposed value read the value itself."""
     import onnx_ir as ir
 
     changed = 0
     for node in model.graph:
-        before = node.inputs[0].producer() if node.op_type == "Transpose" else None
-        if (
-            before is None
-            or before.op_type != "Transpose"
-            or not {"perm"} <= node.attributes.keys() & before.attributes.keys()
-        ):
-            continue
-        first, second = (row.attributes["perm"].as_ints() for row in (before, node))
-        node.attributes["perm"] = ir.AttrInt64s("perm", [first[axis] for axis in second])
-        node.replace_input_with(0, before.inputs[0])
-        changed += 1
+        pair = [node.inputs[0].producer(), node] if node.op_type == "Transpose" else []
+        if pair and all(row and row.op_type == "Transpose" and "perm" in row.attributes for row in pair):
+            first, second = (row.attributes["perm"].as_ints() for row in pair)
+            node.attributes["perm"] = ir.AttrInt64s("perm", [first[axis] for axis in second])
+            node.replace_input_with(0, pair[0].inputs[0])
+            changed += 1
     return changed
 
 
@@ -102,11 +100,7 @@ def drop_still_moves(model: Any) -> int:
     """Drop expansions to the shape there is, slices of everything, joins of one and transpositions of no axis."""
     dropped = 0
     for node in list(model.graph):
-        if (
-            node.domain
-            or node.op_type not in ("Expand", "Slice", "Concat", "Transpose")
-            or node.outputs[0].is_graph_output()
-        ):
+        if node.domain or node.op_type not in _MOVES or node.outputs[0].is_graph_output():
             continue
         shape = _static(node.outputs[0])
         if shape is not None and shape == _static(node.inputs[0]) and _keeps_order(node):
@@ -116,21 +110,19 @@ def drop_still_moves(model: Any) -> int:
 
 
 def drop_expansions(model: Any) -> int:
-    """Let readers that broadcast anyway read what an expansion reads; returns how many inputs were rewired."""
+    """Let readers that broadcast anyway read what an expansion reads."""
     changed = 0
     for node in model.graph:
         shape = _static(node.inputs[0]) if node.op_type == "Expand" and not node.domain else None
-        if shape is None:
-            continue
         for use in tuple(node.outputs[0].uses()):
-            if broadcasts_without(use.node, use.idx, shape):
+            if shape is not None and broadcasts_without(use.node, use.idx, shape):
                 use.node.replace_input_with(use.idx, node.inputs[0])
                 changed += 1
     return changed
 
 
 def merge_equal_nodes(model: Any) -> int:
-    """Keep one of several nodes that do the same with the same inputs; returns how many went.
+    """Keep one of several nodes that do the same with the same inputs.
 
     onnx_ir has such a pass, which takes attributes of 0.0 and -0.0 for equal.
     """
@@ -140,8 +132,7 @@ def merge_equal_nodes(model: Any) -> int:
         if any(value.is_graph_output() for value in node.outputs) or not _repeatable(node):
             continue
         inputs = tuple(id(value) for value in node.inputs)
-        key = (node.op_identifier(), inputs, len(node.outputs), _attributes(node))
-        kept = first.setdefault(key, node)
+        kept = first.setdefault((node.op_identifier(), inputs, len(node.outputs), _attributes(node)), node)
         if kept is not node:
             for mine, theirs in zip(node.outputs, kept.outputs, strict=True):
                 mine.replace_all_uses_with(theirs)
@@ -175,11 +166,9 @@ def _keeps_order(node: Any) -> bool:
 def _repeatable(node: Any) -> bool:
     import onnx_ir as ir
 
-    graphs = (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS)
+    graphs = {ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS}
     random = node.op_type.startswith("Random") or node.op_type in ("Bernoulli", "Multinomial", "Dropout")
-    return (
-        not node.domain and not random and all(attribute.type not in graphs for attribute in node.attributes.values())
-    )
+    return not node.domain and not random and graphs.isdisjoint(row.type for row in node.attributes.values())
 
 
 def _attributes(node: Any) -> tuple[bytes, ...]:

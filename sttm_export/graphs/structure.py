@@ -13,15 +13,10 @@ from sttm_export.graphs.faults import GraphError
 
 @dataclass(frozen=True)
 class TensorType:
-    """What the graph says of one value.
+    """What the graph says of one value."""
 
-    Attributes:
-        dtype: upper-case ONNX name such as `FLOAT16`; empty where the graph says nothing.
-        shape: one entry a dimension, an int or the symbol's name (`?` if it has none); None where the rank is unknown.
-    """
-
-    dtype: str
-    shape: tuple[int | str, ...] | None
+    dtype: str  # upper-case ONNX name such as `FLOAT16`; empty where the graph says nothing
+    shape: tuple[int | str, ...] | None  # sizes, or names of symbols (`?` has none); None where the rank is unknown
 
     @property
     def is_static(self) -> bool:
@@ -31,24 +26,17 @@ class TensorType:
 
 @dataclass(frozen=True)
 class Structure:
-    """A loaded graph with its types inferred.
-
-    Attributes:
-        path: the ONNX file.
-        model: the `onnx.ModelProto`; external tensors hold no data.
-        types: type of every named value, those of subgraphs included.
-        constants: small initializers by name; weights outside the file are not among them.
-    """
+    """A loaded graph with its types inferred."""
 
     path: Path
-    model: Any
-    types: dict[str, TensorType]
-    constants: dict[str, Any] = field(repr=False)
+    model: Any  # the `onnx.ModelProto`; external tensors hold no data
+    types: dict[str, TensorType]  # of every named value, those of subgraphs included
+    constants: dict[str, Any] = field(repr=False)  # initializers by name that lie in the file itself
 
     @property
     def nodes(self) -> list[Any]:
-        """Every node, those of subgraphs after the node that holds them."""
-        return list(_walk(self.model.graph))
+        """Every node, those of subgraphs after those of the graph around them."""
+        return _nodes(self.model.graph)
 
     def type_of(self, name: str) -> TensorType:
         """Return the type of a value; an unknown value has an empty one."""
@@ -68,9 +56,9 @@ def external_files(path: Path) -> set[str]:
     Raises:
         UserError: the file is missing or is not an ONNX graph.
     """
-    graphs = list(_graphs(_load(path).graph))
-    tensors = [tensor for graph in graphs for tensor in graph.initializer]
-    tensors += [row.t for graph in graphs for node in graph.node for row in node.attribute if row.HasField("t")]
+    graph = _load(path).graph
+    tensors = [tensor for part in _graphs(graph) for tensor in part.initializer]
+    tensors += [row.t for node in _nodes(graph) for row in node.attribute if row.HasField("t")]
     return {row.value for tensor in tensors for row in tensor.external_data if row.key == "location"}
 
 
@@ -90,7 +78,8 @@ def load_structure(path: Path) -> Structure:
         for tensor in graph.initializer:
             types[tensor.name] = TensorType(dtype_name(tensor.data_type), tuple(tensor.dims))
     constants = {tensor.name: tensor for graph in graphs for tensor in graph.initializer if not is_external(tensor)}
-    constants.update(_constant_nodes(model.graph))
+    made = [node for node in _nodes(model.graph) if node.op_type == "Constant"]
+    constants |= {node.output[0]: value for node in made if (value := attribute(node, "value")) is not None}
     return Structure(path, model, types, constants)
 
 
@@ -142,7 +131,7 @@ def _infer(model: Any, path: Path) -> Any:
     """
     import onnx
 
-    computed = any(node.op_type in ("Shape", "Size") for node in _walk(model.graph))
+    computed = any(node.op_type in ("Shape", "Size") for node in _nodes(model.graph))
     try:
         return onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True, data_prop=computed)
     except onnx.shape_inference.InferenceError as error:
@@ -159,31 +148,13 @@ def _type_of(value: Any) -> TensorType:
     return TensorType(dtype_name(tensor.elem_type), tuple(dims))
 
 
-def _walk(graph: Any) -> Iterator[Any]:
-    for node in graph.node:
-        yield node
-        for inner in _subgraphs(node):
-            yield from _walk(inner)
+def _nodes(graph: Any) -> list[Any]:
+    return [node for part in _graphs(graph) for node in part.node]
 
 
 def _graphs(graph: Any) -> Iterator[Any]:
+    """The graph and every graph that a node in it holds, each after the nodes before it."""
     yield graph
-    for node in graph.node:
-        for inner in _subgraphs(node):
+    for row in (row for node in graph.node for row in node.attribute):
+        for inner in (*([row.g] if row.HasField("g") else ()), *row.graphs):
             yield from _graphs(inner)
-
-
-def _subgraphs(node: Any) -> Iterator[Any]:
-    for row in node.attribute:
-        if row.HasField("g"):
-            yield row.g
-        yield from row.graphs
-
-
-def _constant_nodes(graph: Any) -> dict[str, Any]:
-    found = {}
-    for node in _walk(graph):
-        value = attribute(node, "value") if node.op_type == "Constant" else None
-        if value is not None:
-            found[node.output[0]] = value
-    return found
