@@ -1,3 +1,5 @@
+import io
+
 import helpers_runtime as helpers
 import numpy as np
 import pytest
@@ -8,7 +10,7 @@ from sttm_export.contracts.merge import MergeSpec
 from sttm_export.contracts.model import GridSpec
 from sttm_export.errors import UserError
 from sttm_export.runtime.draw import draw_tokens
-from sttm_export.runtime.merged import MergedTokens, save_npz
+from sttm_export.runtime.merged import MergedTokens, write_npz
 from sttm_export.runtime.pipeline import encode_frames, merge_features
 
 ENCODER = GraphSpec(
@@ -88,11 +90,6 @@ def test_merge_pads_and_trims():
     assert merged.thresholds.tolist() == pytest.approx([0.85, 0.65])
 
 
-def test_unmerge_is_a_gather():
-    features, merged = merged_clip()
-    assert np.array_equal(merged.unmerge(), np.repeat(features[:1], 2, 0).astype(np.float32))
-
-
 @pytest.mark.parametrize(
     ("shape", "count", "message"),
     [
@@ -107,16 +104,18 @@ def test_merge_refuses(shape, count, message):
         merge_features(merger(), MERGE, np.zeros(shape), count, 0.8, 0.6)
 
 
-def test_save_npz(tmp_path):
-    _, merged = merged_clip()
-    path = save_npz(tmp_path / "tokens.out", merged, timestamps=np.array([0.0, 1.0]))
-    with np.load(path, allow_pickle=False) as data:
-        assert data["tokens"].shape == (4, 3) and data["timestamps"].tolist() == [0.0, 1.0]
-        assert np.array_equal(data["assignment"], merged.assignment) and bool(data["converged"])
+def test_tokens_are_written_with_their_metadata():
+    features, merged = merged_clip()
+    file = io.BytesIO()
+    write_npz(file, merged, timestamps=np.array([0.0, 1.0]))
+    file.seek(0)
+    with np.load(file, allow_pickle=False) as data:
+        assert data["tokens"].shape == (4, 3)
+        assert data["timestamps"].tolist() == [0.0, 1.0]
+        assert np.array_equal(data["tokens"][data["assignment"]], np.repeat(features[:1], 2, 0).astype(np.float32))
+        assert bool(data["converged"])
     with pytest.raises(UserError, match="may not be called tokens"):
-        save_npz(tmp_path / "x.npz", merged, tokens=np.zeros(1))
-    with pytest.raises(UserError, match="Cannot write"):
-        save_npz(tmp_path / "no" / "x.npz", merged)
+        write_npz(file, merged, tokens=np.zeros(1))
 
 
 def draw_one(tmp_path, merged, n, **options):

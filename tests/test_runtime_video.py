@@ -9,7 +9,7 @@ from sttm_export.runtime import probe as probing
 from sttm_export.runtime import sample_clips
 from sttm_export.runtime.probe import VideoInfo, probe
 from sttm_export.runtime.sample_clips import find_sample_clip
-from sttm_export.runtime.video import published_sampler, read_video, stream_frames, uniform_sampler
+from sttm_export.runtime.video import published_sampler, read_video, uniform_sampler
 
 
 @pytest.mark.parametrize(
@@ -24,7 +24,7 @@ def test_sample_clips(name, shape, indices):
     assert video.frames.shape == shape and video.frames.dtype == np.uint8
     assert video.indices.tolist() == indices
     assert video.timestamps == pytest.approx([i / float(video.info.fps) for i in indices], abs=1e-3)
-    assert video.note == "" and not video.info.variable_rate
+    assert video.note == ""
 
 
 def test_the_right_frames_are_decoded(tmp_path):
@@ -52,7 +52,6 @@ def test_stream_without_frame_count_or_length(tmp_path):
 def test_variable_rate_gives_real_times(tmp_path):
     path = helpers.write_video(tmp_path / "v.mkv", frames=6, pts=[0, 1, 2, 10, 11, 30])
     video = read_video(path, uniform_sampler(6))
-    assert video.info.variable_rate
     assert video.timestamps == pytest.approx([0, 0.1, 0.2, 1.0, 1.1, 3.0], abs=2e-3)
 
 
@@ -78,13 +77,7 @@ def test_a_decoder_that_stops_early_draws_the_sample_again(tmp_path, monkeypatch
     monkeypatch.setattr("sttm_export.runtime.video.probe", lambda _: VideoInfo(**{**vars(honest), "frames": 20}))
     video = read_video(path, uniform_sampler(3))
     assert video.indices.tolist() == [0, 5, 11]
-    assert "breaks off: 12 of 20 frames" in video.note and video.info.truncated
-
-
-def test_streaming_stops_at_the_last_wanted_frame(tmp_path):
-    path = helpers.write_video(tmp_path / "a.mp4")
-    assert [frame.number for frame in stream_frames(path, [2, 5])] == [2, 5]
-    assert list(stream_frames(path, [])) == []
+    assert "breaks off: 12 of 20 frames" in video.note
 
 
 def _empty(tmp_path):
@@ -146,9 +139,9 @@ def test_nothing_decodable(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("rates", "times", "expected"),
     [
-        ((None, None), [0.0, 0.5, 1.0], (Fraction(2), "timestamps")),
-        ((None, None), [], (Fraction(25), "assumed")),
-        ((None, Fraction(24)), [], (Fraction(24), "container")),
+        ((None, None), [0.0, 0.5, 1.0], Fraction(2)),
+        ((None, None), [], Fraction(25)),
+        ((None, Fraction(24)), [], Fraction(24)),
     ],
 )
 def test_frame_rate_falls_back(rates, times, expected):

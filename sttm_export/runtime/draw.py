@@ -19,6 +19,8 @@ from sttm_export.runtime.merged import MergedTokens
 if TYPE_CHECKING:
     from PIL import Image, ImageDraw
 
+Frames = Sequence[NDArray[np.uint8]] | NDArray[np.uint8]
+Times = Sequence[float] | NDArray[np.float64] | None
 _PAPER, _INK, _QUIET, _RULE = (17, 20, 26), (240, 242, 245), (150, 158, 170), (46, 52, 62)
 _ACCENT, _SHADE = (255, 196, 77), (22, 34, 56)
 _DIM = 0.20  # brightness left to cells that an earlier frame already stands for
@@ -48,15 +50,9 @@ class _Layout:
 
 
 def draw_tokens(
-    frames: Sequence[NDArray[np.uint8]] | NDArray[np.uint8],
-    merged: MergedTokens,
-    grid: GridSpec,
-    path: str | Path,
-    *,
-    timestamps: Sequence[float] | NDArray[np.float64] | None = None,
-    title: str = "",
+    frames: Frames, merged: MergedTokens, grid: GridSpec, path: str | Path, *, timestamps: Times = None, title: str = ""
 ) -> Path:
-    """Draw the sampled frames with their tokens and write a PNG, whole or not at all; see `render_tokens`.
+    """Write what `render_tokens` draws as a PNG, whole or not at all.
 
     Raises:
         UserError: as `render_tokens`, or the path cannot be written.
@@ -73,12 +69,7 @@ def write_png(file: BinaryIO, sheet: Image.Image) -> None:
 
 
 def render_tokens(
-    frames: Sequence[NDArray[np.uint8]] | NDArray[np.uint8],
-    merged: MergedTokens,
-    grid: GridSpec,
-    *,
-    timestamps: Sequence[float] | NDArray[np.float64] | None = None,
-    title: str = "",
+    frames: Frames, merged: MergedTokens, grid: GridSpec, *, timestamps: Times = None, title: str = ""
 ) -> Image.Image:
     """Draw the sampled frames with their tokens.
 
@@ -170,14 +161,11 @@ def _header(pen: ImageDraw.ImageDraw, layout: _Layout, merged: MergedTokens, tit
     cells = merged.assignment.size
     headline = f"{merged.num_tokens:,} tokens of {cells:,}  ({100 * merged.share:.1f} %)"
     spatial, temporal = merged.thresholds.tolist()
-    facts = [
-        *([title] if title else []),
-        f"budget {merged.max_tokens:,} tokens",
-        f"thresholds {spatial:.4g} spatial, {temporal:.4g} temporal",
-        *([f"{shown} of {merged.num_frames} frames shown"] if shown < merged.num_frames else []),
-    ]
+    facts = [title, f"budget {merged.max_tokens:,} tokens"]
+    facts += [f"thresholds {spatial:.4g} spatial, {temporal:.4g} temporal"]
+    facts += [f"{shown} of {merged.num_frames} frames shown"] if shown < merged.num_frames else []
     pen.text((_MARGIN, 22), headline, font=_font(30), fill=_INK)
-    pen.text((_MARGIN, 66), "   ·   ".join(facts), font=_font(16), fill=_QUIET)
+    pen.text((_MARGIN, 66), "   ·   ".join(filter(None, facts)), font=_font(16), fill=_QUIET)
     _legend(pen, layout.size[0] - _MARGIN, 28, wide=layout.size[0] >= 1000)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 import numpy as np
@@ -12,7 +11,6 @@ from numpy.typing import NDArray
 
 from sttm_export.contracts.merge import MergeSpec
 from sttm_export.errors import UserError
-from sttm_export.files.whole import written_whole
 from sttm_export.runtime.session import Array
 
 NOT_CONVERGED = (
@@ -23,27 +21,16 @@ NOT_CONVERGED = (
 
 @dataclass(frozen=True)
 class MergedTokens:
-    """Merged tokens, cut to what is in use; n = number of tokens, T' = frames that counted.
+    """Merged tokens, cut to what is in use; n = number of tokens, T' = frames that counted."""
 
-    Attributes:
-        tokens: [n, C], in (t, y, x) order of the representatives.
-        token_box: [n, 5] int32, (t, y0, x0, y1, x1) of each representative, end-exclusive, in cells.
-        token_patches: [n] int32, input cells each token stands for.
-        assignment: [T', N] int32, the token each cell went to.
-        thresholds: [2] float32, spatial and temporal threshold that were applied.
-        converged: whether merging across frames ended within the unrolled rounds.
-        margins: [2] float32, distance of each threshold to the nearest similarity that was compared with it.
-        max_tokens: tokens that this clip may keep, its share of the budget.
-    """
-
-    tokens: NDArray[np.floating]
-    token_box: NDArray[np.int32]
-    token_patches: NDArray[np.int32]
-    assignment: NDArray[np.int32]
-    thresholds: NDArray[np.float32]
-    converged: bool
-    margins: NDArray[np.float32]
-    max_tokens: int
+    tokens: NDArray[np.floating]  # [n, C], in (t, y, x) order of the representatives
+    token_box: NDArray[np.int32]  # [n, 5], (t, y0, x0, y1, x1) of each representative, end-exclusive, in cells
+    token_patches: NDArray[np.int32]  # [n], input cells each token stands for
+    assignment: NDArray[np.int32]  # [T', N], the token each cell went to
+    thresholds: NDArray[np.float32]  # [2], spatial and temporal threshold that were applied
+    converged: bool  # whether merging across frames ended within the unrolled rounds
+    margins: NDArray[np.float32]  # [2], distance of each threshold to the nearest similarity compared with it
+    max_tokens: int  # tokens that this clip may keep, its share of the budget
 
     @classmethod
     def from_outputs(cls, outputs: Mapping[str, Array], num_frames: int, merge: MergeSpec) -> MergedTokens:
@@ -80,24 +67,9 @@ class MergedTokens:
         """Tokens in use over input cells."""
         return self.num_tokens / self.assignment.size
 
-    def unmerge(self) -> NDArray[np.floating]:
-        """Return [T', N, C]: every cell gets the token it went to."""
-        return self.tokens[self.assignment]
-
     def new_tokens_per_frame(self) -> NDArray[np.int64]:
         """Return [T']: tokens whose representative lies in that frame; the rest of it was seen before."""
         return np.bincount(self.token_box[:, 0], minlength=self.num_frames)
-
-
-def save_npz(path: str | Path, merged: MergedTokens, **extra: Array) -> Path:
-    """Write the tokens and their metadata, whole or not at all; see `write_npz`.
-
-    Raises:
-        UserError: the file cannot be written, or an extra array has the name of one of the result's.
-    """
-    with written_whole(path) as (file,):
-        write_npz(file, merged, **extra)
-    return Path(path)
 
 
 def write_npz(file: BinaryIO, merged: MergedTokens, **extra: Array) -> None:

@@ -67,11 +67,7 @@ class OrtSession:
         try:
             values = self._session.run(names, dict(inputs))
         except Exception as error:  # ONNX Runtime has a family of exceptions without a public base
-            if out_of_memory(error):
-                raise UserError(
-                    f"Memory ran out while ONNX Runtime ran {self._path.name}; close other programs, or use a machine "
-                    "with more."
-                ) from error
+            _refuse_memory(error, f"ran {self._path.name}")
             raise UserError(f"ONNX Runtime could not run {self._path.name}: {_first_line(error)}.") from error
         outputs = dict(zip(names, values, strict=True))
         check_outputs(self._graph, outputs)
@@ -132,10 +128,7 @@ def _create(ort: Any, path: Path, options: Any, provider: Provider) -> Any:
         # Without the fallback of the Python layer, which changes providers in the middle of a run.
         return ort.InferenceSession(str(path), options, providers=list(provider.chain), enable_fallback=0)
     except Exception as error:  # no public base, as above
-        if out_of_memory(error):
-            raise UserError(
-                f"Memory ran out while ONNX Runtime loaded {path}; close other programs, or use a machine with more."
-            ) from error
+        _refuse_memory(error, f"loaded {path}")
         if provider.name != CPU:
             raise UserError(
                 f"ONNX Runtime cannot load {path} with {provider.name} ({_first_line(error)}); see whether "
@@ -144,6 +137,13 @@ def _create(ort: Any, path: Path, options: Any, provider: Provider) -> Any:
         raise UserError(
             f"ONNX Runtime cannot load {path} ({_first_line(error)}): the file or the weights beside it are damaged or "
             "incomplete; export the bundle again."
+        ) from error
+
+
+def _refuse_memory(error: Exception, what: str) -> None:
+    if out_of_memory(error):
+        raise UserError(
+            f"Memory ran out while ONNX Runtime {what}; close other programs, or use a machine with more."
         ) from error
 
 

@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cache
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -30,36 +29,14 @@ _LISTS = (b"#EXTM3U", b"ffconcat", b"<?xml", b"<MPD", b"<Smooth", b"v=0", b"[pla
 
 @dataclass(frozen=True)
 class VideoInfo:
-    """Facts of a video's first real video stream.
-
-    Attributes:
-        path: the file.
-        container: FFmpeg's name of the container format.
-        codec: FFmpeg's name of the codec.
-        width: coded width in pixels, before rotation.
-        height: coded height in pixels, before rotation.
-        frames: frames found in the file.
-        declared_frames: frames the header promises; 0 when it does not say.
-        fps: average frame rate, frames a second.
-        fps_source: `container`, `timestamps` or `assumed`.
-        variable_rate: whether the distances between frames differ by more than half a frame.
-    """
+    """Facts of a video's first real video stream."""
 
     path: str
-    container: str
-    codec: str
-    width: int
+    width: int  # in pixels, as coded: before rotation
     height: int
-    frames: int
-    declared_frames: int
-    fps: Fraction
-    fps_source: str
-    variable_rate: bool
-
-    @property
-    def truncated(self) -> bool:
-        """Whether the file holds fewer frames than its header promises."""
-        return self.frames < self.declared_frames
+    frames: int  # found in the file
+    declared_frames: int  # that the header promises; 0 when it does not say
+    fps: Fraction  # average rate, frames a second
 
 
 def probe(path: str | Path) -> VideoInfo:
@@ -69,20 +46,9 @@ def probe(path: str | Path) -> VideoInfo:
         UserError: missing file, directory, no video in it, or nothing that can be read.
     """
     with open_video(path) as (container, stream):
-        stamps = _packet_times(container, stream)
-        fps, source = _frame_rate(stream, [s for s in stamps if s is not None])
-        info = VideoInfo(
-            path=str(path),
-            container=container.format.name,
-            codec=stream.codec_context.name,
-            width=stream.codec_context.width,
-            height=stream.codec_context.height,
-            frames=len(stamps),
-            declared_frames=stream.frames,
-            fps=fps,
-            fps_source=source,
-            variable_rate=_is_variable([s for s in stamps if s is not None], fps),
-        )
+        stamps, coded = _packet_times(container, stream), stream.codec_context
+        fps = _frame_rate(stream, [s for s in stamps if s is not None])
+        info = VideoInfo(str(path), coded.width, coded.height, len(stamps), stream.frames, fps)
     if info.frames == 0:
         raise UserError(f"{path} holds a video stream without a single frame; give a video that plays.")
     return info
@@ -170,17 +136,9 @@ def _packet_times(container: Any, stream: Any) -> list[float | None]:
     return times
 
 
-def _frame_rate(stream: Any, times: list[float]) -> tuple[Fraction, str]:
-    for rate in (stream.average_rate, stream.guessed_rate):
-        if rate:
-            return Fraction(rate), "container"
+def _frame_rate(stream: Any, times: list[float]) -> Fraction:
+    """As the container says, else as the timestamps do."""
+    if rate := stream.average_rate or stream.guessed_rate:
+        return Fraction(rate)
     span = max(times) - min(times) if times else 0.0
-    if span > 0:
-        return Fraction((len(times) - 1) / span).limit_denominator(100_000), "timestamps"
-    return FALLBACK_FPS, "assumed"
-
-
-def _is_variable(times: list[float], fps: Fraction) -> bool:
-    ordered = sorted(times)
-    steps = [b - a for a, b in pairwise(ordered)]
-    return bool(steps) and max(steps) - min(steps) > 0.5 / float(fps)
+    return Fraction((len(times) - 1) / span).limit_denominator(100_000) if span > 0 else FALLBACK_FPS

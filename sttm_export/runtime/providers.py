@@ -35,14 +35,10 @@ _INSTALL = (
 
 @dataclass(frozen=True)
 class Provider:
-    """A provider that was asked for.
+    """A provider that was asked for."""
 
-    Attributes:
-        name: full name.
-        chain: (name, options) of it and of what ONNX Runtime needs behind it for operators that it lacks.
-    """
-
-    name: str
+    name: str  # in full
+    # (name, options) of it and of what ONNX Runtime needs behind it for operators that it lacks.
     chain: tuple[tuple[str, dict[str, str]], ...]
 
 

@@ -24,39 +24,27 @@ from sttm_export.runtime.probe import VideoInfo, open_video, probe
 from sttm_export.system import free_memory, size_text
 
 Sampler = Callable[[VideoInfo], list[int]]
+# [n, h, w, 3], or n of [h, w, 3] where the video changes its size.
 Pictures = NDArray[np.uint8] | list[NDArray[np.uint8]]
-"""[n, h, w, 3], or n of [h, w, 3] where the video changes its size."""
 
 
 class Frame(NamedTuple):
     """One decoded frame."""
 
-    number: int
-    """Index in the video."""
-    time: float
-    """Seconds after the first frame."""
-    rgb: NDArray[np.uint8]
-    """[h, w, 3], upright."""
+    number: int  # index in the video
+    time: float  # seconds after the first frame
+    rgb: NDArray[np.uint8]  # [h, w, 3], upright
 
 
 @dataclass(frozen=True)
 class Video:
-    """The sampled frames of a clip.
+    """The sampled frames of a clip."""
 
-    Attributes:
-        frames: [n, h, w, 3] uint8 RGB, upright; a list where sizes differ. The model sees each frame resized to its own
-            square, whatever size it has.
-        timestamps: [n] float64, seconds after the first frame of the video.
-        indices: [n] int64, index of each frame in the video.
-        info: facts of the file.
-        note: one sentence when the file was damaged or changes its size, else empty.
-    """
-
-    frames: Pictures
-    timestamps: NDArray[np.float64]
-    indices: NDArray[np.int64]
+    frames: Pictures  # upright RGB; the model sees each frame resized to its own square, whatever size it has
+    timestamps: NDArray[np.float64]  # [n], seconds after the first frame of the video
+    indices: NDArray[np.int64]  # [n], index of each frame in the video
     info: VideoInfo
-    note: str = ""
+    note: str = ""  # one sentence when the file was damaged or changes its size
 
 
 def published_sampler(fps: float, max_frames: int) -> Sampler:
@@ -97,18 +85,6 @@ def read_video(path: str | Path, sampler: Sampler) -> Video:
         info=info,
         note=note,
     )
-
-
-def stream_frames(path: str | Path, indices: Sequence[int]) -> Iterator[Frame]:
-    """Yield the frames of these (ascending) indices; stops early where the file cannot be decoded further.
-
-    Raises:
-        UserError: a file that is no readable video.
-    """
-    wanted = set(indices)
-    for number, frame, time in _decode(path, max(wanted, default=-1)):
-        if number in wanted:
-            yield Frame(number, time, _upright(frame))
 
 
 def _collect(path: str | Path, indices: Sequence[int]) -> tuple[list[Frame], int]:

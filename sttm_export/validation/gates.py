@@ -54,11 +54,6 @@ class Tolerance:
     relative: float  # ε
     derivation: str  # the formula with its numbers filled in
 
-    @property
-    def cosine_floor(self) -> float:
-        """Least cosine that ε admits."""
-        return 1.0 - 0.5 * self.relative**2
-
 
 @dataclass(frozen=True)
 class Gate:
