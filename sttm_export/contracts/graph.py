@@ -5,6 +5,7 @@ The exporter names tensors after it, the validator compares by it, sessions allo
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -54,6 +55,11 @@ class TensorSpec:
     shape: tuple[Dimension, ...]
     dtype: DType
     meaning: str
+
+    @property
+    def nbytes(self) -> int:
+        """Size in bytes."""
+        return math.prod(self.shape) * STORAGE[self.dtype].nbytes
 
 
 @dataclass(frozen=True)

@@ -44,6 +44,13 @@ class GraphTensor:
         """Size in bytes."""
         return math.prod(self.shape) * STORAGE[self.dtype].nbytes
 
+    def value_info(self) -> Any:
+        """Declare the tensor as an input or output of a graph."""
+        import onnx
+
+        dtype = onnx.TensorProto.DataType.Value(STORAGE[self.dtype].onnx)
+        return onnx.helper.make_tensor_value_info(self.name, dtype, self.shape)
+
 
 class Chain:
     """The operators of a static graph in their order, the tensors they make, and how long each is needed.
@@ -136,17 +143,16 @@ def write_part(chain: Chain, marks: Collection[str], directory: Path, start: int
         if not wanted.isdisjoint(chain.makes[index]):
             kept.append(index)
             wanted |= chain.reads[index]
-    structure, source = chain.structure, chain.structure.model
+    name, source = chain.structure.path.stem, chain.structure.model
     made_before = [tensor for tensor in (chain.inputs | chain.tensors).values() if tensor.made < start]
-    sides = [tensor for tensor in made_before if tensor.name in wanted], [chain.tensors[name] for name in marks]
-    graph = onnx.helper.make_graph(
-        [node for index in reversed(kept) for node in chain.operators[index]],
-        structure.path.stem,
-        *([_value_info(tensor) for tensor in side] for side in sides),
-        [weight for weight in source.graph.initializer if weight.name in wanted],
-    )
+    sides = [tensor for tensor in made_before if tensor.name in wanted], [chain.tensors[mark] for mark in marks]
+    nodes = [node for index in reversed(kept) for node in chain.operators[index]]
+    weights = [weight for weight in source.graph.initializer if weight.name in wanted]
+    graph = onnx.helper.make_graph(nodes, name, *([row.value_info() for row in side] for side in sides), weights)
     model = onnx.helper.make_model(graph, opset_imports=source.opset_import, ir_version=source.ir_version)
-    spec = GraphSpec(structure.path.stem, *(tuple(_declared(tensor) for tensor in side) for side in sides))
+    # Inner tensors have dtypes that no declared one has (INT64); sessions go by NumPy's names.
+    declared = (tuple(TensorSpec(row.name, row.shape, cast("DType", row.dtype), "") for row in side) for side in sides)
+    spec = GraphSpec(name, *declared)
     path = directory / spec.onnx_file
     path.write_bytes(model.SerializeToString())
     return path, spec
@@ -196,15 +202,3 @@ def _summed(structure: Structure, node: Any) -> int:
         result = cast("tuple[int, ...]", structure.type_of(node.output[0]).shape)
         return max(1, math.prod(cast("tuple[int, ...]", first)) // max(1, math.prod(result)))
     return 1
-
-
-def _value_info(tensor: GraphTensor) -> Any:
-    import onnx
-
-    dtype = onnx.TensorProto.DataType.Value(STORAGE[tensor.dtype].onnx)
-    return onnx.helper.make_tensor_value_info(tensor.name, dtype, tensor.shape)
-
-
-def _declared(tensor: GraphTensor) -> TensorSpec:
-    # Inner tensors have dtypes that no declared one has (INT64); sessions go by NumPy's names.
-    return TensorSpec(tensor.name, tensor.shape, cast("DType", tensor.dtype), "")

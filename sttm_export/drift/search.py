@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -117,7 +117,7 @@ class Search:
             self.advance(f"whole graph, up to {group[-1]}", 0.0)
             made |= self._run_part(group, self.inputs)
         for name, expected in self.reference.run(self.inputs, names):
-            place = self._end_of_block(name, names.index(name) + 1)
+            place = self._place(name, blocks=names.index(name) + 1)
             self.advance(f"whole graph, {place.module}", 0.4 * place.blocks / len(names))
             yield check_tensor(made.pop(name), expected, place)
 
@@ -146,16 +146,12 @@ class Search:
             getattr(session, "close", lambda: None)()
         return {mark: made[mark] for mark in marks}
 
-    def _place(self, name: str) -> Place:
-        tensor, origin = self.chain.tensors[name], self.reference.origin(name)
+    def _place(self, name: str, blocks: int = 0) -> Place:
+        """Where a tensor comes from; at the end of a block the longest sum is that of every tensor so far."""
+        tensor, tensors = self.chain.tensors[name], self.chain.tensors.values()
+        longest = max(row.summed for row in tensors if row.made <= tensor.made) if blocks else tensor.summed
         sums = format_of_sums(tensor.dtype, self.reference.accumulate, self.backend)
-        return Place(name, tensor.op, *origin, tensor.dtype, tensor.summed, sums=sums)
-
-    def _end_of_block(self, name: str, blocks: int) -> Place:
-        """The longest sum is that of every tensor so far."""
-        last = self.chain.tensors[name].made
-        longest = max(tensor.summed for tensor in self.chain.tensors.values() if tensor.made <= last)
-        return replace(self._place(name), summed=longest, blocks=blocks)
+        return Place(name, tensor.op, *self.reference.origin(name), tensor.dtype, longest, blocks, sums)
 
 
 def until_out(checks: Iterable[Check]) -> Iterator[Check]:
@@ -205,12 +201,10 @@ def chosen_graphs(bundle: Bundle, name: str) -> tuple[str, ...]:
 def searchable(bundle: Bundle, graphs: tuple[str, ...], steps: Steps) -> tuple[str, ...]:
     """Leave out, aloud, a graph without a fixture: an encoder whose features are not finite leaves the merger none."""
     found = tuple(name for name in graphs if bundle.fixture_path(name).is_file())
-    if not found or found == graphs:
-        return graphs
-    for name in graphs:
+    for name in graphs if found else ():
         if name not in found:
             steps.say(f"{name} is not searched: the bundle has no fixture of it")
-    return found
+    return found or graphs
 
 
 def _reference(bundle: Bundle, name: str, weights: str | None, tower_weights: str | None) -> Reference:

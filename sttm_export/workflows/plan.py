@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from sttm_export.contracts.graph import ACCUMULATES, FLOAT_OF, PRECISIONS
+from sttm_export.contracts.graph import ACCUMULATES, FLOAT_OF, PRECISIONS, STORAGE
 from sttm_export.contracts.merge import MAX_FRAMES, MergeSpec, Thresholds
 from sttm_export.contracts.model import ModelSpec
 from sttm_export.contracts.recipe import Recipe
@@ -18,8 +17,6 @@ from sttm_export.errors import UserError, did_you_mean
 from sttm_export.families.registry import parts_of
 from sttm_export.system import read_memory, size_text
 from sttm_export.workflows.output import check_output
-
-_WIDTH = {"float32": 4, "float16": 2, "int32": 4, "bool": 1}
 
 
 @dataclass(frozen=True)
@@ -147,8 +144,8 @@ def check_disk(plan: ExportPlan) -> None:
 def estimate_bytes(plan: ExportPlan) -> int:
     """Rough size of the bundle: weights once in ONNX and once in every engine, fixtures, a little over."""
     parts = parts_of(plan.recipe)
-    weights = sum(part.parameters for part in parts) * _WIDTH[FLOAT_OF[plan.recipe.precision]]
+    weights = sum(part.parameters for part in parts) * STORAGE[FLOAT_OF[plan.recipe.precision]].nbytes
     copies = sum(len(capabilities_for(t, plan.capabilities)) for t in plan.targets if t.builds_without_gpu)
     tensors = [tensor for part in parts for tensor in part.graph.inputs + part.graph.outputs]
-    fixtures = sum(math.prod(tensor.shape) * _WIDTH[tensor.dtype] for tensor in tensors)
+    fixtures = sum(tensor.nbytes for tensor in tensors)
     return weights * (1 + copies * plan.engines) + fixtures * bool(plan.validation_frames) + 32 * 2**20
