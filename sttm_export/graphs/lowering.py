@@ -66,7 +66,9 @@ def _rewrites(program: ExportedProgram) -> dict[Any, Callable[[Node], None]]:
             call(node, aten.sub.Tensor, node.args[1], node.args[0])
 
     def as_reshape(node: Node) -> None:
-        call(node, aten.reshape.default, node.args[0], list(node.meta["val"].shape))
+        # A free dimension is what is left over: there is one at most.
+        shape = [side if isinstance(side, int) else -1 for side in node.meta["val"].shape]
+        call(node, aten.reshape.default, node.args[0], shape)
 
     def as_permute(node: Node) -> None:
         call(node, aten.permute.default, node.args[0], list(reversed(range(node.meta["val"].dim()))))

@@ -1,0 +1,50 @@
+"""What a language model is: the sizes of a Qwen2 decoder. No PyTorch here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from sttm_export.contracts.records import Range, Size
+from sttm_export.errors import UserError
+
+
+@dataclass(frozen=True)
+class DecoderSpec:
+    """A Qwen2 decoder, as its config.json describes it."""
+
+    hidden_size: Size  # C
+    intermediate_size: Size
+    layers: Annotated[int, Range(1, 1000)]
+    heads: Annotated[int, Range(1, 4096)]
+    kv_heads: Annotated[int, Range(1, 4096)]
+    vocabulary: Size
+    rope_theta: Annotated[float, Range(0.0, 1e12, above=True)]
+    rms_norm_eps: Annotated[float, Range(0.0, 1.0, above=True)]
+    # Pairs of channels that turn with time, row and column (M-RoPE); empty: all turn with one position.
+    mrope_section: tuple[Size, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Refuse what no decoder can be; every fault in one message."""
+        checks = [
+            (self.hidden_size % self.heads == 0, "hidden_size is not a multiple of heads"),
+            (self.heads % self.kv_heads == 0, "heads is not a multiple of kv_heads"),
+            (self.head_dim % 2 == 0, "a head has an odd number of channels"),
+            (
+                not self.mrope_section or 2 * sum(self.mrope_section) == self.head_dim,
+                f"mrope_section does not add up to half of a head's {self.head_dim} channels",
+            ),
+            (len(self.mrope_section) in (0, 3), "mrope_section must have three numbers: time, row, column"),
+        ]
+        if faults := [message for good, message in checks if not good]:
+            raise UserError(f"Cannot set up the language model: {'; '.join(faults)}.")
+
+    @property
+    def head_dim(self) -> int:
+        """D, channels of one head."""
+        return self.hidden_size // self.heads
+
+    @property
+    def queries_per_key(self) -> int:
+        """Query heads that share one head of keys and values."""
+        return self.heads // self.kv_heads

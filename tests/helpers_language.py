@@ -1,0 +1,62 @@
+"""The golden cases of a decoder with merging inside: published outputs, and what they were computed from."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from sttm_export.contracts.merge import MergeSpec
+from sttm_export.language.positions import Prompt
+from sttm_export.language.reference import Merging
+from sttm_export.language.spec import DecoderSpec
+
+FOLDER = Path(__file__).resolve().parent / "golden_decoder"
+CASES = sorted(path.stem for path in FOLDER.glob("qwen2*.npz"))
+_NAMES = {
+    "layers": "num_hidden_layers",
+    "heads": "num_attention_heads",
+    "kv_heads": "num_key_value_heads",
+    "vocabulary": "vocab_size",
+}
+
+
+@dataclass(frozen=True)
+class Golden:
+    """One case, with the weights it ran on."""
+
+    arrays: dict
+    spec: DecoderSpec
+    state: dict
+    prompt: Prompt
+    merging: Merging
+
+    @property
+    def video(self):
+        """Embeddings of the video, [T·N, C] float32."""
+        return torch.from_numpy(self.arrays["visual_embeds"]).float()
+
+
+def load_case(name):
+    """Read a case and its weights."""
+    with np.load(FOLDER / f"{name}.npz") as file:
+        arrays = dict(file)
+    with np.load(FOLDER / f"{arrays['weights']}.npz") as file:
+        config = json.loads(str(file["config"]))
+        state = {key: torch.from_numpy(file[key]).float() for key in file.files if key != "config"}
+    same = ("hidden_size", "intermediate_size", "rope_theta", "rms_norm_eps")
+    sizes = {key: config[key] for key in same} | {key: config[theirs] for key, theirs in _NAMES.items()}
+    spec = DecoderSpec(**sizes, mrope_section=tuple(config.get("mrope_section", ())))
+    frames, height, width = (int(arrays[key]) for key in ("frames", "height", "width"))
+    prompt = Prompt(len(arrays["system_ids"]), frames, height, width, len(arrays["question_ids"]))
+    merge = MergeSpec(
+        *(frames, height, width, spec.hidden_size),
+        budget=1.0,
+        policy="threshold",
+        root_level=int(arrays["root_level"]),
+        head_dim=int(arrays["head_dim"]),
+    )
+    thresholds = (float(arrays["spatial_threshold"]), float(arrays["temporal_threshold"]))
+    policy = "reassigned" if arrays["family"] == "llava" else "representative"
+    return Golden(arrays, spec, state, prompt, Merging(int(arrays["merge_layer"]), merge, thresholds, policy))

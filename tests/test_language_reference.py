@@ -1,0 +1,83 @@
+"""The oracle of the language model against the published forwards, prefill and decode."""
+
+import numpy as np
+import pytest
+from helpers_language import CASES, load_case
+
+from sttm_export.errors import UserError
+from sttm_export.language.positions import next_position, prompt_positions
+from sttm_export.language.reference import ReferenceDecoder
+from sttm_export.language.rotary import rotary_tables
+from sttm_export.language.spec import DecoderSpec
+
+# Float32 sums of up to 96 terms in 4 layers; logits are of size 1, and the best token leads by 0.03 at least.
+TOLERANCE = 1e-4
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_positions_are_the_published_ones(name):
+    case = load_case(name)
+    made = prompt_positions(case.prompt, case.merging.policy)
+    assert np.array_equal(made, case.arrays["prompt_positions"].reshape(made.shape))
+    assert next_position(made) == case.arrays["decode_positions"][0]
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_prefill_and_decode_are_the_published_ones(name):
+    case = load_case(name)
+    decoder = ReferenceDecoder(case.spec, case.state)
+    ids = case.arrays
+    found = decoder.prefill(ids["system_ids"], case.video, ids["question_ids"], case.prompt, case.merging)
+    assert np.array_equal(found.boxes.numpy(), ids["tyxyx"])
+    assert np.abs(found.tokens.numpy() - ids["merged_tokens"]).max() < TOLERANCE
+    assert decoder.key_lengths() == ids["key_lengths"].tolist()
+    logits = [found.logits]
+    for number, position in enumerate(ids["decode_positions"]):
+        assert found.position + number == position
+        logits.append(decoder.step(int(logits[-1].argmax()), int(position)))
+    assert [int(row.argmax()) for row in logits] == ids["generated_ids"].tolist()
+    assert max(np.abs(row.numpy() - want).max() for row, want in zip(logits, ids["logits"], strict=True)) < TOLERANCE
+
+
+def test_a_wrong_position_after_merging_shows():
+    """The published runs number decoded tokens as if nothing had merged; closing the gap gives other logits."""
+    case = load_case("qwen2_layer2_8x14x14")
+    decoder = ReferenceDecoder(case.spec, case.state)
+    ids = case.arrays
+    found = decoder.prefill(ids["system_ids"], case.video, ids["question_ids"], case.prompt, case.merging)
+    closed = int(ids["key_lengths"][-1])
+    assert closed < found.position
+    second = decoder.step(int(found.logits.argmax()), closed)
+    assert np.abs(second.numpy() - ids["logits"][1]).max() > 100 * TOLERANCE
+
+
+def test_rotary_tables_are_those_of_transformers():
+    torch = pytest.importorskip("torch")
+    from transformers.models.qwen2.modeling_qwen2 import Qwen2Config, Qwen2RotaryEmbedding
+
+    spec = load_case(CASES[0]).spec
+    config = Qwen2Config(
+        hidden_size=spec.hidden_size,
+        num_attention_heads=spec.heads,
+        rope_parameters={"rope_type": "default", "rope_theta": spec.rope_theta},
+    )
+    positions = np.array([[0, 1, 17, 1000]])
+    theirs = Qwen2RotaryEmbedding(config)(torch.zeros(1), torch.from_numpy(positions))
+    for mine, other in zip(rotary_tables(spec, positions), theirs, strict=True):
+        # Theirs are products of float32 numbers: at position 1000 an angle is good to 6e-5.
+        assert np.abs(mine - other[0].numpy()).max() < 1e-4
+
+
+@pytest.mark.parametrize(
+    ("changes", "fault"),
+    [
+        ({"heads": 5}, "hidden_size is not a multiple of heads"),
+        ({"kv_heads": 3}, "heads is not a multiple of kv_heads"),
+        ({"mrope_section": (2, 3, 4)}, "does not add up to half of a head's 16 channels"),
+        ({"mrope_section": (4, 4)}, "must have three numbers"),
+    ],
+)
+def test_what_no_decoder_can_be(changes, fault):
+    sizes = vars(load_case(CASES[0]).spec) | changes
+    with pytest.raises(UserError, match=fault):
+        DecoderSpec(**sizes)
