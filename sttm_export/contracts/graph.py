@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 from sttm_export.contracts.merge import MergeSpec
 from sttm_export.contracts.model import ModelSpec
-from sttm_export.contracts.records import Count, Dimension, Size
+from sttm_export.contracts.records import Count, Dimension, Range, Size
 
 DType = Literal["float32", "float16", "int32", "bool"]
 Precision = Literal["fp32", "fp16"]
@@ -47,19 +47,35 @@ STORAGE = {
 NUMPY_NAME = {storage.onnx: name for name, storage in STORAGE.items()}
 
 
+ROWS, ROWS_SYMBOL = -1, "rows"
+"""In a shape, and its name in a file: as many rows as the call has, one of the graph's `row_counts`."""
+
+
 @dataclass(frozen=True)
 class TensorSpec:
-    """One input or output; every dimension is a number."""
+    """One input or output; every dimension is a number, but for `ROWS`."""
 
     name: str
-    shape: tuple[Dimension, ...]
+    shape: tuple[Annotated[int, Range(ROWS, 2**31)], ...]
     dtype: DType
     meaning: str
 
     @property
     def nbytes(self) -> int:
-        """Size in bytes."""
-        return math.prod(self.shape) * STORAGE[self.dtype].nbytes
+        """Size in bytes; of one row where the number of rows is free."""
+        return math.prod(map(abs, self.shape)) * STORAGE[self.dtype].nbytes
+
+    def sized(self, rows: int) -> tuple[int, ...]:
+        """Shape in a call of so many rows."""
+        return tuple(rows if side == ROWS else side for side in self.shape)
+
+
+@dataclass(frozen=True)
+class StatePair:
+    """What one call leaves for the next: an output that becomes an input, without leaving the device."""
+
+    input: str
+    output: str
 
 
 @dataclass(frozen=True)
@@ -69,6 +85,21 @@ class GraphSpec:
     name: str
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
+    # Sizes that `ROWS` may have, the largest first; an engine has a profile for each.
+    row_counts: tuple[Dimension, ...] = ()
+    state: tuple[StatePair, ...] = ()
+
+    @property
+    def fed(self) -> tuple[TensorSpec, ...]:
+        """Inputs that a call brings: all but state."""
+        kept = {pair.input for pair in self.state}
+        return tuple(tensor for tensor in self.inputs if tensor.name not in kept)
+
+    @property
+    def fetched(self) -> tuple[TensorSpec, ...]:
+        """Outputs that a call gives: all but state."""
+        kept = {pair.output for pair in self.state}
+        return tuple(tensor for tensor in self.outputs if tensor.name not in kept)
 
     @property
     def onnx_file(self) -> str:
@@ -93,7 +124,7 @@ class Judge:
     longest_sum: Size = 1
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class JudgedGraph(GraphSpec):
     """A graph as it stands in a manifest."""
 
@@ -105,7 +136,15 @@ class JudgedGraph(GraphSpec):
     @classmethod
     def of(cls, graph: GraphSpec, judge: Judge, attention_blocks: int = 0) -> JudgedGraph:
         """Add to a declaration how it is judged."""
-        return cls(graph.name, graph.inputs, graph.outputs, judge, attention_blocks=attention_blocks)
+        return cls(
+            graph.name,
+            graph.inputs,
+            graph.outputs,
+            graph.row_counts,
+            graph.state,
+            judge=judge,
+            attention_blocks=attention_blocks,
+        )
 
 
 def vision_encoder_graph(model: ModelSpec, batch: int, precision: Precision) -> GraphSpec:

@@ -151,8 +151,10 @@ def write_part(chain: Chain, marks: Collection[str], directory: Path, start: int
     graph = onnx.helper.make_graph(nodes, name, *([row.value_info() for row in side] for side in sides), weights)
     model = onnx.helper.make_model(graph, opset_imports=source.opset_import, ir_version=source.ir_version)
     # Inner tensors have dtypes that no declared one has (INT64); sessions go by NumPy's names.
-    declared = (tuple(TensorSpec(row.name, row.shape, cast("DType", row.dtype), "") for row in side) for side in sides)
-    spec = GraphSpec(name, *declared)
+    inputs, outputs = (
+        tuple(TensorSpec(row.name, row.shape, cast("DType", row.dtype), "") for row in side) for side in sides
+    )
+    spec = GraphSpec(name, inputs, outputs)
     path = directory / spec.onnx_file
     path.write_bytes(model.SerializeToString())
     return path, spec

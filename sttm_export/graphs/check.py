@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from sttm_export.contracts.graph import STORAGE, GraphSpec, TensorSpec
+from sttm_export.contracts.graph import ROWS, ROWS_SYMBOL, STORAGE, GraphSpec, TensorSpec
 from sttm_export.graphs.faults import GraphError
 from sttm_export.graphs.structure import Structure, TensorType, is_external, label, load_structure
 
@@ -22,7 +22,7 @@ def check_graph(path: Path, spec: GraphSpec) -> None:
     structure = load_structure(path)
     check_external_data(structure)
     check_onnx(path)
-    check_static(structure)
+    check_static(structure, free=bool(spec.row_counts))
     check_interface(structure, spec)
 
 
@@ -36,13 +36,16 @@ def check_onnx(path: Path) -> None:
         raise GraphError(f"The ONNX checker refuses {path.name}: {error}") from error
 
 
-def check_static(structure: Structure) -> None:
-    """Every value, intermediate ones included, must have a known type and only numbers as dimensions."""
+def check_static(structure: Structure, *, free: bool = False) -> None:
+    """Every value, intermediate ones included, must have a known type and only numbers as dimensions.
+
+    `free`: but for what depends on the rows of a call.
+    """
     for value in structure.model.graph.input:
-        _require_static(structure.type_of(value.name), f"input '{value.name}'")
+        _require_static(structure.type_of(value.name), f"input '{value.name}'", free)
     for node in structure.nodes:
         for name in filter(None, node.output):
-            _require_static(structure.type_of(name), f"tensor '{name}' of {label(node)}")
+            _require_static(structure.type_of(name), f"tensor '{name}' of {label(node)}", free)
 
 
 def check_interface(structure: Structure, spec: GraphSpec) -> None:
@@ -89,10 +92,10 @@ def tensor_bytes(tensor: Any) -> int:
     return int(math.prod(tensor.dims) * itemsize)
 
 
-def _require_static(found: TensorType, where: str) -> None:
+def _require_static(found: TensorType, where: str, free: bool) -> None:
     if found.dtype in ("", "UNDEFINED"):
         raise GraphError(f"The type of {where} is unknown.")
-    if not found.is_static:
+    if found.shape is None or not (free or found.is_static):
         raise GraphError(f"The shape of {where} is {_show(found.shape)}, expected numbers only.")
 
 
@@ -104,7 +107,7 @@ def _compare(structure: Structure, values: Sequence[Any], declared: Sequence[Ten
         found, dtype = structure.type_of(tensor.name), STORAGE[tensor.dtype].onnx
         if found.dtype != dtype:
             raise GraphError(f"{where} '{tensor.name}' is {found.dtype}, declared is {dtype}.")
-        if found.shape != tensor.shape:
+        if found.shape != tuple(ROWS_SYMBOL if side == ROWS else side for side in tensor.shape):
             raise GraphError(
                 f"{where} '{tensor.name}' has shape {_show(found.shape)}, declared is {list(tensor.shape)}."
             )

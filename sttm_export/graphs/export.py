@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import inspect
 import io
 import logging
 import warnings
@@ -11,7 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sttm_export.contracts.graph import Accumulate, GraphSpec
+from sttm_export.contracts.graph import ROWS, ROWS_SYMBOL, Accumulate, GraphSpec
 from sttm_export.graphs.check import check_graph
 from sttm_export.graphs.cleanup import clean_up
 from sttm_export.graphs.lowering import lower
@@ -58,6 +59,7 @@ def export_graph(
     model = trace(module, spec).model
     on_step("cleaning the graph up")
     clean_up(model, accumulate)
+    _name_rows(model, spec)
     directory.mkdir(parents=True, exist_ok=True)
     path = directory / spec.onnx_file
     on_step("saving graph and weights")
@@ -68,10 +70,41 @@ def export_graph(
 
 
 def example_inputs(spec: GraphSpec) -> tuple[torch.Tensor, ...]:
-    """Return zeros of the declared shapes and dtypes; scalars have rank 0."""
+    """Return zeros of the declared shapes and dtypes, as many rows as fit; scalars have rank 0."""
     import torch
 
-    return tuple(torch.zeros(tensor.shape, dtype=getattr(torch, tensor.dtype)) for tensor in spec.inputs)
+    rows = max(spec.row_counts, default=0)
+    return tuple(torch.zeros(tensor.sized(rows), dtype=getattr(torch, tensor.dtype)) for tensor in spec.inputs)
+
+
+def _free_dimensions(module: torch.nn.Module, spec: GraphSpec) -> tuple[Any, ...] | None:
+    """Which dimension of each input is free, as `torch.export` wants it; None for a static graph."""
+    import torch
+
+    if not spec.row_counts:
+        return None
+    rows = torch.export.Dim(ROWS_SYMBOL, min=1, max=max(spec.row_counts))
+    free = tuple({place: rows for place, side in enumerate(row.shape) if side == ROWS} for row in spec.inputs)
+    kinds = [parameter.kind for parameter in inspect.signature(module.forward).parameters.values()]
+    if inspect.Parameter.VAR_POSITIONAL not in kinds:
+        return free
+    # What `*buffers` takes is one argument to it.
+    return *free[: len(kinds) - 1], free[len(kinds) - 1 :]
+
+
+def _name_rows(model: Any, spec: GraphSpec) -> None:
+    """Give the free dimension the name it has in the declaration; the exporter counts symbols (`s13`)."""
+    import onnx_ir as ir
+
+    if not spec.row_counts:
+        return
+    pairs = zip(spec.inputs, model.graph.inputs, strict=True)
+    place, shape = next((row.shape.index(ROWS), given.shape) for row, given in pairs if ROWS in row.shape)
+    symbol = shape[place].value
+    values = [*model.graph.inputs, *(output for node in model.graph for output in node.outputs)]
+    for value in (value for value in values if value.shape is not None):
+        named = [ROWS_SYMBOL if getattr(side, "value", side) == symbol else side for side in value.shape]
+        value.shape = ir.Shape(named)
 
 
 def data_file(path: Path) -> Path:
@@ -93,7 +126,8 @@ def trace(module: torch.nn.Module, spec: GraphSpec, *, stack_traces: bool = Fals
     import torch
 
     with _silence(), torch.no_grad(), _stack_traces(stack_traces):
-        traced = torch.export.export(module.eval(), example_inputs(spec), strict=False)
+        free = _free_dimensions(module, spec)
+        traced = torch.export.export(module.eval(), example_inputs(spec), dynamic_shapes=free, strict=False)
         program = torch.onnx.export(
             lower(traced),
             dynamo=True,

@@ -6,10 +6,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from sttm_export.contracts.graph import GraphSpec
+import numpy as np
+
+from sttm_export.contracts.graph import GraphSpec, StatePair, TensorSpec
 from sttm_export.errors import UserError, out_of_memory
 from sttm_export.runtime.providers import CPU, Provider, check_taken, find_provider, prepare
-from sttm_export.runtime.session import Array, Arrays, check_inputs, check_outputs
+from sttm_export.runtime.session import Array, Arrays, check_inputs, check_outputs, check_tensors
 
 # Nothing is logged: warnings are about its own optimiser, and an error comes as an exception with the same words.
 _QUIET = 4
@@ -43,6 +45,8 @@ class OrtSession:
         self._path = Path(path)
         self._session = _load(self._path, _options(threads, low_memory), provider)
         self._check_names()
+        self._state: dict[str, Any] = {}
+        self.reset()
 
     @property
     def graph(self) -> GraphSpec:
@@ -63,15 +67,62 @@ class OrtSession:
             UserError: inputs other than declared, or ONNX Runtime failed (out of memory, unsupported operator).
         """
         check_inputs(self._graph, inputs)
-        names = [tensor.name for tensor in self._graph.outputs]
         try:
-            values = self._session.run(names, dict(inputs))
+            outputs = self._run_bound(inputs) if self._graph.state else self._run_plain(inputs)
         except Exception as error:  # ONNX Runtime has a family of exceptions without a public base
             _refuse_memory(error, f"ran {self._path.name}")
             raise UserError(f"ONNX Runtime could not run {self._path.name}: {_first_line(error)}.") from error
-        outputs = dict(zip(names, values, strict=True))
         check_outputs(self._graph, outputs)
         return outputs
+
+    def reset(self) -> None:
+        """Set state to zeros."""
+        self.restore({pair.input: np.zeros(self._tensor(pair.input).shape, self._dtype(pair)) for pair in self._pairs})
+
+    def state(self) -> Arrays:
+        """Return copies of the state, by the names of inputs."""
+        return {name: value.numpy().copy() for name, value in self._state.items()}
+
+    def restore(self, state: Mapping[str, Array]) -> None:
+        """Set state to what `state` gave.
+
+        Raises:
+            UserError: other names, shapes or dtypes than the graph declares.
+        """
+        import onnxruntime as ort
+
+        declared = [self._tensor(pair.input) for pair in self._pairs]
+        check_tensors(self._graph, "state", declared, state)
+        self._state = {name: ort.OrtValue.ortvalue_from_numpy(np.array(array)) for name, array in state.items()}
+
+    @property
+    def _pairs(self) -> tuple[StatePair, ...]:
+        return self._graph.state
+
+    def _tensor(self, name: str) -> TensorSpec:
+        return next(tensor for tensor in self._graph.inputs if tensor.name == name)
+
+    def _dtype(self, pair: StatePair) -> str:
+        return self._tensor(pair.input).dtype
+
+    def _run_plain(self, inputs: Mapping[str, Array]) -> Arrays:
+        names = [tensor.name for tensor in self._graph.outputs]
+        return dict(zip(names, self._session.run(names, dict(inputs)), strict=True))
+
+    def _run_bound(self, inputs: Mapping[str, Array]) -> Arrays:
+        """State is bound, not copied: what a call gives is what the next one reads."""
+        binding = self._session.io_binding()
+        for name, array in inputs.items():
+            binding.bind_cpu_input(name, np.ascontiguousarray(array))
+        for name, value in self._state.items():
+            binding.bind_ortvalue_input(name, value)
+        names = [tensor.name for tensor in self._graph.outputs]
+        for name in names:
+            binding.bind_output(name)
+        self._session.run_with_iobinding(binding)
+        made = dict(zip(names, binding.get_outputs(), strict=True))
+        self._state = {pair.input: made[pair.output] for pair in self._pairs}
+        return {tensor.name: made[tensor.name].numpy() for tensor in self._graph.fetched}
 
     def _check_names(self) -> None:
         for side, declared, found in (

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sttm_export.contracts.graph import GraphSpec, TensorSpec
+from sttm_export.contracts.graph import ROWS, GraphSpec, TensorSpec
 from sttm_export.errors import UserError
 
 Array = NDArray[np.generic]
@@ -29,7 +29,7 @@ class Session(Protocol):
         ...
 
     def run(self, inputs: Mapping[str, Array]) -> Arrays:
-        """Run once. Inputs are checked; outputs are keyed by the declared names."""
+        """Run once. Inputs are checked; outputs are keyed by the declared names. State stays where it is."""
         ...
 
 
@@ -39,28 +39,42 @@ def check_inputs(graph: GraphSpec, inputs: Mapping[str, Array]) -> None:
     Raises:
         UserError: names each tensor, what it is and what it must be.
     """
-    _check(graph, "input", graph.inputs, inputs)
+    check_tensors(graph, "input", graph.fed, inputs)
 
 
 def check_outputs(graph: GraphSpec, outputs: Mapping[str, Array]) -> None:
     """The same for what a graph returned: a file that does not hold the declared graph is found out here."""
-    _check(graph, "output", graph.outputs, outputs)
+    check_tensors(graph, "output", graph.fetched, outputs)
 
 
-def _check(graph: GraphSpec, side: str, declared: tuple[TensorSpec, ...], given: Mapping[str, Array]) -> None:
+def check_tensors(graph: GraphSpec, side: str, declared: Sequence[TensorSpec], given: Mapping[str, Array]) -> None:
+    """Refuse tensors that differ from their declaration; see `check_inputs`."""
     names = [tensor.name for tensor in declared]
     faults = [f"{side} '{name}' is missing" for name in names if name not in given]
     faults += [f"unknown {side} '{name}' (known: {', '.join(names)})" for name in given if name not in names]
-    faults += [fault for tensor in declared if tensor.name in given for fault in _faults(tensor, given[tensor.name])]
+    rows = rows_of(declared, given)
+    faults += [
+        fault for tensor in declared if tensor.name in given for fault in _faults(tensor, given[tensor.name], rows)
+    ]
+    if graph.row_counts and rows not in graph.row_counts and side == "input":
+        faults.append(f"{rows} rows are given, it takes {' or '.join(map(str, graph.row_counts))}")
     if faults:
         advice = "pass the tensors that the manifest declares" if side == "input" else "export the bundle again"
         raise UserError(f"Graph '{graph.name}': {'; '.join(faults)}; {advice}.")
 
 
-def _faults(tensor: TensorSpec, array: Array) -> list[str]:
+def rows_of(declared: Iterable[TensorSpec], given: Mapping[str, Array]) -> int:
+    """Rows of a call, by the first tensor that has them; 0 where none does."""
+    for tensor in declared:
+        if ROWS in tensor.shape and tensor.name in given and given[tensor.name].ndim == len(tensor.shape):
+            return int(given[tensor.name].shape[tensor.shape.index(ROWS)])
+    return 0
+
+
+def _faults(tensor: TensorSpec, array: Array, rows: int) -> list[str]:
     faults = []
-    if tuple(array.shape) != tensor.shape:
-        faults.append(f"'{tensor.name}' has shape {list(array.shape)}, expected {list(tensor.shape)}")
+    if tuple(array.shape) != tensor.sized(rows):
+        faults.append(f"'{tensor.name}' has shape {list(array.shape)}, expected {list(tensor.sized(rows))}")
     if array.dtype != np.dtype(tensor.dtype):
         faults.append(f"'{tensor.name}' is {array.dtype}, expected {tensor.dtype}")
     return faults
