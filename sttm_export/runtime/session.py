@@ -33,6 +33,22 @@ class Session(Protocol):
         ...
 
 
+class StatefulSession(Session, Protocol):
+    """A session that keeps what one call leaves for the next."""
+
+    def reset(self) -> None:
+        """Set state to zeros."""
+        ...
+
+    def state(self) -> Arrays:
+        """Return copies of the state, by the names of inputs."""
+        ...
+
+    def restore(self, state: Mapping[str, Array]) -> None:
+        """Set state to what `state` gave; other names, shapes or dtypes are a `UserError`."""
+        ...
+
+
 def check_inputs(graph: GraphSpec, inputs: Mapping[str, Array]) -> None:
     """Refuse inputs that differ from the declaration in name, shape or dtype; every fault in one message.
 

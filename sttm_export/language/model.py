@@ -1,0 +1,193 @@
+"""A language model whose graphs are loaded: the video is read once, and each question pays for its own tokens.
+
+Layers below the merge layer see [system][video], layers from it on [system][merged video]; both keep keys and values in
+the sessions' state. A question goes behind the video, its answer behind the question, and the next question over both:
+slots are overwritten before they are seen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sttm_export.errors import UserError
+from sttm_export.language.positions import Ints, Policy, Prompt, merged_positions, next_position, prompt_positions
+from sttm_export.language.rotary import rotary_tables
+from sttm_export.language.spec import DecoderSpec
+from sttm_export.runtime.merged import MergedTokens
+from sttm_export.runtime.session import Arrays, StatefulSession
+
+Floats = NDArray[np.float32]
+Merge = Callable[[Floats], MergedTokens]
+"""Hidden states [T', N, C] at the input of the merge layer → merged tokens."""
+
+
+@dataclass(frozen=True)
+class Graphs:
+    """Loaded graphs, in the order of the data."""
+
+    below: Sequence[StatefulSession]  # groups of layers below the merge layer; none where the embeddings merge
+    above: Sequence[StatefulSession]
+    head: StatefulSession
+    embeddings: NDArray[np.floating]  # [V, C], may be a mapped file
+    merge: Merge
+
+
+@dataclass(frozen=True)
+class Watched:
+    """A video that has been read."""
+
+    system: int  # tokens before it
+    frames: int  # T'
+    tokens: int  # merged tokens, n
+    positions: Ints  # [P, S0 + n] of the merged prompt so far
+
+
+class LanguageModel:
+    """Reads a video, then answers questions about it.
+
+    Args:
+        spec: sizes of the decoder.
+        graphs: loaded.
+        grid: H, W of the tokens of a frame.
+        policy: of positions after merging.
+    """
+
+    def __init__(self, spec: DecoderSpec, graphs: Graphs, grid: tuple[int, int], policy: Policy) -> None:
+        self._spec, self._graphs, self._grid, self._policy = spec, graphs, grid, policy
+        self._watched: Watched | None = None
+
+    @property
+    def watched(self) -> Watched | None:
+        """What has been read; None before the first video."""
+        return self._watched
+
+    def watch(self, system: Sequence[int], video: Floats) -> Watched:
+        """Read a video: prefill all layers with [system][video], merging in between.
+
+        Args:
+            system: ids of the text before the video.
+            video: [T', N, C] embeddings.
+        """
+        frames, cells, channels = video.shape
+        before, prompt = len(system), self._prompt(len(system), frames, 0)
+        whole = prompt_positions(prompt, self._policy)
+        hidden = np.concatenate([self._embedded(system), video.reshape(-1, channels)]).astype(np.float32)
+        hidden = self._run(self._graphs.below, hidden, whole, 0)
+        merged = self._graphs.merge(hidden[before:].reshape(frames, cells, channels))
+        t, y, x = merged.token_box[:, :3].T.astype(np.int64)
+        representatives = (t * self._grid[0] + y) * self._grid[1] + x
+        positions = merged_positions(whole, prompt, representatives, self._policy)
+        hidden = np.concatenate([hidden[:before], merged.tokens.astype(np.float32)])
+        self._run(self._graphs.above, hidden, positions, 0)
+        self._watched = Watched(before, frames, merged.num_tokens, positions)
+        return self._watched
+
+    def ask(self, question: Sequence[int], most: int, choose: Callable[[Floats], int]) -> Iterator[int]:
+        """Yield the answer's tokens; who asks stops at an end token by not taking further ones.
+
+        Args:
+            question: ids of the text behind the video.
+            most: tokens at most.
+            choose: logits [V] → the next token.
+
+        Raises:
+            UserError: no video was read, an empty question, or no room for question and answer.
+        """
+        watched = self._ready(question, most)
+        prompt = self._prompt(watched.system, watched.frames, len(question))
+        whole = prompt_positions(prompt, self._policy)
+        behind = whole[:, -len(question) :]
+        above = behind
+        if self._policy == "reassigned":
+            above = np.arange(len(question))[None] + watched.system + watched.tokens
+        slots = watched.system + prompt.video, watched.system + watched.tokens
+        hidden = self._through(self._embedded(question), behind, above, slots)
+        position = next_position(whole)
+        slots = slots[0] + len(question), slots[1] + len(question)
+        for count in range(most):
+            token = choose(self._logits(hidden[-1:]))
+            yield token
+            if count + 1 == most:
+                return
+            # A decoded token has the position that it would have without merging, in all layers.
+            at = np.full((len(whole), 1), position + count)
+            hidden = self._through(self._embedded([token]), at, at, (slots[0] + count, slots[1] + count))
+
+    def state(self) -> dict[str, Arrays]:
+        """Return keys and values of every group by the name of its graph."""
+        return {session.graph.name: session.state() for session in (*self._graphs.below, *self._graphs.above)}
+
+    def restore(self, watched: Watched, state: Mapping[str, Arrays]) -> None:
+        """Go on with a video that was read before.
+
+        Raises:
+            UserError: keys and values of other graphs.
+        """
+        for session in (*self._graphs.below, *self._graphs.above):
+            session.restore(state[session.graph.name])
+        self._watched = watched
+
+    def _prompt(self, system: int, frames: int, question: int) -> Prompt:
+        return Prompt(system, frames, *self._grid, question)
+
+    def _ready(self, question: Sequence[int], most: int) -> Watched:
+        if self._watched is None:
+            raise UserError("No video has been read; read one before asking about it.")
+        if len(question) == 0:
+            raise UserError("The question is empty; ask something.")
+        watched = self._watched
+        used = watched.system + watched.tokens, watched.system + watched.frames * self._grid[0] * self._grid[1]
+        for sessions, taken in ((self._graphs.above, used[0]), (self._graphs.below, used[1])):
+            for session in sessions:
+                room = session.graph.inputs[-1].shape[1] - taken
+                need = len(question) + most - 1
+                if need > room:
+                    raise UserError(
+                        f"A question of {len(question)} tokens and an answer of {most} need {need} slots behind the "
+                        f"video, and there are {room}; ask in fewer words, or for a shorter answer."
+                    )
+        return watched
+
+    def _embedded(self, ids: Sequence[int]) -> Floats:
+        return np.asarray(self._graphs.embeddings[np.asarray(ids, np.int64)], np.float32)
+
+    def _through(self, hidden: Floats, below: Ints, above: Ints, slots: tuple[int, int]) -> Floats:
+        hidden = self._run(self._graphs.below, hidden, below, slots[0])
+        return self._run(self._graphs.above, hidden, above, slots[1])
+
+    def _run(self, sessions: Sequence[StatefulSession], hidden: Floats, positions: Ints, slot: int) -> Floats:
+        """Rows through groups of layers, in the largest chunks that the graphs take."""
+        for session in sessions:
+            hidden = self._run_group(session, hidden, positions, slot)
+        return hidden
+
+    def _run_group(self, session: StatefulSession, hidden: Floats, positions: Ints, slot: int) -> Floats:
+        made, done, counts = np.empty_like(hidden), 0, session.graph.row_counts
+        while done < len(hidden):
+            left = len(hidden) - done
+            rows = 1 if left == 1 else counts[0]
+            used = slice(done, done + min(rows, left))
+            cos, sin = rotary_tables(self._spec, positions[:, used])
+            feed = {"hidden": hidden[used], "cos": cos, "sin": sin}
+            inputs: Arrays = {name: _padded(rows, array) for name, array in feed.items()}
+            inputs["slots"] = np.arange(slot + done, slot + done + rows, dtype=np.int32)
+            made[used] = session.run(inputs)["hidden_out"][: min(rows, left)]
+            done += rows
+        return made
+
+    def _logits(self, hidden: Floats) -> Floats:
+        return np.asarray(self._graphs.head.run({"hidden": hidden})["logits"][0], np.float32)
+
+
+def greedy(logits: Floats) -> int:
+    """The likeliest token."""
+    return int(logits.argmax())
+
+
+def _padded(rows: int, array: Floats) -> Floats:
+    """Rows behind the end are zeros; nobody sees what becomes of them."""
+    return np.concatenate([array, np.zeros((rows - len(array), *array.shape[1:]), array.dtype)])
