@@ -1,4 +1,4 @@
-"""Positions of a prompt [system][video][question], before merging and after it (docs/semantics.md, section 11).
+"""Positions of a prompt [system][video][question], before merging and after it (docs/semantics.md, section 5).
 
 P = 1 row of positions for LLaVA, 3 (time, row, column) for Qwen2-VL. Layers below the merge layer see the whole
 prompt; layers from it on the merged one. A decoded token has the position that it would have without merging, in all
