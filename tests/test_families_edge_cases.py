@@ -11,6 +11,7 @@ from helpers_networks import tiny_model, tiny_parts, tiny_state
 
 from sttm_export.contracts.graph import token_merger_graph
 from sttm_export.contracts.merge import MergeSpec, Thresholds
+from sttm_export.contracts.model import PixelSpec
 from sttm_export.contracts.recipe import Recipe, Rules
 from sttm_export.families.edge_cases import HUGE, LARGEST_HALF, TINY, edge_clips, edge_pixels
 from sttm_export.families.token_merger import token_merger
@@ -24,6 +25,7 @@ from sttm_export.validation.ties import rounding_band
 from sttm_export.workflows.evidence import examine as examine_part
 from sttm_export.workflows.scene import synthetic_scene
 
+HALF = PixelSpec(8, 8, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 SPECS = {
     "budget": MergeSpec(4, 6, 6, 16, 0.5, "budget"),
     "threshold": MergeSpec(4, 6, 6, 16, 1.0, "threshold"),
@@ -67,7 +69,7 @@ def test_an_edge_clip_holds_what_it_says(dtype):
 
 
 def test_edge_frames_are_of_one_colour_or_change_at_every_pixel():
-    black, white, grey, board, least = edge_pixels(8, 8, 8, "float16")
+    black, white, grey, board, least = edge_pixels(8, HALF, "float16")
     assert grey.shape == (3, 8, 8) and not grey.any() and (black == -1).all() and (white == 1).all()
     assert (board[:, :, 1:] == -board[:, :, :-1]).all()
     assert set(np.unique(np.abs(least.astype(np.float64)))) == {2.0**-24}
@@ -75,12 +77,21 @@ def test_edge_frames_are_of_one_colour_or_change_at_every_pixel():
 
 @pytest.mark.parametrize("count", [1, 2, 3, 4])
 def test_fewer_edge_frames_hold_every_kind_side_by_side(count):
-    frames = edge_pixels(count, 8, 10, "float16")
+    frames = edge_pixels(count, PixelSpec(8, 10, HALF.mean, HALF.std), "float16")
     assert frames.shape == (count, 3, 8, 10)
     # Columns by what is in them: one colour, or the magnitude of what changes at every pixel.
     columns = frames[:, 0].transpose(0, 2, 1).reshape(-1, 8).astype(np.float64)
     found = {(float(column.min()), float(column.max())) for column in columns}
     assert found == {(-1, -1), (1, 1), (0, 0), (-1, 1), (-(2.0**-24), 2.0**-24)}
+
+
+def test_black_and_white_are_those_of_the_models_mean_and_deviation():
+    pixels = PixelSpec(4, 6, (0.5, 0.25, 0.0), (0.5, 0.25, 2.0))
+    black, white, mean, board, _ = edge_pixels(5, pixels, "float32")
+    assert black[:, 0, 0].tolist() == [-1.0, -1.0, 0.0]
+    assert white[:, 0, 0].tolist() == [1.0, 3.0, 0.5]
+    assert not mean.any()
+    assert board[:, 0, :2].tolist() == [[-1.0, 1.0], [-1.0, 3.0], [0.0, 0.5]]
 
 
 def without(op, constant):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from typing import TYPE_CHECKING
 
 from sttm_export.commands.values import path_value, text_value
@@ -158,5 +159,11 @@ def _steps(options: argparse.Namespace, model: ModelSpec) -> int:
         raise UserError(
             f"--frames {options.frames} is no multiple of the {model.frames_per_step} frames that make a step of "
             f"{model.title}; give {options.frames - rest} or {options.frames - rest + model.frames_per_step}."
+        )
+    need = math.ceil(1.0 / options.budget - 1e-9) if 0.0 < options.budget <= 1.0 else 0
+    if model.frames_per_step > 1 and steps < need:
+        raise UserError(
+            f"--frames {options.frames} are {steps} steps of {model.title}, too few for a budget of "
+            f"{options.budget:g}; give --frames {need * model.frames_per_step} or more, or a larger --budget."
         )
     return int(steps)

@@ -12,10 +12,10 @@ from rich.text import Text
 from sttm_export.bundle.opened import Bundle
 from sttm_export.bundle.records import EngineRecord
 from sttm_export.commands.layout import print_facts, print_table
+from sttm_export.contracts.model import counted
 from sttm_export.system import size_text
 from sttm_export.terminal import table_console
 from sttm_export.validation.report import listed_files, verdict
-from sttm_export.validation.results import frames_text
 
 _FIGURES = ("cosine_min", "norm_ratio_min", "norm_ratio_max", "sqnr_db")
 _COLOR = {"passed": "green", "missed": "red", "unchecked": "yellow"}
@@ -44,7 +44,10 @@ def _facts(bundle: Bundle) -> list[tuple[str, str]]:
     rows = [
         ("model", f"{bundle.model.title}, {manifest.precision}"),
         ("weights", _loud(bundle)),
-        ("frames × cells", f"{merge.frames} × {merge.cells} ({merge.height}×{merge.width}), C = {merge.channels}"),
+        (
+            f"{bundle.model.step.split()[0]}s × cells",
+            f"{merge.frames} × {merge.cells} ({merge.height}×{merge.width}), C = {merge.channels}",
+        ),
         (
             "budget",
             f"{merge.budget:g}: K = {merge.max_tokens} tokens of {merge.frames * merge.cells}, policy {merge.policy}",
@@ -54,7 +57,7 @@ def _facts(bundle: Bundle) -> list[tuple[str, str]]:
     if example:
         used = example.num_tokens / max(example.max_tokens, 1)
         solved = "spatial {:.4f}, temporal {:.4f}".format(*map(float, example.thresholds))
-        frames = frames_text(len(example.tokens_per_frame))
+        frames = counted(len(example.tokens_per_frame), bundle.model.step)
         ended = "" if example.converged else "; merging did NOT CONVERGE"
         kept = f"{example.num_tokens} tokens, {used:.1%} of K"
         rows.append(("validation clip", f"{example.clip}, {frames}: {kept}; {solved}{ended}"))

@@ -84,6 +84,11 @@ class ModelSpec:
     merging: MergingDefaults
     frames_per_step: Annotated[int, Range(1, 64)] = 1  # frames that become one H×W grid of tokens
 
+    @property
+    def step(self) -> str:
+        """What one grid of tokens is of."""
+        return "frame" if self.frames_per_step == 1 else f"step of {self.frames_per_step} frames"
+
     def published_thresholds(self, budget: float) -> PublishedThresholds:
         """Return the published row whose nominal budget is nearest to `budget`."""
         return min(self.merging.thresholds, key=lambda row: abs(row.budget - budget))
@@ -98,3 +103,9 @@ def inconsistencies(spec: ModelSpec) -> list[str]:
         (bool(spec.merging.thresholds), "'merging.thresholds' needs at least one table"),
     ]
     return [message for good, message in checks if not good]
+
+
+def counted(count: int, noun: str) -> str:
+    """`1 frame`, `4 frames`, `4 steps of 2 frames`."""
+    first, *rest = noun.split(" ", 1)
+    return " ".join([str(count), first + ("" if count == 1 else "s"), *rest])

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sttm_export.contracts.merge import MergeSpec
+from sttm_export.contracts.model import PixelSpec
 
 # Where a norm of n gives a cosine of (n / (n + 1e-8))², between 0.01 and 0.98; none lies near the thresholds. The least
 # are denormal, and their squares vanish. Float16 ends at 2^-24, which is 0.73.
@@ -51,25 +52,26 @@ def edge_clips(merge: MergeSpec, dtype: str) -> list[EdgeClip]:
     return [zeros, EdgeClip("edges", name, features, frames, (THRESHOLD, THRESHOLD))]
 
 
-def edge_pixels(count: int, height: int, width: int, dtype: str) -> NDArray[np.floating]:
-    """[n, 3, H, W], n = min(count, 5): black, white, grey, a chessboard of both, and the least number there is on grey.
+def edge_pixels(count: int, pixels: PixelSpec, dtype: str) -> NDArray[np.floating]:
+    """[n, 3, H, W], n = min(count, 5): black, white, the mean, a chessboard, and one of the least number there is.
 
     Five images where so many are wanted; fewer hold several kinds each, side by side. A frame of a full-size encoder
     takes seconds in every stage, so the edges cost one batch and not two.
     """
-    board = np.where(np.indices((height, width)).sum(0) % 2, 1.0, -1.0)
-    least = float(np.finfo(dtype).smallest_subnormal)
-    kinds = [np.broadcast_to(value, (height, width)) for value in (-1.0, 1.0, 0.0, board, least * board)]
-    groups = np.array_split(np.stack(kinds), min(count, len(kinds)))
-    images = np.stack([_side_by_side(group) for group in groups])
-    frames: NDArray[np.floating] = np.repeat(images[:, None], 3, axis=1).astype(dtype)
-    return frames
+    mean, std = (np.array(row)[:, None, None] for row in (pixels.mean, pixels.std))
+    black, white = -mean / std, (1.0 - mean) / std
+    odd = np.indices((pixels.height, pixels.width)).sum(0) % 2 == 1
+    least = float(np.finfo(dtype).smallest_subnormal) * np.where(odd, 1.0, -1.0)
+    kinds = np.stack(np.broadcast_arrays(black, white, 0.0 * mean, np.where(odd, white, black), least + 0.0 * mean))
+    groups = np.array_split(kinds, min(count, len(kinds)))
+    images: NDArray[np.floating] = np.stack([_side_by_side(group) for group in groups]).astype(dtype)
+    return images
 
 
 def _side_by_side(kinds: NDArray[np.floating]) -> NDArray[np.floating]:
-    """[k, H, W] → [H, W]: the first in the columns on the left, and so on."""
-    columns = np.array_split(np.arange(kinds.shape[2]), len(kinds))
-    return np.concatenate([kind[:, part] for kind, part in zip(kinds, columns, strict=True)], axis=1)
+    """[k, 3, H, W] → [3, H, W]: the first in the columns on the left, and so on."""
+    columns = np.array_split(np.arange(kinds.shape[-1]), len(kinds))
+    return np.concatenate([kind[..., part] for kind, part in zip(kinds, columns, strict=True)], axis=-1)
 
 
 def _mixed(merge: MergeSpec, dtype: str) -> NDArray[np.floating]:

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sttm_export.contracts.graph import CLIP, Judge, JudgedGraph
+from sttm_export.contracts.model import counted
 from sttm_export.contracts.recipe import Recipe
 from sttm_export.errors import UserError
 from sttm_export.families.edge_cases import edge_clips
@@ -63,12 +64,12 @@ def _cases(recipe: Recipe, clip: Arrays) -> Iterator[Case]:
     """
     graph, thresholds = recipe.merger_graph, (recipe.thresholds.spatial, recipe.thresholds.temporal)
     features = cast("NDArray[np.floating]", clip["features"])
-    count, part = len(features), max(1, len(features) // 3)
-    yield Case(CLIP, _frames(count), merger_inputs(graph, features, count, *thresholds))
+    count, part, step = len(features), max(1, len(features) // 3), recipe.model.step
+    yield Case(CLIP, counted(count, step), merger_inputs(graph, features, count, *thresholds))
     if part < count:
-        yield Case("", _frames(part), merger_inputs(graph, features, part, *thresholds))
+        yield Case("", counted(part, step), merger_inputs(graph, features, part, *thresholds))
     across_frames = merger_inputs(graph, features, count, NOTHING_MERGES, thresholds[1])
-    yield Case("", f"merging across frames alone, {_frames(count)}", across_frames)
+    yield Case("", f"merging across frames alone, {counted(count, step)}", across_frames)
     for edge in edge_clips(recipe.merge, graph.inputs[0].dtype):
         inputs = merger_inputs(graph, edge.features, edge.frames, *edge.thresholds)
         # Frames that do not count are as the clip has them, not zeros.
@@ -89,7 +90,3 @@ def _clip_of(recipe: Recipe, inputs: Arrays) -> Arrays:
             f"The token merger's fixture is of {count} frames, the graph takes 1 to {bound}; export the bundle again."
         )
     return {"features": inputs["features"][:count]}
-
-
-def _frames(count: int) -> str:
-    return f"{count} frame{'' if count == 1 else 's'}"

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from sttm_export.contracts.graph import CLIP, GraphSpec, Judge, JudgedGraph
+from sttm_export.contracts.model import ModelSpec, counted
 from sttm_export.contracts.recipe import Recipe
 from sttm_export.families.edge_cases import edge_pixels
 from sttm_export.families.modules import as_stage, build_module
@@ -56,21 +57,21 @@ def vision_encoder(
         # Weights are rounded to the graph's precision, products are float32.
         eager=lambda state: as_stage(build(state), graph),
         reference=lambda state: as_stage(reference(state), graph),
-        cases=partial(_cases, graph, recipe.model.frames_per_step),
+        cases=partial(_cases, graph, recipe.model),
         forward=partial(_forward, graph, recipe.model.frames_per_step),
         activations=activations,
     )
 
 
-def _cases(graph: GraphSpec, frames_per_step: int, clip: Arrays) -> Iterator[Case]:
+def _cases(graph: GraphSpec, model: ModelSpec, clip: Arrays) -> Iterator[Case]:
     """A batch of frames spread over the clip, and edge frames: the very numbers that the graph gets."""
-    pixels = graph.inputs[0]
-    batch, height, width = pixels.shape[0], *pixels.shape[2:]
+    pixels, frames_per_step = graph.inputs[0], model.frames_per_step
+    batch = pixels.shape[0]
     values = _steps(cast("NDArray[np.floating]", clip[pixels.name]), frames_per_step)
     chosen = uniform(len(values), batch // frames_per_step)
-    frames = len(set(chosen)) * frames_per_step
-    yield Case(CLIP, f"{frames} frame{'' if frames == 1 else 's'}", _filled(graph, values[chosen]))
-    edges = edge_pixels(batch // frames_per_step, height, width, pixels.dtype).repeat(frames_per_step, axis=0)
+    frames = counted(len(set(chosen)) * frames_per_step, "frame")
+    yield Case(CLIP, frames, _filled(graph, values[chosen]))
+    edges = edge_pixels(batch // frames_per_step, model.pixels, pixels.dtype).repeat(frames_per_step, axis=0)
     yield Case("edges", EDGES, _filled(graph, edges), edge=True)
 
 

@@ -145,8 +145,3 @@ class ValidationReport:
 def skipped(stage: str, against: str, graph: str, tensor: str, why: str) -> StageResult:
     """A tensor that cannot be judged, and why."""
     return StageResult(stage, against, graph, tensor, False, f"not judged: {why}", skipped=True)
-
-
-def frames_text(count: int) -> str:
-    """`1 frame`, `4 frames`."""
-    return f"{count} frame{'' if count == 1 else 's'}"

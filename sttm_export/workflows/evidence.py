@@ -184,15 +184,15 @@ def _judge_all(part: Part, session: Session, made: Arrays, name: str) -> Validat
     return ValidationReport(misses).on(f"all frames of {name}" if name else "all frames")
 
 
-def example_json(scene: Scene, merged: MergedTokens) -> dict[str, Any]:
-    """What the report shows of the validation clip."""
+def example_json(scene: Scene, merged: MergedTokens, frames_per_step: int) -> dict[str, Any]:
+    """What the report shows of the validation clip; times are those of the first frame of each step."""
     return {
         "clip": scene.name,
         "note": scene.note,
         "num_tokens": merged.num_tokens,
         "max_tokens": merged.max_tokens,
         "tokens_per_frame": merged.new_tokens_per_frame().tolist(),
-        "timestamps": [round(float(time), 3) for time in scene.timestamps],
+        "timestamps": [round(float(time), 3) for time in scene.timestamps[::frames_per_step]],
         "thresholds": [float(value) for value in merged.thresholds],
         "margins": [float(value) for value in merged.margins],
         "converged": merged.converged,
@@ -204,8 +204,8 @@ def merged_of(made: Mapping[str, NDArray[np.generic]], rules: Rules) -> MergedTo
     return MergedTokens.from_outputs(made, len(made["features"]), rules.merge)
 
 
-def one_frame_note(clip: Arrays) -> Sequence[str]:
+def one_frame_note(clip: Arrays, step: str) -> Sequence[str]:
     """A finding where the clip shows nothing of merging across frames."""
     if len(clip["features"]) > 1:
         return ()
-    return ("the clip has one frame, so merging across frames was not seen at work",)
+    return (f"the clip has one {step}, so merging across frames was not seen at work",)

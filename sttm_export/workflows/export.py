@@ -130,8 +130,8 @@ def _make_graphs(plan: ExportPlan, partial: Path, steps: Steps) -> _Made:
     made.source = replace(made.source, sha256=combined(digests))
     if scene is not None and made.report is not None:
         merged = merged_of(clip, plan.recipe.rules(made.graphs[-1]))
-        made.report += ValidationReport([], list(one_frame_note(clip)))
-        made.example = example_json(scene, merged)
+        made.report += ValidationReport([], list(one_frame_note(clip, plan.model.step)))
+        made.example = example_json(scene, merged, plan.model.frames_per_step)
         _draw(partial / PICTURE, scene, merged, plan.model)
     return made
 

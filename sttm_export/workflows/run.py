@@ -85,14 +85,13 @@ def run_bundle(bundle: Bundle, request: Request, steps: Steps) -> MergedTokens:
     if not merged.converged:
         steps.say(NOT_CONVERGED)
     if len(features) == 1:
-        steps.say("the clip has one frame, so there was nothing to merge across frames")
+        steps.say(f"the clip has one {model.step}, so there was nothing to merge across frames")
     with steps.step("Write tokens and picture"):
         title = f"{model.title}, {request.video.name}"
-        sheet = render_tokens(
-            video.frames[::step], merged, model.grid, timestamps=video.timestamps[::step], title=title
-        )
+        times = video.timestamps[::step]
+        sheet = render_tokens(video.frames[::step], merged, model.grid, timestamps=times, title=title)
         with written_whole(request.output, request.picture) as (tokens, picture):
-            write_npz(tokens, merged, timestamps=video.timestamps, frame_indices=video.indices)
+            write_npz(tokens, merged, timestamps=times, frame_indices=video.indices)
             write_png(picture, sheet)
     if bundle.weights.is_random:
         steps.say(f"{bundle.weights.describe()}: the tokens prove the graphs, not the model")

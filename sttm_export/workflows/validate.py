@@ -107,4 +107,4 @@ def validate_on_clip(
             session = OrtSession(bundle.onnx_path(part.name), bundle.graph(part.name), low_memory=bool(state))
             found, outputs = examine(part, state, session, bundle.rules(part.name), made, advance, name=clip.name)
             report, made = report + found, made | dict(outputs)
-    return report + ValidationReport([], list(one_frame_note(made)))
+    return report + ValidationReport([], list(one_frame_note(made, model.step)))
