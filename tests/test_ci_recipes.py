@@ -11,7 +11,6 @@ import pytest
 from helpers_recipes import (
     GITHUB,
     GITLAB,
-    JETSON_TARGETS,
     RECIPES,
     ROOT,
     combine,
@@ -94,13 +93,6 @@ def test_a_jetson_gets_what_was_exported():
     assert need["parallel"]["matrix"] == [{name: [f"$[[ matrix.{name} ]]"] for name in names}]
 
 
-def test_a_jetson_job_asks_for_a_device_of_its_target():
-    assert GITHUB["jobs"]["jetson"]["runs-on"] == ["self-hosted", "linux", "ARM64", "jetson", "${{ matrix.target }}"]
-    assert GITLAB["jetson"]["tags"] == ["jetson", "$TARGET"]
-    for name in JETSON_TARGETS:
-        assert find_target(name).machine == "aarch64"
-
-
 def test_no_job_holds_more_rights_than_it_uses():
     assert GITHUB["permissions"] == {"contents": "read"}
     assert not any("permissions" in job for job in GITHUB["jobs"].values())
@@ -117,15 +109,6 @@ def test_a_pull_request_never_reaches_a_device():
     assert not any("checkout" in step.get("uses", "") for step in GITHUB["jobs"]["jetson"]["steps"])
     (rule,) = GITLAB["jetson"]["rules"]
     assert "$CI_COMMIT_BRANCH == $CI_DEFAULT_BRANCH" in rule["if"]
-
-
-def test_every_job_ends_by_itself_and_every_action_is_pinned():
-    assert all(1 <= job["timeout-minutes"] <= 120 for job in GITHUB["jobs"].values())
-    assert all("timeout" in GITLAB[name] for name in ("export", "jetson"))
-    used = [step["uses"] for job in GITHUB["jobs"].values() for step in job["steps"] if "uses" in step]
-    assert used
-    assert all(re.fullmatch(r"actions/[a-z-]+@v\d+", name) for name in used)
-    assert GITHUB["concurrency"]["group"]
 
 
 def test_include_adds_to_the_runs_it_names():
@@ -269,9 +252,4 @@ def test_the_linters_of_make_lint_can_fail(name, arguments, tmp_path):
 def test_the_readme_speaks_of_what_is_there():
     for name in re.findall(r"\]\((?!https?:)([^)#]+)\)", README):
         assert (RECIPES / name).resolve().exists(), name
-    for code in ("| 0 |", "| 1 |", "| 2 |", "| 130 |"):
-        assert code in README
-    for variable in ("HF_TOKEN", "PIP_EXTRA_INDEX_URL", "JETSON_TARGETS", "JETSON_RUNNERS", "CHECKPOINT"):
-        assert variable in README
     assert set(re.findall(r"`sttm-export (\w+)", README)) <= set(VERBS)
-    assert "No image was built" in README
