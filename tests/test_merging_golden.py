@@ -11,9 +11,36 @@ from sttm_export.merging.temporal import search_rounds, unrolled_rounds
 GOLDEN_CASES = pytest.mark.parametrize("path", GOLDEN, ids=lambda path: path.stem)
 
 
-def test_all_cases_are_here():
-    assert len(GOLDEN) == 22
+def test_the_readme_counts_what_is_here():
+    said = (GOLDEN[0].parent / "README.md").read_text(encoding="utf-8")
+    assert f"{len(GOLDEN)} cases; five come from real video" in said
+    assert {path.stem.split("_")[0] for path in REAL_CLIPS} == {"bunny", "bikes", "carphone"}
     assert len(REAL_CLIPS) == 5
+    float32 = [path.stem for path in GOLDEN if not is_half(load_golden(path).features)]
+    assert float32 == ["many_rounds_8x8x8", "tiny_norms_and_zeros_6x6x6"], "all others hold values of float16"
+
+
+def is_half(features):
+    return torch.equal(features, features.half().float())
+
+
+@GOLDEN_CASES
+@pytest.mark.parametrize("moved", [1e-5, -1e-5])
+def test_a_difference_would_be_an_error_of_logic(path, moved):
+    """No decision of a case is near its threshold, so that no rounding excuses another result."""
+    case = load_golden(path)
+    temporal = case.temporal + moved if case.temporal > 0 else case.temporal
+    result = merge(case.features, case.spatial + moved, temporal, **case.constants)
+    np.testing.assert_array_equal(result.boxes, case.boxes)
+    np.testing.assert_array_equal(result.num_patches, case.num_patches)
+
+
+@GOLDEN_CASES
+def test_a_wrong_merge_is_noticed(path):
+    """What the comparisons below are worth: with every threshold out of reach, no case comes out as published."""
+    case = load_golden(path)
+    result = merge(case.features, 2.0, 2.0, **case.constants)
+    assert not np.array_equal(result.boxes, case.boxes) or not np.array_equal(result.num_patches, case.num_patches)
 
 
 @GOLDEN_CASES
