@@ -6,17 +6,14 @@ Nothing heavy is imported until a verb runs, so that `--help` answers at once, o
 from __future__ import annotations
 
 import argparse
-import errno
-import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from types import FrameType
 
 from sttm_export import __version__
 from sttm_export.commands import build, doctor, export, inspect, models, run, targets, validate
-from sttm_export.errors import UserError, ValidationMiss, did_you_mean, out_of_memory
-from sttm_export.streams import CLOSED_PIPE, end_streams, output_closed, prepare_streams, say_error
+from sttm_export.errors import UserError, did_you_mean
+from sttm_export.program import run_program
 
 VERBS = {
     "export": export,
@@ -28,7 +25,6 @@ VERBS = {
     "validate": validate,
     "run": run,
 }
-INTERRUPTED = 130
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -56,39 +52,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         the output any more.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        # A lost terminal or SSH connection is an interruption, too. Under nohup it is none.
-        if signal.getsignal(number) is not signal.SIG_IGN:
-            signal.signal(number, _interrupt)
-    prepare_streams()
-    try:
-        options = build_parser().parse_args(_with_verb(arguments))
-        check_surroundings()
-        options.execute(options)
-        print(end="", flush=True)
-    except (UserError, ValidationMiss) as error:
-        say_error(f"sttm-export: {error}")
-        return error.exit_code
-    except KeyboardInterrupt:
-        say_error("sttm-export: interrupted; nothing was left behind.")
-        return INTERRUPTED
-    except BrokenPipeError:
-        if not output_closed():
-            raise
-        return CLOSED_PIPE
-    except (MemoryError, RuntimeError, OSError) as error:
-        if out_of_memory(error):
-            say_error("sttm-export: memory ran out; close other programs, or give fewer --frames or a smaller --batch.")
-        elif isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            say_error(
-                "sttm-export: the disk is full; free some space or choose another --output; nothing was left behind."
-            )
-        else:
-            raise
-        return UserError.exit_code
-    finally:
-        end_streams()
-    return 0
+    return run_program(
+        "sttm-export",
+        lambda: _execute(arguments),
+        no_memory="close other programs, or give fewer --frames or a smaller --batch",
+        no_disk="free some space or choose another --output",
+    )
+
+
+def _execute(arguments: list[str]) -> None:
+    options = build_parser().parse_args(_with_verb(arguments))
+    check_surroundings()
+    options.execute(options)
 
 
 def check_surroundings() -> None:
@@ -113,10 +88,6 @@ def _with_verb(arguments: list[str]) -> list[str]:
     if first not in VERBS:
         raise UserError(f"Unknown verb '{first}'.{did_you_mean(first, VERBS)}")
     return arguments
-
-
-def _interrupt(_number: int, _frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
 
 
 if __name__ == "__main__":

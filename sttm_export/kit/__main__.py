@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import argparse
-import errno
-import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from types import FrameType
 
 from sttm_export.bundle.manifest import MANIFEST
 from sttm_export.bundle.opened import open_bundle, verify_manifest
 from sttm_export.engines.api import BuildOptions
 from sttm_export.engines.build import check_options
-from sttm_export.errors import UserError, ValidationMiss
+from sttm_export.errors import UserError
 from sttm_export.kit.flow import Request, run_kit
 from sttm_export.kit.report import READABLE
-from sttm_export.streams import CLOSED_PIPE, end_streams, output_closed, prepare_streams, say_error
+from sttm_export.program import run_program
 
-INTERRUPTED = 130
 _MOST_RUNS = 1_000_000
 _EPILOG = (
     "Exit codes: 0 the engines are in engines/<target>/ and agree with the reference (with --check: machine and bundle "
@@ -55,32 +51,12 @@ def main(argv: Sequence[str] | None = None, bundle: Path | None = None) -> int:
     Returns:
         The exit code, as the help lists them.
     """
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        # A lost SSH connection is an interruption too: nothing half-built may stay. Under nohup it is none.
-        if signal.getsignal(number) is not signal.SIG_IGN:
-            signal.signal(number, _interrupt)
-    prepare_streams()
-    try:
-        options = build_parser().parse_args(argv)
-        _run(options, bundle or _own_bundle())
-    except (UserError, ValidationMiss) as error:
-        say_error(f"build.sh: {error}")
-        return error.exit_code
-    except KeyboardInterrupt:
-        say_error("build.sh: interrupted; nothing was left behind.")
-        return INTERRUPTED
-    except BrokenPipeError:
-        if not output_closed():
-            raise
-        return CLOSED_PIPE
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        say_error("build.sh: the disk is full; free some space; nothing was left behind.")
-        return UserError.exit_code
-    finally:
-        end_streams()
-    return 0
+    return run_program(
+        "build.sh",
+        lambda: _run(build_parser().parse_args(argv), bundle or _own_bundle()),
+        no_memory="close other programs",
+        no_disk="free some space",
+    )
 
 
 def _run(options: argparse.Namespace, directory: Path) -> None:
@@ -113,10 +89,6 @@ def _own_bundle() -> Path:
     if not (bundle / MANIFEST).is_file():
         raise UserError("This is not the kit of a bundle; run bash device/build.sh in the directory of a bundle.")
     return bundle
-
-
-def _interrupt(_number: int, _frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
 
 
 if __name__ == "__main__":

@@ -1,13 +1,23 @@
-"""Standard output and error that end no command: what a terminal cannot show is spelled, a closed pipe is quiet."""
+"""What every program of this package is around its work: signals, exit codes, one line for what went wrong.
+
+Standard output and error end no program: what a terminal cannot show is spelled, a closed pipe is quiet.
+"""
 
 from __future__ import annotations
 
 import codecs
 import contextlib
+import errno
 import os
 import select
+import signal
 import sys
+from collections.abc import Callable
+from types import FrameType
 
+from sttm_export.errors import UserError, ValidationMiss, out_of_memory
+
+INTERRUPTED = 130
 CLOSED_PIPE = 141
 """Exit code where the reader of the output is gone, as a shell reports it of other programs (128 + SIGPIPE)."""
 _HANDLER = "sttm-export-spelled"
@@ -15,6 +25,50 @@ _SPELLED = {
     **{"…": "...", "×": "x", "·": "*", "→": "->", "←": "<-", "±": "+-", "∞": "inf", "√": "sqrt", "²": "^2", "ε": "eps"},
     **{"–": "-", "—": "-", "≤": "<=", "≥": ">=", "≈": "~", "•": "*", "“": '"', "”": '"', "’": "'"},
 }
+
+
+def run_program(name: str, work: Callable[[], None], *, no_memory: str, no_disk: str) -> int:
+    """Do the work of a program and say in one line what ended it early; a fault of the program keeps its traceback.
+
+    Args:
+        name: stands before that line.
+        work: what it does.
+        no_memory: what to do where memory ran out.
+        no_disk: what to do where the disk is full.
+
+    Returns:
+        0 if all is well, 1 where a numeric check missed, 2 for bad input, 130 when interrupted, 141 where nobody reads
+        the output any more.
+    """
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        # A lost terminal or SSH connection is an interruption, too. Under nohup it is none.
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, _interrupt)
+    prepare_streams()
+    try:
+        work()
+        print(end="", flush=True)
+    except (UserError, ValidationMiss) as error:
+        say_error(f"{name}: {error}")
+        return error.exit_code
+    except KeyboardInterrupt:
+        say_error(f"{name}: interrupted; nothing was left behind.")
+        return INTERRUPTED
+    except BrokenPipeError:
+        if not output_closed():
+            raise
+        return CLOSED_PIPE
+    except (MemoryError, RuntimeError, OSError) as error:
+        if out_of_memory(error):
+            say_error(f"{name}: memory ran out; {no_memory}.")
+        elif isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            say_error(f"{name}: the disk is full; {no_disk}; nothing was left behind.")
+        else:
+            raise
+        return UserError.exit_code
+    finally:
+        end_streams()
+    return 0
 
 
 def prepare_streams() -> None:
@@ -67,3 +121,7 @@ def _closed(descriptor: int) -> bool:
     watch = select.poll()
     watch.register(descriptor, select.POLLOUT)
     return any(event & select.POLLERR for _, event in watch.poll(0))
+
+
+def _interrupt(_number: int, _frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
