@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from sttm_export.merging.geometry import Geometry, parent_of, pyramid_sizes
 from sttm_export.merging.grouping import (
     WINDOW,
-    exclusive_prefix,
+    exclusive_sum,
     padded_rows,
     segment_bounds,
     segment_sum,
@@ -19,20 +19,24 @@ from sttm_export.merging.grouping import (
 seeds = st.integers(0, 2**32 - 1)
 
 
-@given(rows=st.integers(1, 40), columns=st.integers(1, 40), seed=seeds)
+@given(size=st.integers(1, 1500), seed=seeds)
 @settings(max_examples=100, deadline=None)
-def test_exclusive_prefix(rows, columns, seed):
-    values = np.random.default_rng(seed).integers(0, 2049, (rows, columns))
-    expected = np.cumsum(values.ravel()) - values.ravel()
-    np.testing.assert_array_equal(exclusive_prefix(torch.from_numpy(values).float()).flatten(), expected)
+def test_exclusive_sum(size, seed):
+    values = np.random.default_rng(seed).integers(0, 2049, size)
+    np.testing.assert_array_equal(exclusive_sum(torch.from_numpy(values).float()), np.cumsum(values) - values)
 
 
-@given(rows=st.integers(1, 30), columns=st.integers(1, 30), bits=st.integers(1, 24), seed=seeds)
+@given(size=st.integers(1, 900), bits=st.integers(1, 24), seed=seeds)
 @settings(max_examples=200, deadline=None)
-def test_stable_order(rows, columns, bits, seed):
-    keys = np.random.default_rng(seed).integers(0, 2**bits, (rows, columns))
-    expected = np.argsort(keys.ravel(), kind="stable")
-    np.testing.assert_array_equal(stable_order(torch.from_numpy(keys).float(), bits), expected)
+def test_stable_order(size, bits, seed):
+    rng = np.random.default_rng(seed)
+    keys = (
+        rng.choice([rng.integers(0, 2**bits), 2**bits - 1, 0], size)
+        if seed % 3 == 0
+        else rng.integers(0, 2**bits, size)
+    )
+    found = stable_order(torch.from_numpy(keys).float(), bits)
+    np.testing.assert_array_equal(found, np.argsort(keys, kind="stable"))
 
 
 @given(
@@ -44,7 +48,7 @@ def test_stable_order(rows, columns, bits, seed):
 def test_segment_sum_within_and_across_windows(lengths, tail, seed):
     """Segments of every length: inside a window, over an edge, over windows and blocks; then entries of no slot."""
     rng = np.random.default_rng(seed)
-    used, count = len(lengths), len(lengths) + int(rng.integers(0, 5))
+    used, count = len(lengths), max(1, len(lengths) + int(rng.integers(0, 5)))
     slots = np.concatenate([np.repeat(np.arange(used), lengths), np.full(tail, count)])
     slots = np.concatenate([slots, np.full(padded_rows(len(slots)) - len(slots), count)]).astype(np.int32)
     rows, weights = rng.standard_normal((len(slots), 3)), rng.random(len(slots))
@@ -52,14 +56,15 @@ def test_segment_sum_within_and_across_windows(lengths, tail, seed):
     expected = np.zeros((count + 1, 3))
     np.add.at(expected, slots, rows * weights[:, None])
 
-    first, last = segment_bounds(torch.from_numpy(slots), count)
-    np.testing.assert_array_equal(last[:used] - first[:used] + 1, lengths)
+    first, end = segment_bounds(torch.from_numpy(slots), count)
+    np.testing.assert_array_equal(end[:used] - first[:used], lengths)
+    assert torch.equal(first[used:], end[used:])
     summed = segment_sum(
         torch.from_numpy(rows).float(),
         torch.from_numpy(weights).float(),
         torch.from_numpy(slots),
-        (first, last),
-        torch.arange(count) < used,
+        first,
+        end,
     )
     expected[used:count] = 0
     np.testing.assert_allclose(summed, expected[:count], atol=1e-4)
@@ -89,8 +94,8 @@ def test_an_odd_side_leaves_its_first_row_alone():
 def test_boxes_tile_the_grid(grid):
     geometry = Geometry(*grid, root_level=0)
     for level, size in enumerate(geometry.sizes):
-        boxes = np.unique(geometry.boxes[level], axis=0)
+        boxes = geometry.boxes[level]
         areas = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
         assert len(boxes) == size[0] * size[1]
         assert areas.sum() == geometry.cells
-        assert geometry.areas[level].sum() == geometry.cells
+        assert len(np.unique(boxes, axis=0)) == len(boxes)

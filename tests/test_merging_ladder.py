@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from sttm_export.merging.ladder import build_ladder, compact, least_gap, pick, rounding_band, running_sum
+from sttm_export.merging.ladder import build_ladder, compact, least_gap, pick, rounding_band
 from sttm_export.validation.ties import rounding_band as band_of_the_judge
 
 
@@ -53,12 +53,6 @@ def test_compact_brings_usable_gaps_forward():
     assert int(count) == 4
     assert torch.equal(middles[:4], ladder.middles[ladder.usable])
     assert torch.equal(gaps[:4], ladder.gaps[ladder.usable])
-
-
-@pytest.mark.parametrize("size", [1, 255, 256, 257, 1000])
-def test_running_sum(size):
-    values = torch.from_numpy(np.random.default_rng(size).integers(0, 4, size).astype(np.float32))
-    assert torch.equal(running_sum(values), values.cumsum(0))
 
 
 def test_pick():

@@ -100,12 +100,15 @@ def drop_still_moves(model: Any) -> int:
     """Drop expansions to the shape there is, slices of everything, joins of one and transpositions of no axis."""
     dropped = 0
     for node in list(model.graph):
-        if node.domain or node.op_type not in _MOVES or node.outputs[0].is_graph_output():
+        if node.domain or node.op_type not in _MOVES:
             continue
         shape = _static(node.outputs[0])
         if shape is not None and shape == _static(node.inputs[0]) and _keeps_order(node):
-            _bypass(model, node, node.inputs[0])
+            node.op_type = "Identity"  # which knows how to hand the name of a graph output on
+            node.attributes.clear()
+            node.resize_inputs(1)
             dropped += 1
+    drop_identities(model)
     return dropped
 
 

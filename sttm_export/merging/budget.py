@@ -1,18 +1,17 @@
-"""Thresholds from a token budget, solved inside the graph (semantics, section 8). No sort, no data-dependent op."""
+"""Thresholds from a token budget, solved inside the graph (docs/semantics.md, section 8). No data-dependent op."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from sttm_export.contracts.merge import MergeSpec
-from sttm_export.merging.geometry import Geometry
-from sttm_export.merging.ladder import build_ladder, compact, least_gap, pick, rounding_band, running_sum
-from sttm_export.merging.quadtree import INVALID, Leaves
-from sttm_export.merging.temporal import propagate, search_rounds
+from sttm_export.merging.grouping import exclusive_sum
+from sttm_export.merging.ladder import build_ladder, compact, least_gap, pick, rounding_band
 
 NOTHING_MERGES = 2.0
 """A threshold above every cosine. Finite, so that it survives JSON and TensorRT alike."""
@@ -32,15 +31,17 @@ FAR = 4.0
 _CANDIDATES = 8
 _STAGES = 4  # 8**4 = 4096 gaps: all but every second one at T = 32, every sixth at T = 128
 
+Count = Callable[[Tensor], Tensor]
+"""Tokens [Q] float32 that the temporal step leaves at each of Q thresholds."""
+
 
 class BudgetSolver:
     """Solves both thresholds of a merger; what does not depend on the clip is fixed here."""
 
-    def __init__(self, spec: MergeSpec, geometry: Geometry) -> None:
+    def __init__(self, spec: MergeSpec) -> None:
         """Derive the constants of rule 8.4 from the channels that a similarity sums over."""
         channels = spec.head_dim or spec.channels
         self.spec = spec
-        self.geometry = geometry
         self.top = 1.0 - rounding_band(channels)
         self.least_gap = least_gap(channels)
 
@@ -53,7 +54,7 @@ class BudgetSolver:
         """Raise the spatial threshold just so far that the spatial step leaves K tokens and some to spare (rule 8.2).
 
         Args:
-            reach: [T, P] float32, see `reaches`.
+            reach: [T, P] float32, see `quadtree.reaches`.
             gain: [T, P] float32, leaves that opening a node adds.
             roots: scalar float32, leaves if no node is opened.
             given: scalar float32, the threshold asked for; the result is never below it.
@@ -64,9 +65,8 @@ class BudgetSolver:
         """
         ladder = build_ladder(reach, self.top, given, self.least_gap)
         ordered = gain.flatten().gather(0, ladder.order.long())
-        total = gain.sum()
         # A threshold in gap i opens every node but the i that reach furthest.
-        leaves = roots + total - torch.cat([torch.zeros(1), running_sum(ordered)])
+        leaves = roots + gain.sum() - exclusive_sum(torch.cat([ordered, torch.zeros(1)]))  # [M + 1]
         wanted = budget * (1.0 + SLACK)
         enough = ladder.usable & (leaves >= wanted)
         fewest = torch.where(enough, leaves, torch.inf).amin(0)
@@ -78,28 +78,25 @@ class BudgetSolver:
         raised = (at_given < wanted) & (threshold > given)
         return torch.where(raised, self._centre(reach, threshold, floor=given), given)
 
-    def solve_temporal(
-        self, similarity: Tensor, pairs: Tensor, nodes: Tensor, leaves: Leaves, budget: Tensor
-    ) -> Tensor:
+    def solve_temporal(self, similarity: Tensor, pairs: Tensor, count: Count, budget: Tensor) -> Tensor:
         """Find the temporal threshold that keeps as many tokens as fit into K, in a wide gap (rules 8.3 and 8.4).
 
         Args:
-            similarity: [T-1, N] float32.
-            pairs: [T-1, N] bool, pairs that exist.
-            nodes: [T, N] bool, the top-left cell of each leaf of a frame that counts.
-            leaves: the spatial step's tokens.
+            similarity: [T·N] float32.
+            pairs: [T·N] bool, pairs that exist.
+            count: what a threshold is judged by.
             budget: scalar float32, K of this clip.
 
         Returns:
             Scalar float32.
         """
-        values = torch.where(pairs, similarity, INVALID)
-        ladder = build_ladder(values, self.top, torch.full((), EVERYTHING_MERGES), self.least_gap)
-        middles, gaps, usable = compact(ladder)
+        bottom = torch.full((), EVERYTHING_MERGES)
+        values = torch.where(pairs, similarity, bottom)
+        middles, gaps, usable = compact(build_ladder(values, self.top, bottom, self.least_gap))
 
-        def counted(places: Tensor) -> tuple[Tensor, Tensor]:
+        def at(places: Tensor) -> tuple[Tensor, Tensor]:
             thresholds = middles.index_select(0, places.to(torch.int32))
-            return count_tokens(similarity, pairs, nodes, thresholds, leaves, self.geometry), thresholds
+            return count(thresholds), thresholds
 
         # The last gap always fits: with every pair merged, at most one frame's tokens remain.
         low, high = torch.full((), -1.0), usable - 1.0
@@ -107,7 +104,7 @@ class BudgetSolver:
         steps = torch.arange(1, _CANDIDATES + 1, dtype=torch.float32) / _CANDIDATES
         for _ in range(_STAGES):
             places = torch.ceil(low + (high - low) * steps)
-            counts, _ = counted(places)
+            counts, _ = at(places)
             fits = counts <= budget
             stage_count, stage_place = pick(fits, counts, places)
             best_place = torch.where(stage_count > best_count, stage_place, best_place)
@@ -116,11 +113,11 @@ class BudgetSolver:
             low = torch.where(~fits & (places < high), places, low).amax(0)
 
         places = self._widest_nearby(gaps, best_place, usable)
-        counts, thresholds = counted(places)
+        counts, thresholds = at(places)
         alike = (counts <= budget) & (counts >= best_count - ALIKE * budget)
         width, widest = pick(alike, gaps.index_select(0, places.to(torch.int32)), thresholds)
         found = middles.index_select(0, best_place.to(torch.int32).view(1))[0]
-        return self._centre(values, torch.where(width > 0, widest, found), floor=torch.full((), EVERYTHING_MERGES))
+        return self._centre(values, torch.where(width > 0, widest, found), floor=bottom)
 
     def _widest_nearby(self, gaps: Tensor, start: Tensor, usable: Tensor) -> Tensor:
         """[Q] float32: the widest gap of each of Q stretches from `start` on, which together lose about 1 % of K."""
@@ -137,30 +134,6 @@ class BudgetSolver:
         return 0.5 * (below + above)
 
 
-def reaches(minima: list[Tensor], geometry: Geometry, frame_counts: Tensor) -> tuple[Tensor, Tensor]:
-    """What decides whether a node is opened, and what that adds (rule 8.2).
-
-    A node is opened if and only if it and all its ancestors fall short of the threshold, so the count of leaves is a
-    monotone sum over nodes and needs no tree search.
-
-    Args:
-        minima: least child similarity per level, [T, P_l].
-        geometry: tables of the grid.
-        frame_counts: [T, 1] bool.
-
-    Returns:
-        reach [T, P] float32: the greatest of the node's and its ancestors' least child similarities, of all nodes that
-        have children; gain [T, P] float32: leaves that opening it adds, 0 in ignored frames.
-    """
-    reached: list[Tensor] = []
-    gains: list[Tensor] = []
-    for level, least in enumerate(minima):
-        above = [reached[-1].index_select(1, torch.from_numpy(geometry.parents[level]))] if level else []
-        reached.append(torch.maximum(least, above[0]) if above else least)
-        gains.append(torch.from_numpy(geometry.child_valid[level].sum(1) - 1).float().expand(least.shape))
-    return torch.cat(reached, 1), torch.where(frame_counts, torch.cat(gains, 1), 0.0)
-
-
 def margin(values: Tensor, counts: Tensor, threshold: Tensor) -> Tensor:
     """Scalar float32: distance of a threshold to the nearest similarity that it is compared with; 4 if there is none.
 
@@ -170,13 +143,3 @@ def margin(values: Tensor, counts: Tensor, threshold: Tensor) -> Tensor:
         threshold: scalar.
     """
     return torch.where(counts, (values - threshold).abs(), FAR).flatten().amin(0).clamp(max=FAR)
-
-
-def count_tokens(
-    similarity: Tensor, pairs: Tensor, nodes: Tensor, thresholds: Tensor, leaves: Leaves, geometry: Geometry
-) -> Tensor:
-    """[Q] float32: tokens that survive at each of Q thresholds."""
-    kept = (similarity >= thresholds[:, None, None]) & pairs
-    representatives, _ = propagate(kept, leaves, geometry, search_rounds(pairs.shape[0] + 1))
-    roots = (representatives == leaves.owner) & nodes
-    return roots.float().sum((1, 2))

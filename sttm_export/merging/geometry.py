@@ -1,7 +1,7 @@
-"""Tables of a token grid, built once on the host: the pyramid, parents, child slots, ancestors.
+"""Tables of a token grid and of the nodes over it, made once on the host (docs/semantics.md, section 1).
 
-Rules are those of docs/semantics.md, section 1. Shape letters: H, W grid; N = H·W cells; L levels in use, coarse →
-fine; P_l nodes of level l. A node is addressed by its row-major index in its level's grid.
+Shape letters: T frames; H, W grid; N = H·W cells; L levels in use, coarse → fine; P_l nodes of level l. Inside its
+level a node is addressed by its row-major index.
 """
 
 from __future__ import annotations
@@ -15,28 +15,26 @@ import numpy.typing as npt
 from sttm_export.errors import UserError
 
 Ints = npt.NDArray[np.int32]
+Bools = npt.NDArray[np.bool_]
 
 
 def pyramid_sizes(height: int, width: int) -> list[tuple[int, int]]:
-    """Sizes from fine to coarse: each side halves, rounding up, until one side is 2 (semantics, rule 1.1)."""
+    """Sizes from fine to coarse: each side halves, rounding up, until one side is 2 (rule 1.1)."""
     sizes = [(height, width)]
-    while 2 not in sizes[-1]:
+    while 2 not in sizes[-1] and sizes[-1] != (1, 1):
         h, w = sizes[-1]
-        if (h, w) == (1, 1):
-            break
         sizes.append(((h + 1) // 2, (w + 1) // 2))
     return sizes
 
 
 def parent_of(side: int) -> Ints:
     """Parent of each row (or column) one level up: an odd side leaves row 0 alone (rule 1.2)."""
-    rows = np.arange(side, dtype=np.int32)
-    return rows // 2 if side % 2 == 0 else (rows + 1) // 2
+    return (np.arange(side, dtype=np.int32) + side % 2) // 2
 
 
 @dataclass(frozen=True)
 class Geometry:
-    """All tables of an H×W grid whose quadtree starts at `root_level` (index coarse → fine; -1: no pyramid)."""
+    """Tables of one frame: an H×W grid whose quadtree starts at `root_level` (index coarse → fine; -1: no pyramid)."""
 
     height: int
     width: int
@@ -53,7 +51,7 @@ class Geometry:
 
     @cached_property
     def sizes(self) -> list[tuple[int, int]]:
-        """Grid sizes of the L levels in use, coarse → fine; the last is H×W."""
+        """Grid sizes of the L levels in use; the last is H×W."""
         coarse_to_fine = pyramid_sizes(self.height, self.width)[::-1]
         return coarse_to_fine[-1:] if self.root_level == -1 else coarse_to_fine[self.root_level :]
 
@@ -67,8 +65,7 @@ class Geometry:
         """For level l >= 1, [P_l]: each node's parent in level l - 1. Entry 0 is empty: roots have none."""
         tables = [np.zeros(0, np.int32)]
         for (_, parent_width), (h, w) in zip(self.sizes, self.sizes[1:], strict=False):
-            grid = parent_of(h)[:, None] * parent_width + parent_of(w)[None, :]
-            tables.append(grid.reshape(-1).astype(np.int32))
+            tables.append((parent_of(h)[:, None] * parent_width + parent_of(w)).reshape(-1))
         return tables
 
     @cached_property
@@ -80,19 +77,18 @@ class Geometry:
         return [np.where(valid, slots, 0) for slots, valid in self._slots]
 
     @cached_property
-    def child_valid(self) -> list[npt.NDArray[np.bool_]]:
+    def child_valid(self) -> list[Bools]:
         """For level l < L - 1, [P_l, 4]: which slots hold a real child."""
         return [valid for _, valid in self._slots]
 
     @cached_property
-    def _slots(self) -> list[tuple[Ints, npt.NDArray[np.bool_]]]:
+    def _slots(self) -> list[tuple[Ints, Bools]]:
         tables = []
-        for (ph, pw), (h, w) in zip(self.sizes, self.sizes[1:], strict=False):
-            rows, rows_valid = _axis_slots(ph, h)
-            columns, columns_valid = _axis_slots(pw, w)
-            slots = rows[:, None, :, None] * w + columns[None, :, None, :]
+        for h, w in self.sizes[1:]:
+            (rows, rows_valid), (columns, columns_valid) = _pooled(h), _pooled(w)
+            slots = rows[:, None, :, None] * w + columns[None, :, None, :]  # [parents of h, of w, 2, 2]
             valid = rows_valid[:, None, :, None] & columns_valid[None, :, None, :]
-            tables.append((slots.reshape(ph * pw, 4).astype(np.int32), valid.reshape(ph * pw, 4)))
+            tables.append((slots.reshape(-1, 4), valid.reshape(-1, 4)))
         return tables
 
     @cached_property
@@ -104,40 +100,87 @@ class Geometry:
         return np.stack(table)
 
     @cached_property
-    def top_left(self) -> Ints:
-        """[L, N]: the top-left cell of the covering node of each level; what a node is named after."""
-        return np.stack([_first_member(row)[row] for row in self.ancestors])
+    def boxes(self) -> list[Ints]:
+        """For each level, [P_l, 4]: y0, x0, y1, x1 (end-exclusive) of a node."""
+        found = []
+        for row in self.ancestors:
+            first = np.unique(row, return_index=True)[1]
+            last = self.cells - 1 - np.unique(row[::-1], return_index=True)[1]
+            corners = (*np.divmod(first, self.width), *(np.array(np.divmod(last, self.width)) + 1))
+            found.append(np.stack(corners, 1).astype(np.int32))
+        return found
+
+
+def _pooled(side: int) -> tuple[Ints, Bools]:
+    """[parents, 2]: the rows that a parent row pools, and which of the two slots are filled."""
+    first = np.unique(parent_of(side), return_index=True)[1].astype(np.int32)
+    rows = np.stack([first, first + 1], 1)
+    return rows, rows < np.append(first[1:], side)[:, None]
+
+
+@dataclass(frozen=True)
+class ClipNodes:
+    """Every node of T frames by number: the T·N cells first, t·N + p, then the level above them, up to the roots.
+
+    R nodes in all. Leaves are held by number, so that whatever belongs to a leaf is one look-up.
+    """
+
+    geometry: Geometry
+    frames: int
+
+    @cached_property
+    def numbers(self) -> list[Ints]:
+        """For each level, [T, P_l]."""
+        found: list[Ints] = []
+        start = 0
+        for height, width in self.geometry.sizes[::-1]:
+            size = self.frames * height * width
+            found.insert(0, np.arange(start, start + size, dtype=np.int32).reshape(self.frames, -1))
+            start += size
+        return found
+
+    @property
+    def count(self) -> int:
+        """R."""
+        return int(self.numbers[0][-1, -1]) + 1
+
+    @cached_property
+    def covering(self) -> list[Ints]:
+        """For each level, [T, N]: the node that covers each cell."""
+        return [numbers[:, row] for numbers, row in zip(self.numbers, self.geometry.ancestors, strict=True)]
 
     @cached_property
     def boxes(self) -> Ints:
-        """[L, N, 4]: y0, x0, y1, x1 (end-exclusive) of the covering node of each level."""
-        y, x = np.divmod(np.arange(self.cells), self.width)
-        corners = (y, x, y + 1, x + 1)
-        table = np.empty((len(self.sizes), self.cells, 4), np.int32)
-        for level, row in enumerate(self.ancestors):
-            for axis, values in enumerate(corners):
-                pick = np.minimum if axis < 2 else np.maximum
-                bound = np.full(row.max() + 1, self.cells if axis < 2 else 0)
-                pick.at(bound, row, values)
-                table[level, :, axis] = bound[row]
+        """[R, 5]: t, y0, x0, y1, x1."""
+        table = np.empty((self.count, 5), np.int32)
+        for numbers, boxes in zip(self.numbers, self.geometry.boxes, strict=True):
+            table[numbers, 0] = np.arange(self.frames)[:, None]
+            table[numbers, 1:] = boxes
         return table
 
+    @property
+    def owners(self) -> Ints:
+        """[R]: the number of the top-left cell, which a node is called after."""
+        t, y, x, _, _ = self.boxes.T
+        owners: Ints = (t * self.geometry.height + y) * self.geometry.width + x
+        return owners
+
+    @property
+    def areas(self) -> Ints:
+        """[R]: cells that a node covers."""
+        _, y0, x0, y1, x1 = self.boxes.T
+        areas: Ints = (y1 - y0) * (x1 - x0)
+        return areas
+
     @cached_property
-    def areas(self) -> list[Ints]:
-        """For each level, [P_l]: cells that a node covers."""
-        return [np.bincount(row).astype(np.int32) for row in self.ancestors]
+    def children(self) -> list[Ints]:
+        """For level l < L - 1, [4, T·P_l]: children, numbered inside level l + 1 of all frames; empty slots repeat one.
 
-
-def _axis_slots(parents: int, side: int) -> tuple[Ints, npt.NDArray[np.bool_]]:
-    """[parents, 2]: the rows that a parent row pools, and which of the two slots are filled."""
-    parent = parent_of(side)
-    first = np.searchsorted(parent, np.arange(parents))
-    second = np.minimum(first + 1, side - 1)
-    has_second = (second != first) & (parent[second] == np.arange(parents))
-    valid = np.stack([np.ones(parents, bool), has_second], axis=1)
-    return np.stack([first, second], axis=1).astype(np.int32), valid
-
-
-def _first_member(row: Ints) -> Ints:
-    """[P]: the first cell of each node, given each cell's node."""
-    return np.unique(row, return_index=True)[1].astype(np.int32)
+        Slot by slot, so that a reduction over the four runs over long rows.
+        """
+        tables = []
+        for level, (slots, valid) in enumerate(zip(self.geometry.child_slots, self.geometry.child_valid, strict=True)):
+            first = np.arange(self.frames)[:, None, None] * len(self.geometry.parents[level + 1])
+            real = np.where(valid, slots, slots[:, :1])
+            tables.append((first + real).transpose(2, 0, 1).reshape(4, -1).astype(np.int32))
+        return tables

@@ -8,7 +8,11 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+
+ROW = 128
+"""Prefix sums work inside rows of so many numbers, at a cost of M · ROW, then over the rows, at (M / ROW)²."""
 
 DIGIT_BITS = 4
 """Digits of 4 bits: the work is 2**bits a pass, so that 4 passes of 4 cost two thirds of 3 passes of 5."""
@@ -26,67 +30,69 @@ def strictly_lower(size: int) -> Tensor:
     return torch.from_numpy(np.tri(size, k=-1, dtype=np.float32))
 
 
-def exclusive_prefix(values: Tensor) -> Tensor:
-    """Exclusive prefix sum over the last two dimensions, row-major.
+def in_rows(values: Tensor, filling: float) -> Tensor:
+    """[M] → [M / ROW, ROW], lengthened to whole rows."""
+    return F.pad(values, (0, -values.shape[0] % ROW), value=filling).view(-1, ROW)
 
-    Args:
-        values: [..., M, B] float32 whole numbers <= 2048.
 
-    Returns:
-        The same shape. Two levels (inside rows, then over rows) keep the cost at T·N·B instead of (T·N)².
-    """
-    rows, columns = values.shape[-2:]
-    inside = values @ strictly_lower(columns).T
-    # Row totals can pass 2048, hence multiply and sum, not a MatMul.
-    before = (values.sum(-1).unsqueeze(-2) * strictly_lower(rows)).sum(-1)
-    return inside + before.unsqueeze(-1)
+def exclusive_sum(values: Tensor) -> Tensor:
+    """[M] exclusive prefix sums of [M] float32 whole numbers <= 2048."""
+    rows = in_rows(values, 0.0)
+    inside = rows @ strictly_lower(ROW).T
+    # Totals of rows can pass 2048, hence multiply and sum, not a MatMul.
+    before = (strictly_lower(rows.shape[0]) * rows.sum(1)).sum(1, keepdim=True)
+    return (inside + before).flatten()[: values.shape[0]]
 
 
 def stable_order(keys: Tensor, bits: int) -> Tensor:
-    """Order of a stable ascending sort, by counting sort on digits.
+    """Order of a stable ascending sort, by counting sort on digits (rule 9.1).
 
     Args:
-        keys: [M, B] float32 whole numbers in [0, 2**bits).
+        keys: [M] float32 whole numbers in [0, 2**bits).
         bits: of the largest key.
 
     Returns:
-        [M·B] int32: for each sorted position the row-major index of its key.
+        [M] int32: for each sorted position the index of its key.
     """
-    shape, flat = keys.shape, keys.flatten()
-    order = torch.arange(flat.shape[0], dtype=torch.int32)
-    digits = torch.arange(2**DIGIT_BITS, dtype=torch.float32)[:, None, None]
-    for shift in range(0, bits, DIGIT_BITS):
-        high = torch.floor(flat.gather(0, order.long()) * 2.0**-shift)
-        digit = (high - 2**DIGIT_BITS * torch.floor(high * 2.0**-DIGIT_BITS)).view(shape)
-        hit = (digit[None] == digits).float()
-        first = (hit.sum((1, 2))[None] * strictly_lower(2**DIGIT_BITS)).sum(-1)
-        position = (hit * (exclusive_prefix(hit) + first[:, None, None])).sum(0)
-        order = torch.zeros_like(order).scatter(0, position.flatten().long(), order)
-    return order
+    radix, passes = 2**DIGIT_BITS, -(-bits // DIGIT_BITS)
+    # What fills the last row stays last: it has the digits of the greatest float32 below 2**28, or of 15.9999995.
+    rows = in_rows(keys, float(np.nextafter(np.float32(radix**passes), np.float32(0))))
+    shift = torch.from_numpy(np.float32(radix) ** -np.arange(passes, dtype=np.float32)[:, None])
+    high = torch.floor(rows.flatten() * shift)
+    digits = high - radix * torch.floor(high / radix)  # [passes, M]
+    values = torch.arange(radix, dtype=torch.float32)[:, None, None]
+    order = torch.arange(rows.numel(), dtype=torch.int32)
+    for number in range(passes):
+        digit = digits[number].gather(0, order.long())
+        hit = (digit.view(rows.shape) == values).float()  # [radix, M / ROW, ROW]
+        inside = hit @ strictly_lower(ROW).T
+        totals = hit.sum(2)  # [radix, M / ROW]
+        smaller = (strictly_lower(radix) @ totals).sum(1, keepdim=True)  # [radix, 1]
+        before = smaller + totals @ strictly_lower(rows.shape[0]).T
+        place = (hit * (inside + before[:, :, None])).sum(0)
+        order = torch.zeros_like(order).scatter(0, place.flatten().long(), order)
+    return order[: keys.shape[0]]
 
 
 def segment_bounds(slots: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """First and last position of each slot in a sorted list.
+    """Where each slot begins and ends in a sorted list.
 
     Args:
-        slots: [M] int32, ascending, in [0, count]; `count` marks entries of no slot.
+        slots: [M] int32, ascending, in [0, count]; `count` marks entries of no slot, of which there is one at least.
         count: K.
 
     Returns:
-        first, last: [K] int32; both 0 for a slot that does not occur.
+        first, end: [K] int32; equal for a slot that does not occur.
     """
     size = slots.shape[0]
-    position = torch.arange(size, dtype=torch.int32)
-    changes = slots[1:] != slots[:-1]
-    edge = torch.ones(1, dtype=torch.bool)
-    # TensorRT's parser refuses a scatter with more indices than places.
-    places = torch.zeros(max(count + 1, size), dtype=torch.int32)
-    bounds = []
-    for marks in (torch.cat([edge, changes]), torch.cat([changes, edge])):
-        # Entries that are no bound go to the spare place K, where it does not matter which one wins.
-        place = torch.where(marks, slots, count).to(torch.int64)
-        bounds.append(places.scatter(0, place, position)[:count])
-    return bounds[0], bounds[1]
+    begins = torch.cat([torch.ones(1, dtype=torch.bool), slots[1:] != slots[:-1]])
+    # Entries that begin nothing go to the spare place K + 1, where it does not matter which one wins.
+    place = torch.where(begins, slots, count + 1).to(torch.int64)
+    # Slots that do not occur begin where the entries of no slot do. TensorRT's parser refuses a scatter with more
+    # indices than places.
+    behind = (slots < count).float().sum().to(torch.int32).expand(max(size, count + 2))
+    bounds = behind.scatter(0, place, torch.arange(size, dtype=torch.int32))
+    return bounds[:count], bounds[1 : count + 1]
 
 
 def padded_rows(rows: int) -> int:
@@ -94,44 +100,58 @@ def padded_rows(rows: int) -> int:
     return -(-(rows + WINDOW) // (WINDOW * BLOCK)) * WINDOW * BLOCK
 
 
-def segment_sum(rows: Tensor, weights: Tensor, slots: Tensor, bounds: tuple[Tensor, Tensor], used: Tensor) -> Tensor:
-    """Weighted sum of the rows of each slot, from rows sorted by slot.
+def segment_sum(rows: Tensor, weights: Tensor, slots: Tensor, first: Tensor, end: Tensor) -> Tensor:
+    """Weighted sum of the rows of each slot, from rows sorted by slot (rule 9.2). Reads 1, writes 1, places K.
 
     A one-hot MatMul inside windows of B rows sums what lies in one window; what a segment left in earlier windows is
-    carried over. Linear in M but for [M/256, M/256]; deterministic; no row is read twice.
+    carried over. Linear in M but for [M/256, M/256]; deterministic; no row is read twice. With windows of four rows:
+
+        position    0    1    2    3  |  4    5    6    7
+        slot        0    0    1    2  |  2    2    3    K      K: of no slot
+        partial     s0   s1   s2   0  |  s2   s3   0    0      sums inside windows, one a row, in the order of slots
+        tails                 s2      |       s3               the last slot of each window: what the next may need
+        carried           0           |  s2 of window 0        for the first slot of each window, from all before it
+
+        slot 0, 1 = partial[0], partial[1];  slot 2 = partial[4] + carried;  slot 3 = partial[5]
+
+    A slot is complete in the window of its last row, its home. Only the first slot of a window can have begun earlier,
+    so the sums carried over are few, one a window, and are added in place to the rows that lack them.
 
     Args:
         rows: [M, C] float32, sorted by slot; M as `padded_rows` gives it, zeros in the last window.
         weights: [M] float32.
         slots: [M] int32, ascending; entries of no slot hold K, those of the last window among them.
-        bounds: [K] int32 each, first and last position of each slot.
-        used: [K] bool, which slots occur.
+        first: [K] int32, position where each slot begins.
+        end: [K] int32, where it ends; `first` for a slot that does not occur.
 
     Returns:
         [K, C] float32; zeros where a slot does not occur.
     """
-    first, last = bounds
-    count, channels = last.shape[0], rows.shape[1]
-    windowed = slots.view(-1, WINDOW)
-    windows = windowed.shape[0]
+    size, channels = rows.shape
+    count = first.shape[0]
+    windowed = slots.view(-1, WINDOW)  # [M/B, B]
     first_slot, last_slot = windowed[:, 0], windowed[:, -1]
     local = windowed - first_slot[:, None]
     belongs = (local[:, None] == torch.arange(WINDOW, dtype=torch.int32)[:, None]) & (windowed < count)[:, None]
-    one_hot = torch.where(belongs, weights.view(-1, 1, WINDOW), 0.0)
-    partial = (one_hot @ rows.view(windows, WINDOW, channels)).view(-1, channels)
+    one_hot = torch.where(belongs, weights.view(-1, 1, WINDOW), 0.0)  # [M/B, B, B]
+    partial = (one_hot @ rows.view(-1, WINDOW, channels)).view(size, channels)
 
-    starts = torch.arange(0, windows * WINDOW, WINDOW, dtype=torch.int32)
-    # The step from the last slot to the entries of no slot can be wider than a window; nothing is carried from there.
-    tails = partial.index_select(0, starts + (last_slot - first_slot).clamp(max=WINDOW - 1))
-    carried = torch.cat([_carry_over(tails, first_slot, last_slot), torch.zeros(1, channels)])
-
-    home = torch.div(last, WINDOW, rounding_mode="floor").to(torch.int32)
-    row = torch.arange(count, dtype=torch.int32) - first_slot.gather(0, home.long())
+    positions = np.arange(size, dtype=np.int32)
+    home = torch.from_numpy(positions // WINDOW).gather(0, (end - 1).clamp(min=0).long())  # [K]
+    place = home * WINDOW + torch.arange(count, dtype=torch.int32) - first_slot.gather(0, home.long())
     # Slots that do not occur read zeros. A Where on [K, C] instead would be three passes in ONNX Runtime.
-    place = torch.where(used, home * WINDOW + row, rows.shape[0] - 1)
+    tokens = partial.index_select(0, torch.where(end > first, place, size - 1))
+
+    # The step from the last slot to the entries of no slot can be wider than a window; nothing is carried from there.
+    tail = torch.from_numpy(positions[::WINDOW]) + (last_slot - first_slot).clamp(max=WINDOW - 1)
+    carried = _carry_over(partial.index_select(0, tail), first_slot, last_slot)  # [M/B, C]
+    slot = first_slot.clamp(max=count - 1)  # [M/B]
+    at_home = home.gather(0, slot.long())
     # Only what began in an earlier window has something to carry; the others stay clear of NaN that passes there.
-    source = torch.where(first < home * WINDOW, home, windows)
-    return partial.index_select(0, place) + carried.index_select(0, source)
+    began_earlier = (first.gather(0, slot.long()) < at_home * WINDOW)[:, None]
+    whole = tokens.index_select(0, slot) + torch.where(began_earlier, carried.index_select(0, at_home), 0.0)
+    # Windows that begin with the same slot put down the same sum, so it does not matter which one wins.
+    return tokens.index_put((slot.long(),), whole)
 
 
 def _carry_over(tails: Tensor, first_slot: Tensor, last_slot: Tensor) -> Tensor:
@@ -144,9 +164,9 @@ def _carry_over(tails: Tensor, first_slot: Tensor, last_slot: Tensor) -> Tensor:
     """
     first, last = first_slot.view(-1, BLOCK), last_slot.view(-1, BLOCK)
     blocks = tails.view(-1, BLOCK, tails.shape[1])
-    of_block = ((last == last[:, -1:]).float()[:, None] @ blocks).squeeze(1)
-    earlier = ((last[:, -1] == first[:, :1]) & (strictly_lower(first.shape[0]) > 0)).float()
-    into_block = (earlier @ of_block).unsqueeze(1)
-    inside = (last[:, None] == first[:, :, None]) & (strictly_lower(BLOCK) > 0)
+    of_block = ((last == last[:, -1:]).float()[:, None] @ blocks).squeeze(1)  # [W/B, C], of the last slot of a block
+    earlier = ((last[:, -1] == first[:, :1]) & (strictly_lower(first.shape[0]) > 0)).float()  # [W/B, W/B]
+    into_block = (earlier @ of_block).unsqueeze(1)  # [W/B, 1, C], of the first slot of a block
+    inside = (last[:, None] == first[:, :, None]) & (strictly_lower(BLOCK) > 0)  # [W/B, B, B]
     masks = torch.cat([inside, (first == first[:, :1])[:, :, None]], 2).float()
     return (masks @ torch.cat([blocks, into_block], 1)).view(tails.shape)

@@ -13,11 +13,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sttm_export.merging.grouping import exclusive_prefix, stable_order
+from sttm_export.merging.grouping import exclusive_sum, stable_order
 
 UNIT_ROUNDOFF = 2.0**-24
 
-_ROW = 256  # of prefix sums: what they cost grows with the row, what they carry over with the number of rows
 _KEY_BITS = 26
 _KEY_SCALE = 2.0**24
 
@@ -41,21 +40,15 @@ def least_gap(channels: int) -> float:
 
 @dataclass(frozen=True)
 class Ladder:
-    """Gaps between M similarities, from the top down: gap i has i similarities above it, i = 0 … M.
+    """Gaps between M similarities, from the top down: gap i has i similarities above it, i = 0 … M."""
 
-    Attributes:
-        order: [M] int32, row-major index of the i-th greatest similarity.
-        middles: [M + 1] float32, middle of each gap.
-        gaps: [M + 1] float32, its width; 0 for one that is of no use.
-    """
-
-    order: Tensor
-    middles: Tensor
-    gaps: Tensor
+    order: Tensor  # [M] int32, row-major index of the i-th greatest similarity
+    middles: Tensor  # [M + 1] float32, middle of each gap
+    gaps: Tensor  # [M + 1] float32, its width; 0 for one that is too narrow to hold a threshold
 
     @property
     def usable(self) -> Tensor:
-        """[M + 1] bool: the gap is wide enough to hold a threshold."""
+        """[M + 1] bool."""
         return self.gaps > 0
 
 
@@ -63,16 +56,17 @@ def build_ladder(values: Tensor, top: float, bottom: Tensor, narrowest: float) -
     """Sort similarities and measure the gaps between them.
 
     Args:
-        values: [R, B] float32, in [-2, 2].
+        values: float32, in [-2.5, 2], any shape.
         top: where the first gap begins; similarities above count as `top`, so that no gap parts them.
         bottom: scalar, where the last gap ends; the same for similarities below.
         narrowest: least gap of use.
     """
+    flat = values.flatten()
     # Exact for similarities above 1/16, good to 2.4e-7 below. Two of one key may stand in the wrong order, which makes
     # the gap beside them look wider by up to two steps; so much is asked for on top.
-    keys = torch.floor((1.0625 - values) * _KEY_SCALE).clamp(0.0, 2.0**_KEY_BITS - 1.0)
+    keys = torch.floor((1.0625 - flat) * _KEY_SCALE).clamp(0.0, 2.0**_KEY_BITS - 1.0)
     order = stable_order(keys, _KEY_BITS)
-    held = torch.maximum(values.flatten().gather(0, order.long()).clamp(max=top), bottom)
+    held = torch.maximum(flat.gather(0, order.long()).clamp(max=top), bottom)
     upper = torch.cat([torch.full((1,), top), held])
     lower = torch.cat([held, bottom.view(1)])
     width = upper - lower
@@ -84,20 +78,11 @@ def compact(ladder: Ladder) -> tuple[Tensor, Tensor, Tensor]:
     """Usable gaps first, in order: middles [M + 1], widths [M + 1], and how many there are (scalar float32)."""
     size = ladder.gaps.shape[0]
     usable = ladder.usable.float()
-    rank = running_sum(usable) - usable
-    count = usable.sum()
     # Each usable gap goes to its rank, all others to the spare place behind; which of them wins there is no matter.
-    place = torch.where(ladder.usable, rank, float(size)).to(torch.int64)
+    place = torch.where(ladder.usable, exclusive_sum(usable), float(size)).to(torch.int64)
     spare = torch.zeros(size + 1)
     middles, gaps = (spare.scatter(0, place, values)[:size] for values in (ladder.middles, ladder.gaps))
-    return middles, gaps, count
-
-
-def running_sum(values: Tensor) -> Tensor:
-    """[M] inclusive prefix sums of float32 whole numbers <= 2048."""
-    size = values.shape[0]
-    rows = torch.cat([values, torch.zeros(-size % _ROW)]).view(-1, _ROW)
-    return exclusive_prefix(rows).flatten()[:size] + values
+    return middles, gaps, usable.sum()
 
 
 def pick(chosen: Tensor, score: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:

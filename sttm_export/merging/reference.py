@@ -149,7 +149,7 @@ def quadtree_search(
     found: list[tuple[Tensor, Tensor]] = []
     nearest = math.inf
     for t in range(frames):
-        visit = torch.arange(len(geometry.areas[0]))
+        visit = torch.arange(len(geometry.boxes[0]))
         for level, nodes in enumerate(pyramid):
             least = _least_similarity(pyramid, geometry, t, level, visit, head_dim)
             nearest = min(nearest, _margin(least, threshold))
@@ -183,9 +183,8 @@ def _margin(similarities: Tensor, threshold: float) -> float:
 
 def _node_boxes(geometry: Geometry, t: int, level: int, nodes: Tensor) -> Tensor:
     """[v, 5]: boxes of nodes of one level."""
-    first_cell = {int(node): cell for cell, node in reversed(list(enumerate(geometry.ancestors[level])))}
-    rows = [[t, *geometry.boxes[level, first_cell[int(node)]].tolist()] for node in nodes]
-    return torch.tensor(rows, dtype=torch.int64).reshape(-1, 5)
+    boxes = torch.from_numpy(geometry.boxes[level]).long()[nodes]
+    return torch.cat([torch.full((len(nodes), 1), t), boxes], 1)
 
 
 def nested_pairs(boxes: Tensor) -> Tensor:

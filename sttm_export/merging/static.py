@@ -1,100 +1,48 @@
 """The token merger that is exported: STTM with fixed shapes and a fixed budget, exactly equal to the published merging.
 
-Contract: `contracts.graph.token_merger_graph`. Derivation: docs/semantics.md, sections 7 and 8. Passes over the
-channels, [T, N, C]: pool, compare with parents, norms, compare across frames, gather sorted, sum, place.
+Contract: `contracts.graph.token_merger_graph`. Derivation: docs/semantics.md, sections 7 and 8, whose letters are used.
+
+To read in an hour, in this order: `TokenMerger.forward` below; `geometry`, how nodes are numbered; `channels`, the only
+place that touches the features; `quadtree`, the spatial step; `temporal`, the rounds; the sorting and summing of
+`_pack` below, and `grouping` for how; `ladder` and `budget` last, which choose thresholds that fill a budget.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sttm_export.contracts.merge import MergeSpec
-from sttm_export.merging.budget import FAR, NOTHING_MERGES, BudgetSolver, count_tokens, margin, reaches
-from sttm_export.merging.geometry import Geometry, Ints
-from sttm_export.merging.grouping import (
-    BLOCK,
-    WINDOW,
-    exclusive_prefix,
-    padded_rows,
-    segment_bounds,
-    segment_sum,
-    stable_order,
-)
-from sttm_export.merging.quadtree import Leaves, build_pyramid, find_leaves, head_norm, slot_minima
-from sttm_export.merging.temporal import pair_similarity, propagate, unrolled_rounds
-
-
-@dataclass(frozen=True)
-class _Rows:
-    """Features of every node that could be a leaf, by row: coarser levels, a row of zeros, then the T·N cells.
-
-    Attributes:
-        coarse: [R, C] float32, all but the finest level, frame by frame, and the row of zeros.
-        cells: [T·N, C] in the dtype of the input.
-        joined: [R + T·N, C] float32, both in one, or None where the input is narrower than float32. One gather is
-            fastest on a CPU. On a GPU traffic is what counts: cells that stay in the input's format and are widened as
-            they are gathered save a float32 copy of the clip and most of the joined table.
-    """
-
-    coarse: Tensor
-    cells: Tensor
-    joined: Tensor | None
-
-    @classmethod
-    def of(cls, pyramid: list[Tensor], features: Tensor) -> _Rows:
-        """Lay out a pyramid [T, P_l, C] whose finest level is `features`."""
-        levels = [level.flatten(0, 1) for level in pyramid[:-1]]
-        coarse = torch.cat([*levels, torch.zeros(1, features.shape[2])])
-        cells = features.flatten(0, 1)
-        return cls(coarse, cells, torch.cat([coarse, cells]) if features.dtype == torch.float32 else None)
-
-    def take(self, rows: Tensor) -> Tensor:
-        """[M, C] float32 of the rows [M] int32."""
-        if self.joined is not None:
-            return self.joined.index_select(0, rows)
-        first = self.coarse.shape[0]
-        fine = self.cells.index_select(0, (rows - first).clamp(min=0)).float()
-        return torch.where((rows >= first)[:, None], fine, self.coarse.index_select(0, rows.clamp(max=first - 1)))
+from sttm_export.merging.budget import FAR, NOTHING_MERGES, BudgetSolver, margin
+from sttm_export.merging.channels import NodeFeatures, build_pyramid, frame_similarity, head_norm, slot_minima
+from sttm_export.merging.geometry import ClipNodes, Geometry
+from sttm_export.merging.grouping import exclusive_sum, padded_rows, segment_bounds, segment_sum, stable_order
+from sttm_export.merging.quadtree import find_leaves, reaches
+from sttm_export.merging.temporal import DirectedMerging, search_rounds, unrolled_rounds
 
 
 @dataclass(frozen=True)
 class _Clip:
-    """What both steps need to know of one call: T frames, of which some count.
+    """What both steps need to know of one call: T frames, of which some count."""
 
-    Attributes:
-        rows: features of all nodes.
-        norms: [R + T·N, heads] float32, in the order of the rows.
-        minima: least child similarity per level, [T, P_l].
-        frame_counts: [T, 1] bool.
-        budget: scalar float32, tokens that this clip may keep.
-    """
-
-    rows: _Rows
-    norms: Tensor
-    minima: list[Tensor]
-    frame_counts: Tensor
-    budget: Tensor
+    features: NodeFeatures
+    norms: Tensor  # [R + 1, heads] float32, of all nodes by number, and of the row of zeros
+    minima: list[Tensor]  # for each level but the finest, [T, P_l] float32: least similarity to the child slots
+    frame_counts: Tensor  # [T, 1] bool
+    budget: Tensor  # scalar float32, tokens that this clip may keep
 
 
 @dataclass(frozen=True)
-class _Merging:
-    """What the temporal step found.
+class _Merged:
+    """What the temporal step found."""
 
-    Attributes:
-        threshold: scalar float32, to be reported.
-        margin: scalar float32, its distance to the nearest similarity.
-        representatives: [T, N] int32.
-        converged: scalar bool, whether the rounds sufficed.
-    """
-
-    threshold: Tensor
-    margin: Tensor
-    representatives: Tensor
-    converged: Tensor
+    threshold: Tensor  # scalar float32, to be reported
+    margin: Tensor  # scalar float32, its distance to the nearest similarity
+    representatives: Tensor  # [T·N] int32: owner of the leaf that stands for each cell's leaf
+    converged: Tensor  # scalar bool, whether the rounds sufficed
 
 
 class TokenMerger(nn.Module):
@@ -108,7 +56,8 @@ class TokenMerger(nn.Module):
         super().__init__()
         self.spec = spec
         self.geometry = Geometry(spec.height, spec.width, spec.root_level)
-        self.solver = BudgetSolver(spec, self.geometry)
+        self.nodes = ClipNodes(self.geometry, spec.frames)
+        self.solver = BudgetSolver(spec)
 
     def forward(
         self, features: Tensor, num_frames: Tensor, spatial_threshold: Tensor, temporal_threshold: Tensor
@@ -127,24 +76,25 @@ class TokenMerger(nn.Module):
         """
         clip = self._prepare(features, num_frames)
         spatial, spatial_margin = self._spatial_threshold(clip, spatial_threshold)
-        leaves = find_leaves(clip.minima, spatial, self.geometry, self.spec.frames)
-        leaf_row = self._leaf_rows(leaves)
-        merged = self._merge_frames(clip, leaves, leaf_row, temporal_threshold)
-        outputs = self._pack(clip, leaves, leaf_row, merged.representatives, features.dtype)
+        leaf = find_leaves(clip.minima, spatial, self.nodes)  # [T, N], by number
+        rounds = DirectedMerging(leaf, self.nodes)
+        merged = self._merge_frames(clip, leaf, rounds, temporal_threshold)
+        tokens, *described = self._pack(clip, leaf, rounds.owner, merged.representatives)
         thresholds = torch.stack([spatial, merged.threshold])
-        return *outputs, thresholds, merged.converged, torch.stack([spatial_margin, merged.margin])
+        margins = torch.stack([spatial_margin, merged.margin])
+        return tokens.to(features.dtype), *described, thresholds, merged.converged, margins
 
     def _prepare(self, features: Tensor, num_frames: Tensor) -> _Clip:
         """Pyramid, norms and parent-child similarities."""
         spec = self.spec
         frame_counts = (torch.arange(spec.frames, dtype=torch.int32) < num_frames)[:, None]
         pyramid = build_pyramid(features.float(), self.geometry, spec.weighted_avg)
-        norms = [head_norm(level, spec.head_dim) for level in pyramid]
+        norms = [head_norm(level, spec.head_dim) for level in pyramid]  # [T, P_l, heads] each
         minima = slot_minima(pyramid, norms, self.geometry, spec.head_dim)
-        flat = [norm.flatten(0, 1) for norm in norms]
+        by_number = [norm.flatten(0, 1) for norm in norms[::-1]]
         return _Clip(
-            rows=_Rows.of(pyramid, features),
-            norms=torch.cat([*flat[:-1], torch.zeros(1, norms[0].shape[2]), flat[-1]]),
+            features=NodeFeatures.of(pyramid, features),
+            norms=torch.cat([*by_number, torch.zeros(1, norms[0].shape[2])]),
             # Ignored frames never open a node, so that they count for nothing in the budget.
             minima=[torch.where(frame_counts, least, torch.inf) for least in minima],
             frame_counts=frame_counts,
@@ -155,114 +105,81 @@ class TokenMerger(nn.Module):
         """Return the spatial threshold that is applied, and its margin."""
         if not clip.minima:
             return given, torch.full((), FAR)
-        reach, gain = reaches(clip.minima, self.geometry, clip.frame_counts)
+        reach, gain = reaches(clip.minima, self.geometry, clip.frame_counts)  # [T, P] each
         applied = given
         if self.spec.policy == "budget":
-            roots = clip.frame_counts.float().sum() * len(self.geometry.areas[0])
+            roots = clip.frame_counts.float().sum() * len(self.geometry.boxes[0])
             applied = self.solver.solve_spatial(reach, gain, roots, given, clip.budget)
         return applied, margin(reach, clip.frame_counts, applied)
 
-    def _leaf_rows(self, leaves: Leaves) -> Tensor:
-        """[T, N] int32: the row that holds the feature of each cell's leaf (see `_Rows`)."""
-        sizes = np.array([[len(areas)] for areas in self.geometry.areas], np.int32)  # [L, 1]
-        starts = (np.cumsum(sizes, 0, dtype=np.int32) - sizes) * self.spec.frames
-        starts[-1] += 1  # the row of zeros
-        first = leaves.select(torch.from_numpy(self.geometry.ancestors + starts))
-        stride = leaves.select(torch.from_numpy(np.broadcast_to(sizes, self.geometry.ancestors.shape).copy()))
-        return first + stride * torch.arange(self.spec.frames, dtype=torch.int32)[:, None]
-
-    def _merge_frames(self, clip: _Clip, leaves: Leaves, leaf_row: Tensor, given: Tensor) -> _Merging:
+    def _merge_frames(self, clip: _Clip, leaf: Tensor, rounds: DirectedMerging, given: Tensor) -> _Merged:
         """The temporal step."""
-        if self.spec.frames == 1:
-            return _Merging(given, torch.full((), FAR), leaves.owner, torch.ones((), dtype=torch.bool))
-        before, after = leaf_row[:-1].flatten(), leaf_row[1:].flatten()
-        norms = clip.norms.index_select(0, before), clip.norms.index_select(0, after)
-        similarity = pair_similarity(clip.rows.take(before), clip.rows.take(after), norms, self.spec.head_dim)
-        similarity = similarity.view(-1, self.spec.cells)
-        pairs = clip.frame_counts[1:].expand(similarity.shape)
-        applied, effective = self._temporal_threshold(clip, leaves, similarity, pairs, given)
-        kept = (similarity >= effective) & pairs
+        frames = self.spec.frames
+        if frames == 1:
+            return _Merged(given, torch.full((), FAR), rounds.owner, torch.ones((), dtype=torch.bool))
+        similarity = frame_similarity(clip.features, clip.norms, leaf, self.spec.head_dim).flatten()  # [T·N]
+        # Entry t·N + p is the pair of frames t - 1 and t: the first frame has none.
+        pairs = (clip.frame_counts & (torch.arange(frames) > 0)[:, None]).expand(leaf.shape).flatten()
+
+        def count(thresholds: Tensor) -> Tensor:
+            kept = (similarity >= thresholds[:, None]) & pairs  # [Q, T·N]
+            representatives, _ = rounds(kept, search_rounds(frames))
+            roots = (representatives == self._cell_numbers()) & clip.frame_counts.expand(leaf.shape).flatten()
+            return roots.float().sum(1)
+
+        applied, effective = given, torch.where(given > 0, given, NOTHING_MERGES)  # 0 or less skips the step
+        if self.spec.policy == "budget":
+            applied = effective = self.solver.solve_temporal(similarity, pairs, count, clip.budget)
+        elif self.spec.budget < 1.0:
+            solved = self.solver.solve_temporal(similarity, pairs, count, clip.budget)
+            fits = count(effective[None])[0] <= clip.budget
+            applied, effective = torch.where(fits, given, solved), torch.where(fits, effective, solved)
         # More rounds than candidates are counted with: they can only merge more, which never breaks the budget.
-        rounds = unrolled_rounds(self.spec.frames)
-        representatives, converged = propagate(kept[None], leaves, self.geometry, rounds)
+        kept = (similarity >= effective) & pairs
+        representatives, converged = rounds(kept[None], unrolled_rounds(frames))
         compared = pairs & (effective < NOTHING_MERGES)
-        return _Merging(applied, margin(similarity, compared, effective), representatives[0], converged[0])
+        return _Merged(applied, margin(similarity, compared, effective), representatives[0], converged[0])
 
-    def _temporal_threshold(
-        self, clip: _Clip, leaves: Leaves, similarity: Tensor, pairs: Tensor, given: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Return the threshold to report and the one to compare with; they differ where `given` skips the step."""
-        spec = self.spec
-        effective = torch.where(given > 0, given, NOTHING_MERGES)
-        if spec.policy == "threshold" and spec.budget == 1.0:
-            return given, effective
-        nodes = self._nodes(clip, leaves)
-        solved = self.solver.solve_temporal(similarity, pairs, nodes, leaves, clip.budget)
-        if spec.policy == "budget":
-            return solved, solved
-        count = count_tokens(similarity, pairs, nodes, effective[None], leaves, self.geometry)[0]
-        fits = count <= clip.budget
-        return torch.where(fits, given, solved), torch.where(fits, effective, solved)
-
-    def _cell_index(self) -> Tensor:
-        """[T, N] int32: t·N + p."""
-        spec = self.spec
-        return torch.arange(spec.frames * spec.cells, dtype=torch.int32).view(spec.frames, spec.cells)
-
-    def _nodes(self, clip: _Clip, leaves: Leaves) -> Tensor:
-        """[T, N] bool: the top-left cell of each leaf of a frame that counts."""
-        return (leaves.owner == self._cell_index()) & clip.frame_counts
+    def _cell_numbers(self) -> Tensor:
+        """[T·N] int32: t·N + p. A leaf is its own representative, and a cell its owner, where they hold this."""
+        return torch.arange(self.spec.frames * self.spec.cells, dtype=torch.int32)
 
     def _pack(
-        self, clip: _Clip, leaves: Leaves, leaf_row: Tensor, representatives: Tensor, dtype: torch.dtype
+        self, clip: _Clip, leaf: Tensor, owner: Tensor, representatives: Tensor
     ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         """Gather the groups into K slots, ascending in (t, y, x) of their representatives (section 4)."""
-        spec, budget = self.spec, self.spec.max_tokens
-        roots = (representatives == self._cell_index()) & clip.frame_counts
-        num_tokens = roots.float().sum()
-        rank = exclusive_prefix(roots.float()).flatten().gather(0, representatives.flatten().long())
-        slot = torch.where(clip.frame_counts, rank.view(roots.shape).clamp(max=budget), float(budget))
+        budget, cell = self.spec.max_tokens, self._cell_numbers()
+        counts = clip.frame_counts.expand(leaf.shape).flatten()  # [T·N] bool
 
-        keys = torch.where(self._nodes(clip, leaves), slot, float(budget))
-        order = stable_order(keys, budget.bit_length())
-        slots = keys.flatten().gather(0, order.long()).to(torch.int32)
-        order, slots = _pad(order, 0), _pad(slots, budget)
-        first, last = segment_bounds(slots, budget)
-        used = torch.arange(budget, dtype=torch.float32) < num_tokens
-
-        area = leaves.select(self._level_table(self.geometry.areas)).flatten().gather(0, order.long()).float()
-        area = torch.where(slots < budget, area, 0.0)
-        before = exclusive_prefix(area.view(-1, WINDOW * BLOCK)).flatten()
-        patches = (before + area).gather(0, last.long()) - before.gather(0, first.long())
-        patches = torch.where(used, patches, 0.0)
-
-        members = (last - first + 1).float()
-        divisor = torch.cat([patches.clamp(min=1.0) if spec.weighted_avg else members, torch.ones(1)])
+        # Sort: a token's slot is the number of roots before its own; leaves in the order of their slots (rule 7.5).
+        roots = ((representatives == cell) & counts).float()
+        num_tokens = roots.sum().to(torch.int32)
+        slot = exclusive_sum(roots).gather(0, representatives.long()).clamp(max=budget)
+        slot = torch.where(counts, slot, float(budget))  # [T·N]; K: of no slot
+        padding = (0, padded_rows(len(cell)) - len(cell))
+        keys = F.pad(
+            torch.where(owner == cell, slot, float(budget)), padding, value=float(budget)
+        )  # [M]: cells, padded
+        order = stable_order(keys, budget.bit_length()).long()
+        slots = keys.gather(0, order).to(torch.int32)
+        first, end = segment_bounds(slots, budget)  # [K] each
         # Entries of no slot meet the others in a MatMul, where 0 · NaN would spoil their window: they read zeros.
-        blank = clip.rows.coarse.shape[0] - 1
-        source = torch.where(slots < budget, leaf_row.flatten().gather(0, order.long()), blank)
-        weights = 1.0 / divisor.gather(0, slots.long())
-        tokens = segment_sum(clip.rows.take(source), weights, slots, (first, last), used).to(dtype)
+        blank = self.nodes.count
+        sorted_leaf = torch.where(slots < budget, F.pad(leaf.flatten(), padding).gather(0, order), blank)  # [M]
 
-        # The sort is stable, so the first of a group is its representative.
-        box = self._boxes(leaves).index_select(0, order.gather(0, first.long()))
+        # Sum, each leaf with its share of its token (rules 4.1 and 4.2).
+        area = torch.from_numpy(self.nodes.areas).gather(0, sorted_leaf.clamp(max=blank - 1).long())
+        area = torch.where(slots < budget, area, 0).float()
+        ahead = exclusive_sum(area)
+        patches = ahead.gather(0, end.long()) - ahead.gather(0, first.long())  # [K]
+        divisor = patches if self.spec.weighted_avg else (end - first).float()
+        weights = torch.cat([1.0 / divisor.clamp(min=1.0), torch.ones(1)]).gather(0, slots.long())
+        tokens = segment_sum(clip.features.take(sorted_leaf), weights, slots, first, end)
+
+        # Describe. The sort is stable, so the first of a group is its representative.
+        used = end > first
+        representative = sorted_leaf.gather(0, first.long()).clamp(max=blank - 1)
+        box = torch.from_numpy(self.nodes.boxes).index_select(0, representative)
         box = torch.where(used[:, None], box, -1)
-        assignment = torch.where(clip.frame_counts, slot.to(torch.int32), -1)
-        return tokens, num_tokens.to(torch.int32), box, patches.to(torch.int32), assignment
-
-    def _level_table(self, per_node: list[Ints]) -> Tensor:
-        """[L, N]: a per-node quantity of each level, for every cell."""
-        return torch.from_numpy(np.stack([v[a] for v, a in zip(per_node, self.geometry.ancestors, strict=True)]))
-
-    def _boxes(self, leaves: Leaves) -> Tensor:
-        """[T·N, 5] int32: the box of the leaf that covers each cell."""
-        spec = self.spec
-        inside = leaves.select(torch.from_numpy(self.geometry.boxes))
-        frame = torch.arange(spec.frames, dtype=torch.int32)[:, None, None].expand(spec.frames, spec.cells, 1)
-        return torch.cat([frame, inside], 2).flatten(0, 1)
-
-
-def _pad(values: Tensor, filling: int) -> Tensor:
-    """Lengthen [M] int32 to what `segment_sum` takes."""
-    missing = padded_rows(values.shape[0]) - values.shape[0]
-    return torch.cat([values, torch.full((missing,), filling, dtype=torch.int32)])
+        assignment = torch.where(clip.frame_counts, slot.to(torch.int32).view(leaf.shape), -1)
+        return tokens, num_tokens, box, patches.to(torch.int32), assignment

@@ -1,80 +1,83 @@
-"""The temporal step with static shapes: similarities of nested leaves and directed merging (sections 3 and 7).
-
-Two leaves of consecutive frames are nested if and only if they share a cell, because both come from one quadtree; so
-the pairs are (owner[t, c], owner[t + 1, c]) over all cells c, and nothing of size N×N is needed.
-"""
+"""The temporal step with static shapes: directed merging in rounds (docs/semantics.md, sections 3 and 7)."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from sttm_export.merging.geometry import Geometry
-from sttm_export.merging.quadtree import LeafMinimum, Leaves, head_dot, mean_cosine
-
-NORM_EPS = 1e-8
+from sttm_export.merging.geometry import ClipNodes
 
 
 def search_rounds(frames: int) -> int:
-    """Rounds to count a candidate of the solver with, for T frames (docs/semantics.md, rule 3.5)."""
+    """Rounds to count a candidate of the solver with, for T frames (rule 3.5)."""
     return math.ceil(math.log2(frames)) + 3 if frames > 1 else 0
 
 
 def unrolled_rounds(frames: int) -> int:
-    """Rounds to unroll for the merging itself (docs/semantics.md, rule 3.5)."""
+    """Rounds to unroll for the merging itself (rule 3.5)."""
     return 3 * search_rounds(frames)
 
 
-def pair_similarity(before: Tensor, after: Tensor, norms: tuple[Tensor, Tensor], head_dim: int) -> Tensor:
-    """[M] float32: cosine of M pairs of leaves, one of frame t and one of frame t + 1 (section 3).
+class DirectedMerging:
+    """Directed merging of a clip's leaves with the published stopping rule, for Q sets of kept pairs at once.
 
-    Args:
-        before: [M, C] float32, features of the leaves of frame t.
-        after: [M, C] float32, those of frame t + 1.
-        norms: of both, [M, heads] float32.
-        head_dim: channels a head, 0 for whole vectors.
+    All is held per cell, [Q, T·N]: a leaf is known by its owner, the number t·N + p of its top-left cell.
     """
-    return mean_cosine(head_dot(before, after, head_dim), norms[0] + NORM_EPS, norms[1] + NORM_EPS)
 
+    def __init__(self, leaf: Tensor, nodes: ClipNodes) -> None:
+        """Prepare for the leaves [T, N] int32 of one clip."""
+        self.nodes = nodes
+        self.leaf = leaf.flatten()
+        self.owner = torch.from_numpy(nodes.owners).gather(0, self.leaf.long())  # [T·N] int32
 
-def propagate(kept: Tensor, leaves: Leaves, geometry: Geometry, rounds: int) -> tuple[Tensor, Tensor]:
-    """Directed merging with the published stopping rule, for Q sets of kept pairs at once (section 3).
+    def __call__(self, kept: Tensor, rounds: int) -> tuple[Tensor, Tensor]:
+        """Run so many rounds.
 
-    Args:
-        kept: [Q, T-1, N] bool, whether the leaves of a cell in frames t and t + 1 merge.
-        leaves: the spatial step's tokens.
-        geometry: tables of the grid.
-        rounds: rounds to unroll.
+        Args:
+            kept: [Q, T·N] bool, whether a cell's leaf merges with the leaf of that cell in the frame before.
+            rounds: rounds to unroll.
 
-    Returns:
-        representatives [Q, T, N] int32: flat index t·N + p of the leaf that stands for each cell's leaf;
-        converged [Q] bool: the stop test held within the unrolled rounds.
-    """
-    sets, pairs, cells = kept.shape
-    frames = pairs + 1
-    # Node i of set q is held as q·T·N + i: the order of nodes is kept, and following pointers is one flat gather.
-    size = frames * cells
-    first = torch.arange(0, sets * size, size, dtype=torch.int32)[:, None, None]
-    rep = leaves.owner + first
-    # As tensors: Python numbers would make a Where of INT64, and with it everything that follows.
-    below, beyond = torch.zeros((), dtype=torch.int32), torch.full((), sets * size, dtype=torch.int32)
-    least_of_leaf = LeafMinimum(leaves.stops, geometry, (sets, frames), (below, beyond))
-    apart = torch.where(kept, below, beyond)
-    none = beyond.expand(sets, 1, cells)
-    done = torch.zeros(sets, dtype=torch.bool)
-    for _ in range(rounds):
-        smallest = torch.maximum(torch.minimum(rep[:, :-1], rep[:, 1:]), apart)
-        neighbour = torch.minimum(torch.cat([smallest, none], 1), torch.cat([none, smallest], 1))
-        rep = _follow(least_of_leaf(torch.minimum(rep, neighbour)))
-        done = (rep - _follow(rep)).amax((1, 2)) == 0
-        # Frozen once the stop test has held: more rounds would merge more than the published code (rule 3.4). With all
-        # pairs apart a round changes nothing, because the pointers are flat.
-        apart = torch.maximum(apart, torch.where(done, beyond, below)[:, None, None])
-    return rep - first, done
+        Returns:
+            representatives [Q, T·N] int32: owner of the leaf that stands for each cell's leaf;
+            converged [Q] bool: the stop test held within the unrolled rounds.
+        """
+        sets, size = kept.shape
+        cells = self.nodes.geometry.cells
+        # As tensors: Python numbers would make a Where of INT64, and with it everything that follows.
+        low, high = torch.zeros((), dtype=torch.int32), torch.full((), size, dtype=torch.int32)
+        least_of_leaf = self._leaf_minimum(sets)
+        apart = torch.where(kept, low, high)
+        rep = self.owner.expand(sets, size)
+        done = torch.zeros(sets, 1, dtype=torch.bool)
+        for _ in range(rounds):
+            before = F.pad(rep, (cells, -cells), value=size)  # of that cell in the frame before
+            smallest = torch.maximum(torch.minimum(before, rep), apart)
+            after = F.pad(smallest, (-cells, cells), value=size)
+            rep = least_of_leaf(torch.minimum(torch.minimum(smallest, after), rep))
+            rep = rep.gather(1, rep.long())
+            done = (rep - rep.gather(1, rep.long())).amax(1, keepdim=True) == 0
+            # Frozen once the stop test has held: more rounds would merge more than the published code (rule 3.4). With
+            # all pairs apart a round changes nothing, because the pointers are flat.
+            apart = torch.maximum(apart, torch.where(done, high, low))
+        return rep, done[:, 0]
 
+    def _leaf_minimum(self, sets: int) -> Callable[[Tensor], Tensor]:
+        """A function of [Q, T·N]: the least over the cells of each leaf, given back to every one of them.
 
-def _follow(rep: Tensor) -> Tensor:
-    # GatherElements, not Gather: ten times as fast for single numbers in ONNX Runtime.
-    return rep.flatten().gather(0, rep.flatten().long()).view(rep.shape)
+        Up the pyramid by the least of four children; then each cell reads the node that is its leaf. GatherElements,
+        not Gather: ten times as fast for single numbers in ONNX Runtime.
+        """
+        children = [torch.from_numpy(table.reshape(-1)).long().expand(sets, -1) for table in self.nodes.children]
+        leaf = self.leaf.long().expand(sets, -1)
+
+        def least_of_leaf(values: Tensor) -> Tensor:
+            levels = [values]
+            for table in reversed(children):
+                levels.append(levels[-1].gather(1, table).unflatten(1, (4, -1)).amin(1))
+            return torch.cat(levels, 1).gather(1, leaf) if children else values
+
+        return least_of_leaf
