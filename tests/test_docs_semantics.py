@@ -8,8 +8,8 @@ import pytest
 
 from sttm_export.families.registry import load_model, model_names
 from sttm_export.merging.budget import ALIKE, NOTHING_MERGES, SLACK
-from sttm_export.merging.ladder import least_gap
 from sttm_export.merging.channels import INVALID
+from sttm_export.merging.ladder import least_gap
 from sttm_export.merging.temporal import search_rounds, unrolled_rounds
 
 ROOT = Path(__file__).resolve().parent.parent
