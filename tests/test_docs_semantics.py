@@ -117,8 +117,8 @@ def test_constants_are_those_of_the_code():
     assert "such as 2.0, may be given and means that **nothing merges**" in TEXT
     assert INVALID == -2.0
     assert "counts as -2," in TEXT
-    assert [search_rounds(frames) for frames in (1, 2, 32, 33)] == [0, 4, 8, 9]
-    assert "with ceil(log2 T) + 3 rounds" in TEXT
+    assert [search_rounds(frames) for frames in (1, 2, 32, 33)] == [0, 2, 6, 7]
+    assert "with ceil(log2 T) + 1 rounds" in TEXT
     assert [unrolled_rounds(frames) for frames in (8, 16, 32, 128)] == [18, 21, 24, 30]
     assert "**3·(ceil(log2 T) + 3) rounds**: 18, 21, 24 and 30 for T = 8, 16, 32 and 128" in TEXT
     assert [f"{least_gap(channels):.1e}" for channels in (3584, 16)] == ["5.5e-06", "2.1e-06"]

@@ -71,8 +71,9 @@ def random_clip(rng):
         heads = np.repeat(rng.random((FRAMES, 2, SIDE, SIDE)) < 0.7, CHANNELS // 2, 1)
         x = x * heads
     if rng.random() < 0.1:
-        # Powers of two: sums that cancel are zero then, not a rounding whose cosine depends on the order of adding.
-        x = np.sign(x) * 2.0 ** rng.choice([50.0, 60.0])
+        # Powers of two: sums that cancel are zero then, not a rounding whose cosine depends on the order of adding. The
+        # squares of the last overflow (rule 8.7).
+        x = np.sign(x) * 2.0 ** rng.choice([50.0, 60.0, 70.0])
     return torch.from_numpy(x.astype(np.float32))
 
 

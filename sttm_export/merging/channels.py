@@ -23,9 +23,6 @@ TEMPORAL_EPS = 1e-8
 INVALID = -2.0
 """Similarity of a pair that has none (NaN): below every cosine, so that it merges only when everything must."""
 
-CHUNK = 3 * 2**20
-"""Numbers to gather at a time for products across frames, 12 MiB: the product finds them in the cache."""
-
 
 @dataclass(frozen=True)
 class NodeFeatures:
@@ -49,12 +46,12 @@ class NodeFeatures:
         return cls(cells, torch.cat(above), None)
 
     def take(self, numbers: Tensor) -> Tensor:
-        """[..., C] float32 of the nodes [...] int32."""
+        """[M, C] float32 of the nodes [M] int32."""
         if self.joined is not None:
             return F.embedding(numbers, self.joined)
         size = self.cells.shape[0]
         fine = F.embedding(numbers.clamp(max=size - 1), self.cells).float()
-        return torch.where((numbers < size)[..., None], fine, F.embedding((numbers - size).clamp(min=0), self.coarse))
+        return torch.where((numbers < size)[:, None], fine, F.embedding((numbers - size).clamp(min=0), self.coarse))
 
 
 def build_pyramid(cells: Tensor, geometry: Geometry, weighted_avg: bool) -> list[Tensor]:
@@ -117,10 +114,11 @@ def slot_minima(pyramid: list[Tensor], norms: list[Tensor], geometry: Geometry, 
         geometry: tables of the grid.
         head_dim: channels a head, 0 for whole vectors.
     """
-    minima = []
+    minima, least = [], torch.full((), SPATIAL_EPS)
     for level, (slots, valid) in enumerate(zip(geometry.child_slots, geometry.child_valid, strict=True)):
         parent, child = pyramid[level], pyramid[level + 1]
-        parent_norm, child_norm = (norm.clamp(min=SPATIAL_EPS) for norm in norms[level : level + 2])
+        # Max, not Clip: what has no upper end there ends at the greatest finite number in ONNX Runtime.
+        parent_norm, child_norm = (torch.maximum(norm, least) for norm in norms[level : level + 2])
         up = torch.from_numpy(geometry.parents[level + 1])  # [P_child]
         dots = _parent_dot(child, parent, geometry.sizes[level + 1], up, head_dim)
         similarity = mean_cosine(dots, child_norm, parent_norm.index_select(1, up))  # [T, P_child]
@@ -153,8 +151,7 @@ def _parent_dot(child: Tensor, parent: Tensor, size: tuple[int, int], up: Tensor
 def frame_similarity(features: NodeFeatures, norms: Tensor, leaf: Tensor, head_dim: int) -> Tensor:
     """[T, N] float32: in frame t, cosine of each cell's leaf with the leaf of that cell in frame t - 1 (rule 7.3).
 
-    Row 0 means nothing. Every even frame is gathered once and multiplied with the frame before and the frame after it:
-    1 1/2 passes where frames 0 … T-2 beside frames 1 … T-1 would be 2.
+    Row 0 has no frame before it and is `INVALID`. Reads 2.
 
     Args:
         features: of all nodes.
@@ -162,13 +159,8 @@ def frame_similarity(features: NodeFeatures, norms: Tensor, leaf: Tensor, head_d
         leaf: [T, N] int32, number of the leaf that covers each cell.
         head_dim: channels a head, 0 for whole vectors.
     """
-    frames, cells = leaf.shape
-    even = np.arange(0, frames, 2, dtype=np.int32)
-    beside = np.stack([even - 1, even + 1], 1).clip(0, frames - 1).reshape(-1)
-    middle = leaf.index_select(0, torch.from_numpy(even))[:, None]  # [E, 1, N]
-    sides = leaf.index_select(0, torch.from_numpy(beside)).unflatten(0, (-1, 2))  # [E, 2, N]
-    step = max(1, CHUNK // (3 * cells * features.cells.shape[1])) if features.joined is not None else len(even)
-    parts = [slice(start, start + step) for start in range(0, len(even), step)]
-    dots = torch.cat([head_dot(features.take(sides[part]), features.take(middle[part]), head_dim) for part in parts])
-    scales = (F.embedding(of, norms) + TEMPORAL_EPS for of in (middle, sides))
-    return mean_cosine(dots, *scales).flatten(0, 1)[:frames]  # row t of [E · 2, N] is the pair t - 1, t
+    before, after = leaf[:-1].flatten(), leaf[1:].flatten()  # [(T - 1) · N]
+    dots = head_dot(features.take(before), features.take(after), head_dim)
+    scales = (F.embedding(of, norms) + TEMPORAL_EPS for of in (before, after))
+    similarity = mean_cosine(dots, *scales).view(-1, leaf.shape[1])
+    return torch.cat([torch.full((1, leaf.shape[1]), INVALID), similarity])

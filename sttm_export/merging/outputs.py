@@ -1,4 +1,7 @@
-"""Both implementations behind the token-merger graph's interface: named NumPy arrays of its static shapes."""
+"""Adapter: static module and reference behind the interface of the token-merger graph, so that all three compare.
+
+Named NumPy arrays in, named NumPy arrays of the graph's static shapes out.
+"""
 
 from __future__ import annotations
 

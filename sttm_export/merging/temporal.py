@@ -14,12 +14,12 @@ from sttm_export.merging.geometry import ClipNodes
 
 def search_rounds(frames: int) -> int:
     """Rounds to count a candidate of the solver with, for T frames (rule 3.5)."""
-    return math.ceil(math.log2(frames)) + 3 if frames > 1 else 0
+    return math.ceil(math.log2(frames)) + 1 if frames > 1 else 0
 
 
 def unrolled_rounds(frames: int) -> int:
     """Rounds to unroll for the merging itself (rule 3.5)."""
-    return 3 * search_rounds(frames)
+    return 3 * (math.ceil(math.log2(frames)) + 3) if frames > 1 else 0
 
 
 class DirectedMerging:
