@@ -46,12 +46,12 @@ class NodeFeatures:
         return cls(cells, torch.cat(above), None)
 
     def take(self, numbers: Tensor) -> Tensor:
-        """[M, C] float32 of the nodes [M] int32."""
+        """[..., C] float32 of the nodes [...] int32."""
         if self.joined is not None:
             return F.embedding(numbers, self.joined)
         size = self.cells.shape[0]
         fine = F.embedding(numbers.clamp(max=size - 1), self.cells).float()
-        return torch.where((numbers < size)[:, None], fine, F.embedding((numbers - size).clamp(min=0), self.coarse))
+        return torch.where((numbers < size)[..., None], fine, F.embedding((numbers - size).clamp(min=0), self.coarse))
 
 
 def build_pyramid(cells: Tensor, geometry: Geometry, weighted_avg: bool) -> list[Tensor]:
@@ -159,8 +159,7 @@ def frame_similarity(features: NodeFeatures, norms: Tensor, leaf: Tensor, head_d
         leaf: [T, N] int32, number of the leaf that covers each cell.
         head_dim: channels a head, 0 for whole vectors.
     """
-    before, after = leaf[:-1].flatten(), leaf[1:].flatten()  # [(T - 1) · N]
+    before, after = leaf[:-1], leaf[1:]  # [T - 1, N]
     dots = head_dot(features.take(before), features.take(after), head_dim)
     scales = (F.embedding(of, norms) + TEMPORAL_EPS for of in (before, after))
-    similarity = mean_cosine(dots, *scales).view(-1, leaf.shape[1])
-    return torch.cat([torch.full((1, leaf.shape[1]), INVALID), similarity])
+    return torch.cat([torch.full((1, leaf.shape[1]), INVALID), mean_cosine(dots, *scales)])
