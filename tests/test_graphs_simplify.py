@@ -122,6 +122,14 @@ def test_transpositions_are_joined_and_go_where_they_undo_each_other(tmp_path):
     unchanged(given, model, tmp_path)
 
 
+def test_a_move_of_nothing_that_makes_an_output_hands_its_name_on(tmp_path):
+    given = proto([node("Neg", ["x"], ["h"]), node("Transpose", ["h"], ["y"], perm=[0])], X, [("y", FLOAT, [12])])
+    model = as_ir(given)
+    assert simplify.drop_still_moves(model) == 1
+    assert ops(model) == ["Neg"]
+    unchanged(given, model, tmp_path)
+
+
 SLICE = {"start": np.array([0]), "end": np.array([99]), "axis": np.array([0]), "step": np.array([1])}
 
 
