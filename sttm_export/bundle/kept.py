@@ -22,15 +22,10 @@ _REPORTS = ("report.json", "report.md")
 
 @dataclass(frozen=True)
 class Kept:
-    """Engines that moved along into the directory of a new build.
-
-    Attributes:
-        records: of those engines, files by their new names.
-        notes: what to tell the user, such as an engine that is damaged and was left out.
-    """
+    """Engines that moved along into the directory of a new build, by their new names, and what to tell the user."""
 
     records: list[EngineRecord] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)  # such as that a damaged engine was left out
 
 
 def check_strangers(bundle: Path, target: str, graphs: Sequence[str]) -> None:
