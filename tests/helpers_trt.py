@@ -8,7 +8,7 @@ import onnx
 from helpers_graphs import BOOL, FLOAT, HALF, INT32, node, proto
 
 from sttm_export.bundle.records import sha256_of
-from sttm_export.contracts.graph import GraphSpec, TensorSpec
+from sttm_export.contracts.graph import ROWS, GraphSpec, StatePair, TensorSpec
 from sttm_export.engines.api import Api, BuildOptions, load_api
 from sttm_export.engines.progress import PhaseTree
 
@@ -25,6 +25,35 @@ MIXED = GraphSpec(
         TensorSpec("above", (), "bool", "whether k is above the limit"),
     ),
 )
+
+
+# A running sum: each call adds its rows to what earlier calls have left.
+SUMS = GraphSpec(
+    "sums",
+    (TensorSpec("x", (ROWS, 3), "float32", "rows"), TensorSpec("total", (1, 3), "float16", "sum so far")),
+    (TensorSpec("y", (ROWS, 3), "float32", "rows + sum"), TensorSpec("total_out", (1, 3), "float16", "sum")),
+    row_counts=(4, 1),
+    state=(StatePair("total", "total_out"),),
+)
+
+
+def write_sums(folder):
+    """The graph of `SUMS`."""
+    model = proto(
+        [
+            node("Cast", ["total"], ["wide"], to=FLOAT),
+            node("Add", ["x", "wide"], ["y"]),
+            node("ReduceSum", ["x", "axis"], ["sum"], keepdims=1),
+            node("Add", ["sum", "wide"], ["more"]),
+            node("Cast", ["more"], ["total_out"], to=HALF),
+        ],
+        [("x", FLOAT, ["rows", 3]), ("total", HALF, [1, 3])],
+        [("y", FLOAT, ["rows", 3]), ("total_out", HALF, [1, 3])],
+        {"axis": np.array([0], np.int64)},
+    )
+    path = folder / "sums.onnx"
+    onnx.save(model, path)
+    return path
 
 
 def write_mixed(folder, weights=(1, 2, 3)):
@@ -61,13 +90,14 @@ def mixed_outputs(k=2):
     }
 
 
-def write_engine(onnx_path, path, *, api=None, sidecar=True, pinned=True, **changes):
+def write_engine(onnx_path, path, *, api=None, sidecar=True, pinned=True, row_counts=(), **changes):
     """Build with an `Api` and write the sidecar that a build writes; `changes` replace keys of it."""
     api, messages = api or load_api("tensorrt"), []
     builder, network, config = parsed(api, onnx_path, messages)
     if not pinned:
         network = api.network(builder)
         assert api.module.OnnxParser(network, api.logger(messages)).parse_from_file(str(onnx_path))
+    api.add_profiles(builder, network, config, row_counts)
     with path.open("wb") as file:
         assert api.serialize(builder, network, config, file), messages
     if sidecar:

@@ -6,13 +6,24 @@ import numpy as np
 import pytest
 from helpers_graphs import HALF, node, proto, save
 from helpers_standins import pretend_gpu
-from helpers_trt import MIXED, mixed_inputs, mixed_outputs, rtx_api, write_engine, write_mixed, write_sidecar
+from helpers_trt import (
+    MIXED,
+    SUMS,
+    mixed_inputs,
+    mixed_outputs,
+    rtx_api,
+    write_engine,
+    write_mixed,
+    write_sidecar,
+    write_sums,
+)
 
 from sttm_export.bundle.records import sha256_of
 from sttm_export.contracts.graph import GraphSpec, TensorSpec
 from sttm_export.engines.api import load_api
 from sttm_export.engines.driver import CudaError
 from sttm_export.errors import UserError
+from sttm_export.runtime.ort_session import OrtSession
 from sttm_export.runtime.trt_session import TrtSession
 
 pytest.importorskip("tensorrt_rtx_bindings", reason="TensorRT-RTX is not installed")
@@ -307,3 +318,46 @@ def test_an_engine_lists_its_layers_or_says_why_not(gpu, engine):
         gpu.knob(no_inspector="yes")
         with pytest.raises(UserError, match=r"the inspector of tensorrt 10\.3\.0\.30 gave no layers"):
             session.layers()
+
+
+def rows_of(count, first=1):
+    return {"x": np.arange(first, first + 3 * count, dtype=np.float32).reshape(count, 3)}
+
+
+def run_sums(session):
+    """Calls of both numbers of rows, one after the other; what each gave, and the sums before it."""
+    total = np.zeros((1, 3), np.float32)
+    for count, first in ((4, 1), (1, 2), (1, 3), (4, 4), (1, 9)):
+        inputs = rows_of(count, first)
+        assert list(session.run(inputs)) == ["y"]
+        np.testing.assert_array_equal(session.state()["total"], (total + inputs["x"].sum(0)).astype(np.float16))
+        total = total + inputs["x"].sum(0)
+    return total
+
+
+@pytest.mark.parametrize("cuda_graph", [False, True])
+def test_state_stays_on_the_device_from_call_to_call(gpu, tmp_path, cuda_graph):
+    path = write_sums(tmp_path)
+    engine = write_engine(path, tmp_path / "sums.engine", row_counts=SUMS.row_counts)
+    with TrtSession(engine, SUMS, cuda_graph=cuda_graph) as session:
+        total = run_sums(session)
+        before = session.state()
+        outputs = session.run(rows_of(1))
+        np.testing.assert_array_equal(outputs["y"], rows_of(1)["x"] + total)
+        session.restore(before)
+        np.testing.assert_array_equal(session.run(rows_of(1))["y"], outputs["y"])
+        session.reset()
+        np.testing.assert_array_equal(session.run(rows_of(4))["y"], rows_of(4)["x"])
+        with pytest.raises(UserError, match="3 rows are given, it takes 4 or 1"):
+            session.run(rows_of(3))
+        with pytest.raises(UserError, match=r"'total' has shape \[2, 3\], expected \[1, 3\]"):
+            session.restore({"total": np.zeros((2, 3), np.float16)})
+        calls = [row for row in gpu.log.calls if row["call"] == "Context.set_optimization_profile_async"]
+        assert [row["arguments"][0] for row in calls] == [0, 1, 0, 1, 0], "a profile is chosen when the rows change"
+    assert gpu.driver.live() == {}
+
+
+def test_state_in_onnxruntime_is_the_same(tmp_path):
+    session = OrtSession(write_sums(tmp_path), SUMS)
+    total = run_sums(session)
+    np.testing.assert_array_equal(session.run(rows_of(4))["y"], rows_of(4)["x"] + total)

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
+from sttm_export.contracts.graph import ROWS
 from sttm_export.engines.progress import PhaseTree
 from sttm_export.errors import UserError
 
@@ -144,6 +146,16 @@ class Api:
         if options.optimization_level is not None:
             config.builder_optimization_level = options.optimization_level
         return config
+
+    def add_profiles(self, builder: Any, network: Any, config: Any, row_counts: Sequence[int]) -> None:
+        """Add a profile for each number of rows that a graph is called with: kernels are chosen for just that."""
+        inputs = [network.get_input(number) for number in range(network.num_inputs)]
+        for rows in row_counts:
+            profile = builder.create_optimization_profile()
+            for tensor in inputs:
+                shape = tuple(rows if side == ROWS else side for side in tensor.shape)
+                profile.set_shape(tensor.name, shape, shape, shape)
+            config.add_optimization_profile(profile)
 
     def read_options(self, config: Any) -> dict[str, Any]:
         """Return what a configuration holds: what TensorRT took, not what it was asked."""

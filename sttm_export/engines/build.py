@@ -10,6 +10,7 @@ from pathlib import Path
 
 from sttm_export.bundle.records import BuildResult, EngineRecord, sha256_of, write_sidecar
 from sttm_export.bundle.store import TIMINGS
+from sttm_export.contracts.graph import GraphSpec
 from sttm_export.contracts.target import TargetSpec
 from sttm_export.engines import worker
 from sttm_export.engines.api import BuildOptions, EngineError, UnavailableError
@@ -36,6 +37,8 @@ class EngineRequest:
     """Such as `sm86`, for TensorRT-RTX; None there means portable over the RTX generations. Full TensorRT builds for
     the GPU that is present."""
     options: BuildOptions = dataclasses.field(default_factory=BuildOptions)
+    row_counts: tuple[int, ...] = ()
+    """Of the graph; the engine has a profile for each."""
 
     @property
     def name(self) -> str:
@@ -48,6 +51,7 @@ def plan_engines(
     targets: Sequence[TargetSpec],
     capabilities: Sequence[str] = (),
     options: BuildOptions = BuildOptions(),  # noqa: B008 # frozen, so one for all calls is fine
+    specs: Sequence[GraphSpec] = (),
 ) -> list[EngineRequest]:
     """Return every engine of some graphs for some targets, target by target.
 
@@ -56,14 +60,16 @@ def plan_engines(
         targets: what to build for.
         capabilities: those wanted; empty: sm86 and sm89 for TensorRT-RTX, the GPU that is present elsewhere.
         options: the same for every engine.
+        specs: declarations of the graphs; needed of those with a free number of rows.
 
     Raises:
         UserError: a compute capability that none of the targets has, or an option that is not possible.
     """
     check_capabilities(targets, capabilities)
     check_options(options)
+    rows = {spec.name: spec.row_counts for spec in specs}
     return [
-        EngineRequest(graph, target, name, options)
+        EngineRequest(graph, target, name, options, rows.get(graph.stem, ()))
         for target in targets
         for name in capabilities_for(target, capabilities)
         for graph in graphs
@@ -176,6 +182,7 @@ def _asked(request: EngineRequest, partial: Path) -> Row:
         "graph": str(request.onnx_path.absolute()),
         "engine": str(partial),
         "timings": str(partial.with_name(TIMINGS)),
+        "row_counts": list(request.row_counts),
         "options": dataclasses.asdict(with_workspace(request.options, request.target, request.onnx_path)),
     }
 

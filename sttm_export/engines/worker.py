@@ -24,7 +24,7 @@ def build(request: Row, tell: Tell) -> Row:
     Args:
         request: `target`, a row of the table; `graph`, without which TensorRT is looked for and nothing built;
             `engine`, the file that gets its bytes; `timings`, the file of kernel times; `options`; `capability`, to be
-            set, for TensorRT-RTX.
+            set, for TensorRT-RTX; `row_counts`, see `GraphSpec`.
         tell: gets `phase` and `fraction`.
 
     Returns:
@@ -48,6 +48,7 @@ def build(request: Row, tell: Tell) -> Row:
     api.parse(network, logger, graph)
     tree = PhaseTree(lambda phase, fraction: tell(phase=phase, fraction=fraction))
     config = api.config(builder, request["capability"], options, tree)
+    api.add_profiles(builder, network, config, request["row_counts"])
     # TensorRT-RTX times no kernels while it builds; they are compiled on the GPU that runs them.
     cache = None if target.builds_without_gpu else Path(request["timings"])
     kept = cache is not None and _attach(config, cache)

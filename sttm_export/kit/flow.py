@@ -179,7 +179,8 @@ def _build(work: _Work, partial: Path, say: Say) -> None:
     carry_timings(work.bundle.path, work.target.name, partial)
     graphs = graph_names(work.bundle)
     files = [work.bundle.onnx_path(name) for name in graphs]
-    requests = plan_engines(files, [work.target], options=BuildOptions(workspace_mib=work.request.workspace_mib))
+    options = BuildOptions(workspace_mib=work.request.workspace_mib)
+    requests = plan_engines(files, [work.target], options=options, specs=work.bundle.manifest.graphs)
     for number, (name, request) in enumerate(zip(graphs, requests, strict=True), 1):
         say(f"[{number}/{2 * len(graphs)}] Build {name}")
         with MemoryWatch() as watch:

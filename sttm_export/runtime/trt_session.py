@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -12,14 +13,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sttm_export.bundle.records import BUILD_HERE, Sidecar, read_sidecar, sha256_of
-from sttm_export.contracts.graph import GraphSpec, TensorSpec
+from sttm_export.contracts.graph import ROWS, GraphSpec, TensorSpec
 from sttm_export.engines.api import Api, load_api
 from sttm_export.engines.compatibility import check_runs_here, flavour_of
 from sttm_export.engines.cuda import Cuda
 from sttm_export.engines.driver import gpu_capability
 from sttm_export.engines.execution import EngineTensor, Layer, LoadedEngine
 from sttm_export.errors import UserError
-from sttm_export.runtime.session import Array, Arrays, check_inputs, check_outputs
+from sttm_export.runtime.session import Array, Arrays, check_inputs, check_outputs, rows_of
+from sttm_export.runtime.session import check_tensors as check_declared
 
 # As bytes of a whole output: no truth value, no index, and for floats one value of 2^32 in every place.
 _UNTOUCHED = 0xA5
@@ -28,7 +30,8 @@ _UNTOUCHED = 0xA5
 class TrtSession:
     """TensorRT or TensorRT-RTX behind the `Session` interface.
 
-    Device and page-locked host memory are allocated once; a run is copy, execute, copy in one stream. Not for several
+    Device and page-locked host memory are allocated once; a run is copy, execute, copy in one stream. State stays on
+    the device: each pair has two buffers there, and what one call writes is what the next reads. Not for several
     threads at a time. Close it, or use it in a `with`: GPU memory is not garbage-collected.
 
     Args:
@@ -57,7 +60,9 @@ class TrtSession:
         check_unchanged(self._path, sidecar)
         self._api = api or load_api(flavour_of(self._path, sidecar))
         check_runs_here(sidecar, self._api, gpu_capability())
-        self._captured: Any = None
+        self._captured: dict[tuple[int, bool], Any] = {}
+        self._rows, self._flipped = 0, False
+        self._buffers: dict[str, tuple[int, int]] = {}
         self._context: Any = None
         self._engine: LoadedEngine | None = None
         self._host: dict[str, NDArray[Any]] = {}
@@ -87,11 +92,40 @@ class TrtSession:
         """
         self._fill(inputs)
         self._once()
-        if self._cuda_graph and self._captured is None and not self._loaded().captures_itself:
+        if self._cuda_graph and self._key not in self._captured and not self._loaded().captures_itself:
             self._capture()
-        outputs: Arrays = {tensor.name: self._host[tensor.name].copy() for tensor in self._graph.outputs}
+        outputs: Arrays = {tensor.name: self._view(tensor).copy() for tensor in self._graph.fetched}
         check_outputs(self._graph, outputs)
+        self._flip()
         return outputs
+
+    def reset(self) -> None:
+        """Set state to zeros."""
+        self.restore({tensor.name: np.zeros(tensor.shape, tensor.dtype) for tensor in self._state_inputs})
+
+    def state(self) -> Arrays:
+        """Return copies of the state, by the names of inputs."""
+        self._enter()
+        found: Arrays = {}
+        for tensor in self._state_inputs:
+            array = np.empty(tensor.shape, tensor.dtype)
+            self._stream.to_host(array.ctypes.data, self._buffers[tensor.name][self._flipped], array.nbytes)
+            found[tensor.name] = array
+        self._stream.synchronize()
+        return found
+
+    def restore(self, state: Mapping[str, Array]) -> None:
+        """Set state to what `state` gave.
+
+        Raises:
+            UserError: other names, shapes or dtypes than the graph declares.
+        """
+        check_declared(self._graph, "state", self._state_inputs, state)
+        self._enter()
+        arrays = {name: np.ascontiguousarray(array) for name, array in state.items()}
+        for name, array in arrays.items():
+            self._stream.to_device(self._buffers[name][self._flipped], array.ctypes.data, array.nbytes)
+        self._stream.synchronize()
 
     def layers(self) -> list[Layer]:
         """Return every layer of the engine.
@@ -117,7 +151,7 @@ class TrtSession:
         taken = []
         for _ in range(runs):
             self._stream.record(first)
-            if copies or self._captured is not None:
+            if copies or self._key in self._captured:
                 self._launch()
             else:
                 self._execute()
@@ -149,44 +183,98 @@ class TrtSession:
         check_tensors(self._graph, self._engine.tensors(), self._path)
         self._context = self._engine.context(self._cuda_graph)
         self._stream = self._cuda.stream()
-        for tensor in (*self._graph.inputs, *self._graph.outputs):
+        for tensor in (*self._graph.fed, *self._graph.fetched):
             self._allocate(tensor)
+        for tensor in self._state_inputs:
+            what = f"'{tensor.name}' of {self._path.name}"
+            self._buffers[tensor.name] = (
+                self._cuda.allocate(tensor.nbytes, what),
+                self._cuda.allocate(tensor.nbytes, what),
+            )
+        self._place_state()
+        self.reset()
+
+    @property
+    def _state_inputs(self) -> list[TensorSpec]:
+        kept = {pair.input for pair in self._graph.state}
+        return [tensor for tensor in self._graph.inputs if tensor.name in kept]
+
+    @property
+    def _key(self) -> tuple[int, bool]:
+        """What a captured graph is good for: so many rows, and state in these buffers."""
+        return self._rows, self._flipped
 
     def _allocate(self, tensor: TensorSpec) -> None:
         what = f"'{tensor.name}' of {self._path.name}"
         dtype = np.dtype(tensor.dtype)
-        count = int(np.prod(tensor.shape, dtype=np.int64))
+        count = math.prod(tensor.sized(max(self._graph.row_counts, default=0)))
         address = self._cuda.allocate_host(count * dtype.itemsize, what)
         memory = (ctypes.c_ubyte * (count * dtype.itemsize)).from_address(address)
-        self._host[tensor.name] = np.frombuffer(memoryview(memory), dtype).reshape(tensor.shape)
+        self._host[tensor.name] = np.frombuffer(memoryview(memory), dtype)
         self._device[tensor.name] = self._cuda.allocate(count * dtype.itemsize, what)
-        if not self._context.set_tensor_address(tensor.name, self._device[tensor.name]):
-            raise UserError(f"{self._path.name} takes no memory for '{tensor.name}' ({self._reason()}); {BUILD_HERE}.")
+        self._place(tensor.name, self._device[tensor.name])
+
+    def _place(self, name: str, address: int) -> None:
+        if not self._context.set_tensor_address(name, address):
+            raise UserError(f"{self._path.name} takes no memory for '{name}' ({self._reason()}); {BUILD_HERE}.")
+
+    def _place_state(self) -> None:
+        for pair in self._graph.state:
+            buffers = self._buffers[pair.input]
+            self._place(pair.input, buffers[self._flipped])
+            self._place(pair.output, buffers[not self._flipped])
+
+    def _flip(self) -> None:
+        if self._graph.state:
+            self._flipped = not self._flipped
+            self._place_state()
+
+    def _view(self, tensor: TensorSpec) -> NDArray[Any]:
+        """The host's side of a tensor, as large as it is in this call."""
+        shape = tensor.sized(self._rows)
+        return self._host[tensor.name][: math.prod(shape)].reshape(shape)
 
     def _fill(self, inputs: Mapping[str, Array]) -> None:
         check_inputs(self._graph, inputs)
+        self._enter()
+        self._choose_rows(rows_of(self._graph.fed, inputs))
+        for tensor in self._graph.fed:
+            np.copyto(self._view(tensor), inputs[tensor.name])
+
+    def _enter(self) -> None:
         self._loaded()
-        for tensor in self._graph.inputs:
-            np.copyto(self._host[tensor.name], inputs[tensor.name])
         self._cuda.enter()
+
+    def _choose_rows(self, rows: int) -> None:
+        """Take the profile of so many rows; an engine has one for each number that its graph is called with."""
+        if rows == self._rows:
+            return
+        profile = self._graph.row_counts.index(rows)
+        taken = self._context.set_optimization_profile_async(profile, self._stream.handle)
+        for tensor in self._graph.fed:
+            if ROWS in tensor.shape:
+                taken = taken and self._context.set_input_shape(tensor.name, tensor.sized(rows))
+        if not taken:
+            raise UserError(f"{self._path.name} takes no call of {rows} rows ({self._reason()}); {BUILD_HERE}.")
+        self._rows = rows
 
     def _once(self) -> None:
         self._launch()
         self._stream.synchronize()
 
     def _launch(self) -> None:
-        if self._captured is None:
-            self._enqueue()
+        if self._key in self._captured:
+            self._stream.launch(self._captured[self._key])
         else:
-            self._stream.launch(self._captured)
+            self._enqueue()
 
     def _enqueue(self) -> None:
-        for tensor in self._graph.inputs:
-            host = self._host[tensor.name]
+        for tensor in self._graph.fed:
+            host = self._view(tensor)
             self._stream.to_device(self._device[tensor.name], host.ctypes.data, host.nbytes)
         self._execute()
-        for tensor in self._graph.outputs:
-            host = self._host[tensor.name]
+        for tensor in self._graph.fetched:
+            host = self._view(tensor)
             self._stream.to_host(host.ctypes.data, self._device[tensor.name], host.nbytes)
 
     def _execute(self) -> None:
@@ -195,10 +283,10 @@ class TrtSession:
 
     def _capture(self) -> None:
         try:
-            self._captured = self._cuda.capture(self._stream, self._enqueue)
+            self._captured[self._key] = self._cuda.capture(self._stream, self._enqueue)
             self._check_captured()
         except UserError as error:
-            self._captured = None
+            self._captured.pop(self._key, None)
             raise UserError(
                 f"{self._path.name} cannot be captured as a CUDA graph ({str(error).rstrip('.')}); run it without "
                 "--cuda-graph."
@@ -210,13 +298,13 @@ class TrtSession:
         Raises:
             UserError: an output is as it was.
         """
-        for tensor in self._graph.outputs:
-            host = self._host[tensor.name]
+        for tensor in self._graph.fetched:
+            host = self._view(tensor)
             _bytes(host).fill(_UNTOUCHED)
             self._stream.to_device(self._device[tensor.name], host.ctypes.data, host.nbytes)
         self._once()
-        for tensor in self._graph.outputs:
-            if (_bytes(self._host[tensor.name]) == _UNTOUCHED).all():
+        for tensor in self._graph.fetched:
+            if (_bytes(self._view(tensor)) == _UNTOUCHED).all():
                 raise UserError(f"The graph leaves '{tensor.name}' untouched.")
 
     def _reason(self) -> str:

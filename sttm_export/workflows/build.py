@@ -45,7 +45,8 @@ def plan_build(bundle: Bundle, request: Request) -> list[EngineRequest]:
         UserError: one sentence for the first thing that is wrong.
     """
     graphs = graphs_of(bundle)
-    requests = plan_engines(graphs, request.targets, request.capabilities, request.options)
+    specs = bundle.manifest.graphs
+    requests = plan_engines(graphs, request.targets, request.capabilities, request.options, specs)
     for target in request.targets:
         _check_target(bundle, target, [row for row in requests if row.target == target], force=request.force)
     # An engine is about as large as the weights of its graph.

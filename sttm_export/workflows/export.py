@@ -27,7 +27,7 @@ from sttm_export.bundle.opened import (
 )
 from sttm_export.bundle.records import EngineRecord
 from sttm_export.bundle.store import ENGINES, seal_target
-from sttm_export.contracts.graph import CLIP, JudgedGraph
+from sttm_export.contracts.graph import CLIP, GraphSpec, JudgedGraph
 from sttm_export.contracts.model import ModelSpec
 from sttm_export.contracts.target import targets
 from sttm_export.contracts.weights import WeightSource, combined
@@ -70,11 +70,10 @@ def run_export(plan: ExportPlan, steps: Steps) -> Bundle:
     """
     with staging(plan.output, plan.force, steps.say) as partial:
         made = _make_graphs(plan, partial, steps)
-        engines = _build_engines(plan, [partial / row.onnx_file for row in made.graphs], partial, steps)
+        files = [partial / row.onnx_file for row in made.graphs]
+        engines = _build_engines(plan, files, made.graphs, partial, steps)
         with steps.step("Write manifest and report"):
-            pack_kit(
-                partial, plan.model.title, [partial / row.onnx_file for row in made.graphs], list(targets().values())
-            )
+            pack_kit(partial, plan.model.title, files, list(targets().values()))
             created = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
             write_times(partial, created, steps.seconds)
             _write(partial, _manifest(plan, made), engines, created)
@@ -204,13 +203,15 @@ def check_targets(graphs: Sequence[Path], plan: ExportPlan) -> dict[str, list[di
     return findings
 
 
-def _build_engines(plan: ExportPlan, graphs: Sequence[Path], partial: Path, steps: Steps) -> list[EngineRecord]:
+def _build_engines(
+    plan: ExportPlan, files: Sequence[Path], specs: Sequence[GraphSpec], partial: Path, steps: Steps
+) -> list[EngineRecord]:
     from sttm_export.engines.build import build_engines, plan_engines
 
     if not plan.engines:
         return []
     with steps.step("Build engines") as advance:
-        requests = plan_engines(graphs, plan.targets, plan.capabilities)
+        requests = plan_engines(files, plan.targets, plan.capabilities, specs=specs)
         records = build_engines(requests, partial / ENGINES, advance)
     for target in plan.targets:
         seal_target(partial / ENGINES / target.name, [record for record in records if record.target == target.name])

@@ -59,10 +59,11 @@ class Builder(Forwarding):
         if plan is None:
             return None
         config.learn(network.path)
-        return HostMemory(pack(memoryview(plan), self._meta(network), network.path))
+        return HostMemory(pack(memoryview(plan), self._meta(network, config), network.path))
 
-    def _meta(self, network):
+    def _meta(self, network, config):
         return {
+            "profiles": config.real.num_optimization_profiles,
             "version": self.module.__version__,
             "flavour": self.module.flavour,
             "capability": gpu_name(),

@@ -127,7 +127,7 @@ class Inspector:
 
 class Context:
     def __init__(self, engine):
-        self._engine, self._addresses = engine, {}
+        self._engine, self._addresses, self._shapes = engine, {}, {}
         self._session = engine.session()
 
     def set_tensor_address(self, name, address):
@@ -136,6 +136,19 @@ class Context:
             return False
         self._addresses[name] = address
         return True
+
+    def set_optimization_profile_async(self, index, stream_handle):
+        record("Context.set_optimization_profile_async", index)
+        self._shapes.clear()
+        return index < self._engine.meta["profiles"]
+
+    def set_input_shape(self, name, shape):
+        record("Context.set_input_shape", name, list(shape))
+        self._shapes[name] = tuple(shape)
+        return True
+
+    def _shape(self, row):
+        return self._shapes.get(row["name"], tuple(row["shape"]))
 
     def execute_async_v3(self, stream_handle):
         record("Context.execute_async_v3", stream_handle)
@@ -153,7 +166,9 @@ class Context:
 
     def _fault(self, driver):
         for name, row in self._engine.rows.items():
-            size = math.prod(row["shape"]) * np.dtype(NUMPY[row["dtype"]]).itemsize
+            if row["mode"] == "INPUT" and -1 in self._shape(row):
+                return f"The shape of input {name} is not set"
+            size = math.prod(map(abs, self._shape(row))) * np.dtype(NUMPY[row["dtype"]]).itemsize
             if name not in self._addresses:
                 return f"Address is not set for tensor {name}"
             if driver.room(self._addresses[name]) < size:
@@ -170,9 +185,10 @@ class Context:
         for name, value in zip(names, self._session.run(names, inputs), strict=True):
             scaled = (value * scale).astype(value.dtype) if value.dtype.kind == "f" and scale != 1 else value
             data = np.asarray(scaled, order="C").tobytes()
+            assert standin_cuda.library().room(self._addresses[name]) >= len(data), name
             ctypes.memmove(self._addresses[name], data, len(data))
 
     def _read(self, row):
         dtype = np.dtype(NUMPY[row["dtype"]])
-        data = ctypes.string_at(self._addresses[row["name"]], math.prod(row["shape"]) * dtype.itemsize)
-        return np.frombuffer(data, dtype).reshape(row["shape"])
+        data = ctypes.string_at(self._addresses[row["name"]], math.prod(self._shape(row)) * dtype.itemsize)
+        return np.frombuffer(data, dtype).reshape(self._shape(row))
