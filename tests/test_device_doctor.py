@@ -40,7 +40,7 @@ def test_what_is_not_stated_makes_an_unknown():
     assert answers(orin(l4t="", jetpack=""), "jetson-orin-jp62") == ("yes", "unknown", "unknown")
 
 
-def test_on_another_kind_of_machine_the_kit_is_the_mend():
+def test_on_another_kind_of_machine_the_kit_is_the_fix():
     host = orin(processor="x86_64", l4t="", jetpack="", gpu=None, tensorrt=RTX)
     (verdict,) = examine_targets(host, [find_target("jetson-orin-jp62")], has_onnx=True)
     assert "bash device/build.sh" in verdict.build.fix

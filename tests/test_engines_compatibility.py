@@ -60,7 +60,7 @@ def test_another_platform():
     assert why_not_here(sidecar(where="Linux riscv64"), api(), "sm87") == [reason]
 
 
-def test_every_reason_in_one_sentence_with_the_mend(monkeypatch):
+def test_every_reason_in_one_sentence_with_the_fix(monkeypatch):
     monkeypatch.setattr(compatibility, "ask_gpu", lambda: (None, "Cannot start it: no device; join the group."))
     with pytest.raises(UserError) as caught:
         check_runs_here(sidecar("tensorrt 10.16.1.11", "sm110", "Linux riscv64"), api(), None)

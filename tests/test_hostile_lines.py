@@ -8,7 +8,7 @@ import shutil
 
 import helpers_runtime
 import pytest
-from helpers_networks import tiny_model, tiny_state, write_checkpoint, write_tiny_model_toml
+from helpers_networks import load_checkpoint, tiny_model, tiny_state, write_checkpoint, write_tiny_model_toml
 from safetensors.torch import load_file, save_file
 
 from sttm_export.cli import main
@@ -258,7 +258,6 @@ def test_a_config_that_is_no_file(place, checkpoint, capsys):
 
 
 def test_a_config_that_is_missing_is_said(checkpoint):
-    from sttm_export.weights.checkpoint import load_checkpoint
 
     assert load_checkpoint(tiny_model(), str(checkpoint))[1].note == ""
     (checkpoint / "config.json").unlink()
@@ -267,7 +266,6 @@ def test_a_config_that_is_missing_is_said(checkpoint):
 
 
 def test_a_towers_config_that_is_missing_is_said(place):
-    from sttm_export.weights.checkpoint import load_checkpoint
 
     model = tiny_model()
     whole = write_checkpoint(place / "whole", model, tiny_state(model, 3), tower=False)

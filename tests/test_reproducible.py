@@ -64,7 +64,7 @@ def test_another_seed_is_another_bundle(twins, tmp_path, tiny_toml):
 
 
 def test_engines_leave_the_manifest_alone(twins, tiny_bundle):
-    """An export that builds engines writes the same kind of manifest; what hangs on the machine stands beside them."""
+    """An export that builds engines writes the same kind of manifest; what depends on the machine stands beside them."""
     manifest = open_bundle(tiny_bundle).manifest.data
     assert manifest.keys() == open_bundle(twins[0]).manifest.data.keys()
     assert not [row for row in manifest["files"] if row["path"].startswith("engines/")]
