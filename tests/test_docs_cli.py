@@ -8,7 +8,7 @@ import math
 import re
 from pathlib import Path
 
-from sttm_export import cli
+from sttm_export import program
 from sttm_export.cli import VERBS, build_parser
 from sttm_export.contracts.data import read_toml
 from sttm_export.errors import UserError, ValidationMiss
@@ -66,7 +66,7 @@ def test_every_option_says_what_it_is_for():
 
 def test_exit_codes_are_those_of_the_program():
     codes = [int(code) for code in re.findall(r"^\| (\d+) \|", TEXT, re.MULTILINE)]
-    assert codes == [0, ValidationMiss.exit_code, UserError.exit_code, cli.INTERRUPTED, cli.CLOSED_PIPE]
+    assert codes == [0, ValidationMiss.exit_code, UserError.exit_code, program.INTERRUPTED, program.CLOSED_PIPE]
 
 
 def test_shares_of_the_budget_are_those_that_were_solved():
