@@ -62,7 +62,8 @@ def test_engines_give_the_tokens_of_onnxruntime(orin, bundle, video, tmp_path, c
         found = np.load(tmp_path / name)
         for key in expected.files:
             np.testing.assert_array_equal(found[key], expected[key])
-    assert orin.driver.live() == {} and "cuGraphLaunch" in orin.log.names()
+    assert orin.driver.live() == {}
+    assert "cuGraphLaunch" in orin.log.names()
 
 
 def test_in_a_process_of_its_own(bundle, video, tmp_path):
@@ -77,16 +78,20 @@ def test_in_a_process_of_its_own(bundle, video, tmp_path):
     del environment["STTM_STANDIN_MACHINE"]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     here = "this is Linux aarch64" if os.uname().machine == "aarch64" else "it was built for Linux aarch64"
-    assert done.returncode == 2 and here in done.stderr and "Traceback" not in done.stderr
+    assert done.returncode == 2
+    assert here in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_validate_runs_the_engines_on_the_fixtures(orin, bundle, capsys):
     assert main(["validate", str(bundle), "--engine"]) == 0
     text = capsys.readouterr()
-    assert f"Validate the engines of {ORIN}" in text.out + text.err and "Verdict: passed" in text.out
+    assert f"Validate the engines of {ORIN}" in text.out + text.err
+    assert "Verdict: passed" in text.out
     rows = [line for line in text.out.splitlines() if "10.3.0.30" in line]
     # Two batches of the encoder, the clip's and one of edge frames; decisions, budget and tokens of three clips.
-    assert len(rows) == 2 + 3 * 3 and all("pass" in row for row in rows)
+    assert len(rows) == 2 + 3 * 3
+    assert all("pass" in row for row in rows)
     assert orin.driver.live() == {}
 
 
@@ -104,7 +109,8 @@ def test_engines_that_do_not_run_here(orin, bundle, video, tmp_path, capsys):
     assert run(bundle, video, tmp_path / "t.npz", "--engine") == 2
     text = sentence(capsys)
     assert f"{ORIN}: it was built for a GPU of compute capability sm87, this one has sm110" in text
-    assert "rtx: it was built for" in text and "`bash device/build.sh`" in text
+    assert "rtx: it was built for" in text
+    assert "`bash device/build.sh`" in text
     assert main(["validate", str(bundle), "--engine"]) == 2
     assert "has no engines that run here" in sentence(capsys)
     assert run(bundle, video, tmp_path / "t.npz", "--engine", "--target", "jetson-orin") == 2
@@ -123,7 +129,8 @@ def test_out_of_memory_leaves_nothing(orin, bundle, video, tmp_path, capsys):
     orin.knob(memory=1024)
     assert run(bundle, video, tmp_path / "t.npz", "--engine") == 2
     assert "of GPU memory for 'pixel_values' of vision_encoder.engine" in sentence(capsys)
-    assert orin.driver.live() == {} and not list(tmp_path.iterdir())
+    assert orin.driver.live() == {}
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(

@@ -64,7 +64,8 @@ def build(kit, path, *options, cwd=None, **variables):
 
 def refused(done):
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.startswith("build.sh: ") and done.stderr.count("\n") == 1
+    assert done.stderr.startswith("build.sh: ")
+    assert done.stderr.count("\n") == 1
     return done.stderr
 
 
@@ -91,7 +92,8 @@ def test_python_can_be_chosen(kit, programs, tmp_path):
     (tmp_path / "mine").symlink_to(sys.executable)
     done = build(kit, programs, "--target", "a b", cwd=tmp_path, PYTHON="./mine")
     assert done.returncode == 7, done.stderr
-    assert done.stdout.startswith("['--target', 'a b'] ") and str(kit) in done.stdout
+    assert done.stdout.startswith("['--target', 'a b'] ")
+    assert str(kit) in done.stdout
 
 
 @pytest.mark.parametrize(
@@ -184,7 +186,8 @@ def test_signed_or_not_only_the_package_is_imported(ready, programs, tmp_path):
     for cwd in (ready, ready.parent):
         done = build(ready, programs, cwd=cwd, PYTHONPATH=":", LD_LIBRARY_PATH=":")
         assert done.returncode == 7 and f"{ready}/sttm_export/kit/__main__.py" in done.stdout, done.stderr
-    assert "argparse" in TRAPS and not (tmp_path / "ran").exists()
+    assert "argparse" in TRAPS
+    assert not (tmp_path / "ran").exists()
 
 
 def test_search_paths_stay_what_they_were(ready, programs, tmp_path):

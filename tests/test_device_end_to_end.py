@@ -88,7 +88,8 @@ def test_engines_are_kept_with_their_report(passed, bundle):
     ]
     assert all(opened.engine_path(record).stat().st_size == record.bytes for record in built)
     assert read_sidecar(opened.engine_path(built[0])).tensorrt == "tensorrt 10.3.0.30"
-    assert not list(bundle.rglob("__pycache__")) and not (bundle / "rejected").exists()
+    assert not list(bundle.rglob("__pycache__"))
+    assert not (bundle / "rejected").exists()
     subprocess.run(["sha256sum", "--check", "--quiet", "SHA256SUMS"], cwd=folder, check=True)
     subprocess.run(["sha256sum", "--check", "--quiet", "SHA256SUMS"], cwd=bundle, check=True)
 
@@ -96,7 +97,8 @@ def test_engines_are_kept_with_their_report(passed, bundle):
 def test_the_report_says_what_was_measured_and_allowed(passed, bundle):
     folder = bundle / "engines" / TARGET
     report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
-    assert report["passed"] and report["target"]["name"] == TARGET
+    assert report["passed"]
+    assert report["target"]["name"] == TARGET
     rows = report["validation"]["results"]
     merged = [
         (clip, name) for clip in ("the clip", "edges", "zeros") for name in ("assignment", "num_tokens", "tokens")
@@ -132,7 +134,9 @@ def test_the_report_says_what_was_measured_and_allowed(passed, bundle):
 def test_a_second_run_says_that_engines_are_there(passed, bundle, environment):
     before = listed(bundle)
     done = build(bundle, environment())
-    assert done.returncode == 2 and "there already" in done.stderr and "--force" in done.stderr
+    assert done.returncode == 2
+    assert "there already" in done.stderr
+    assert "--force" in done.stderr
     assert listed(bundle) == before
 
 
@@ -143,12 +147,15 @@ def test_a_wrong_engine_is_not_kept(passed, bundle, environment, tmp_path, knob,
     shutil.rmtree(fresh / "engines")
     done = build(fresh, environment(**{knob: 1.01}))
     assert done.returncode == 1, done.stdout + done.stderr
-    assert f"{stage} departs from " in done.stderr and "No engine was kept" in done.stderr
-    assert not list(fresh.rglob("*.engine")) and not (fresh / "engines").exists()
+    assert f"{stage} departs from " in done.stderr
+    assert "No engine was kept" in done.stderr
+    assert not list(fresh.rglob("*.engine"))
+    assert not (fresh / "engines").exists()
     rejected = fresh / "rejected" / TARGET
     assert listed(rejected) == ["report.json", "report.md", "token_merger.log", "vision_encoder.log"]
     report = json.loads((rejected / "report.json").read_text(encoding="utf-8"))
-    assert not report["passed"] and stage in report["reason"]
+    assert not report["passed"]
+    assert stage in report["reason"]
     assert "**Rejected**" in (rejected / "report.md").read_text(encoding="utf-8")
     open_bundle(fresh)
 
@@ -157,13 +164,16 @@ def test_a_build_that_fails_leaves_the_engines_that_were_there(passed, bundle, e
     before = {name for name in listed(bundle) if not name.startswith("rejected")}
     done = build(bundle, environment(no_build="yes"), "--force")
     assert done.returncode == 1, done.stdout + done.stderr
-    assert "Building vision_encoder failed" in done.stderr and "The engines that were there stay" in done.stderr
+    assert "Building vision_encoder failed" in done.stderr
+    assert "The engines that were there stay" in done.stderr
     assert {name for name in listed(bundle) if not name.startswith("rejected")} == before
     report = json.loads((bundle / "rejected" / TARGET / "report.json").read_text(encoding="utf-8"))
-    assert report["validation"]["results"] == [] and report["builds"][0]["record"]["status"] == "failed"
+    assert report["validation"]["results"] == []
+    assert report["builds"][0]["record"]["status"] == "failed"
     text = (bundle / "rejected" / TARGET / "report.md").read_text(encoding="utf-8")
     assert "**Rejected**: Building vision_encoder failed" in text
-    assert "Nothing was compared." in text and "Not measured." in text
+    assert "Nothing was compared." in text
+    assert "Not measured." in text
     open_bundle(bundle)
 
 
@@ -182,7 +192,8 @@ def test_an_interruption_leaves_nothing(passed, bundle, environment, tmp_path, n
     wait_until(lambda: log.is_file() and "parse" in log.read_text())
     running.send_signal(number)
     _, errors = running.communicate(timeout=30)
-    assert running.returncode == 130 and "interrupted; nothing was left" in errors
+    assert running.returncode == 130
+    assert "interrupted; nothing was left" in errors
     assert listed(bundle) == before
 
 

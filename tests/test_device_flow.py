@@ -71,7 +71,9 @@ def test_a_good_machine_and_bundle(machine, bundle, capsys):
     assert run(bundle, "--check") == 0
     text = capsys.readouterr().out
     assert "Tiny for Jetson Orin, JetPack 6.1 / 6.2, TensorRT 10.3" in text
-    assert "will do" in text and "failed" not in text and "→" not in text
+    assert "will do" in text
+    assert "failed" not in text
+    assert "→" not in text
     assert "Power mode" not in text, "no Jetson says that it has none"
     machine(power=PowerFacts("15W", "MAXN_SUPER", 2))
     assert run(bundle, "--check") == 0
@@ -106,7 +108,8 @@ def test_all_faults_come_at_once(machine, bundle, capsys, monkeypatch):
     captured = capsys.readouterr()
     assert "files, processor, JetPack, GPU, TensorRT, disk, bundle (" in captured.err
     assert captured.out.count("→") == 7
-    assert "larger disk" in captured.out and "copy the bundle to a disk that can be written" in captured.out
+    assert "larger disk" in captured.out
+    assert "copy the bundle to a disk that can be written" in captured.out
 
 
 def test_a_damaged_bundle(machine, bundle, capsys):
@@ -160,7 +163,8 @@ def test_a_bundle_without_fixtures(exported):
 
 def test_a_precision_that_the_target_lacks(exported):
     found = check(without(exported, precision=lambda _: "fp8"), "precision")
-    assert found.status == "failed" and "--precision" in found.fix
+    assert found.status == "failed"
+    assert "--precision" in found.fix
     assert check(without(exported), "precision").status == "ok"
 
 
@@ -267,14 +271,17 @@ def test_what_a_power_cut_left_is_swept_or_put_back(built, bundle, capsys):
     (engines / f".{JP62.name}.partial-{dead}").mkdir()
     assert built() == 2
     shown = capsys.readouterr()
-    assert "was put back" in shown.out and "a process that was killed had left" in shown.out
-    assert "are there already" in shown.err and [path.name for path in engines.iterdir()] == [JP62.name]
+    assert "was put back" in shown.out
+    assert "a process that was killed had left" in shown.out
+    assert "are there already" in shown.err
+    assert [path.name for path in engines.iterdir()] == [JP62.name]
 
 
 def test_two_kits_at_once_are_one_and_a_refusal(built, bundle, capsys):
     with only_builder(bundle):
         assert built() == 2
-    assert "Engines are built into" in capsys.readouterr().err and not (bundle / "engines").exists()
+    assert "Engines are built into" in capsys.readouterr().err
+    assert not (bundle / "engines").exists()
 
 
 def test_engines_for_another_gpu_stay(built, bundle):
@@ -288,7 +295,8 @@ def test_engines_for_another_gpu_stay(built, bundle):
 def test_what_is_no_engine_stops_the_kit(built, bundle, capsys):
     put_engines(bundle, JP62.name, "sm87")
     (bundle / "engines" / JP62.name / "notes.txt").write_text("mine")
-    assert built("--force") == 2 and "holds 'notes.txt'" in capsys.readouterr().err
+    assert built("--force") == 2
+    assert "holds 'notes.txt'" in capsys.readouterr().err
 
 
 def test_evidence_goes_and_what_a_user_put_beside_it_stays(built, bundle):
@@ -296,9 +304,11 @@ def test_evidence_goes_and_what_a_user_put_beside_it_stays(built, bundle):
     rejected.mkdir(parents=True)
     for name in ("report.md", "report.json", "a.log", "notes.txt"):
         (rejected / name).write_text("x")
-    assert built() == 0 and [path.name for path in rejected.iterdir()] == ["notes.txt"]
+    assert built() == 0
+    assert [path.name for path in rejected.iterdir()] == ["notes.txt"]
     (rejected / "notes.txt").unlink()
-    assert built("--force") == 0 and not (bundle / "rejected").exists()
+    assert built("--force") == 0
+    assert not (bundle / "rejected").exists()
 
 
 def test_the_bundle_lists_its_kit(exported):

@@ -108,7 +108,8 @@ def test_a_module_says_its_version_or_why_it_does_not_load(tmp_path, monkeypatch
     monkeypatch.syspath_prepend(tmp_path)
     assert ask_module("standin_good").version == "1.2.3"
     broken = ask_module("standin_broken")
-    assert not broken.loads and "libnvinfer.so.10: cannot open shared object file" in broken.reason
+    assert not broken.loads
+    assert "libnvinfer.so.10: cannot open shared object file" in broken.reason
     assert ask_module("standin_fatal").reason == "its process ended with code 7"
     assert ask_module("standin_absent").reason == "not installed"
     assert not {"standin_good", "standin_broken"} & set(sys.modules), "nothing is loaded into this process"
@@ -116,7 +117,8 @@ def test_a_module_says_its_version_or_why_it_does_not_load(tmp_path, monkeypatch
 
 def test_onnxruntime_says_its_providers():
     found = ask_onnxruntime()
-    assert found.loads and "CPUExecutionProvider" in found.extras
+    assert found.loads
+    assert "CPUExecutionProvider" in found.extras
 
 
 def test_disk_and_sizes(tmp_path):

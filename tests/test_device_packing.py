@@ -191,8 +191,10 @@ def test_the_readme_has_the_bundles_facts(staged):
     )
     text = (kit / "README.md").read_text(encoding="utf-8")
     assert text.startswith("# Engines on the device: Tiny 7B")
-    assert "vision_encoder (3.0 MiB)" in text and "1.6 GiB of free memory" in " ".join(text.split())
-    assert "jetson-orin-jp62" in text and "`rtx`" not in text
+    assert "vision_encoder (3.0 MiB)" in text
+    assert "1.6 GiB of free memory" in " ".join(text.split())
+    assert "jetson-orin-jp62" in text
+    assert "`rtx`" not in text
     assert sttm_export.__version__ in text
 
 

@@ -38,7 +38,8 @@ def test_a_jetson_with_all_of_it_passes_every_check():
 
 def test_wrong_jetpack():
     fault = only_fault(orin(l4t="35.4.1", jetpack=""))
-    assert fault.name == "JetPack" and fault.found == "JetPack ? (Jetson Linux 35.4.1)"
+    assert fault.name == "JetPack"
+    assert fault.found == "JetPack ? (Jetson Linux 35.4.1)"
     assert fault.needed == "JetPack 6.1, 6.2, 6.2.1, 6.2.2 or 6.2.3 (Jetson Linux 36.4, 36.5)"
     assert "SDK Manager" in fault.fix
 
@@ -79,7 +80,8 @@ def test_no_tensorrt_module(changes, needed, fix):
 
 def test_a_tensorrt_that_does_not_load_says_why():
     fault = only_fault(orin(tensorrt=tensorrt(reason="ImportError: libcudart.so.12: cannot open")))
-    assert "libcudart.so.12" in fault.found and "keeps it from loading" in fault.fix
+    assert "libcudart.so.12" in fault.found
+    assert "keeps it from loading" in fault.fix
 
 
 @pytest.mark.parametrize("version", ["10.7.0", "8.6.2", "1.3", "10.30.0"])
@@ -95,7 +97,8 @@ def test_wrong_compute_capability_and_no_gpu():
     assert (fault.name, fault.found, fault.needed) == ("GPU", "sm72 (Xavier)", "sm87")
     fault = only_fault(orin(gpu=None))
     assert "no NVIDIA GPU" in fault.found
-    assert "--runtime nvidia --group-add video" in fault.fix and "--gpus" not in fault.fix
+    assert "--runtime nvidia --group-add video" in fault.fix
+    assert "--gpus" not in fault.fix
     host = orin(processor="x86_64", l4t="", jetpack="", gpu=None)
     assert "docker run --gpus all" in next(row for row in check_machine(host, X86) if row.name == "GPU").fix
 
@@ -106,7 +109,8 @@ def test_a_gpu_that_may_not_be_used_keeps_the_drivers_words(tmp_path):
         path = tmp_path / "dev" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
-    assert closed_nodes(tmp_path, lambda path: True) == {} and closed_text({}) == ""
+    assert closed_nodes(tmp_path, lambda path: True) == {}
+    assert closed_text({}) == ""
     found = closed_nodes(tmp_path, lambda path: path.name == "nvidia0")
     assert list(found) == ["/dev/nvmap", "/dev/nvhost-ctrl", "/dev/dri/renderD128"], "card0 is the display's"
     nodes = {"/dev/nvmap": "video", "/dev/nvhost-ctrl": "video", "/dev/dri/renderD128": "render"}
@@ -116,7 +120,9 @@ def test_a_gpu_that_may_not_be_used_keeps_the_drivers_words(tmp_path):
     assert "--group-add 104" in closed_text({"/dev/dri/renderD128": "104"}), "a container has no name for it"
     reason = "Cannot start the NVIDIA driver: no CUDA-capable device is detected, CUDA_ERROR_NO_DEVICE (CUDA error 100)"
     fault = only_fault(orin(gpu=None, gpu_fault=f"{reason}; {text}."))
-    assert fault.found == reason and "usermod -aG video,render" in fault.fix and fault.fix.count("group-add") == 2
+    assert fault.found == reason
+    assert "usermod -aG video,render" in fault.fix
+    assert fault.fix.count("group-add") == 2
 
 
 def test_full_tensorrt_takes_more_before_it_reads_a_weight():
@@ -125,7 +131,8 @@ def test_full_tensorrt_takes_more_before_it_reads_a_weight():
     assert (rtx, host, jetson) == (int(0.6 * GIB), 927 * 2**20, 1679 * 2**20)
     graphs = {"vision_encoder": 830 * 10**6}
     needs = derive_needs(graphs, {}, jetson)
-    assert needs.memory == int(jetson + 3.05 * 830 * 10**6) and needs.memory_reason.startswith("building")
+    assert needs.memory == int(jetson + 3.05 * 830 * 10**6)
+    assert needs.memory_reason.startswith("building")
     between = orin(memory=MemoryFacts(8 * GIB, (derive_needs(graphs, {}, rtx).memory + needs.memory) // 2))
     assert check_room(between, needs, 2 * GIB, True, "/data")[0].status == "failed"
 
@@ -141,7 +148,8 @@ def test_an_x86_machine_gets_all_its_faults_at_once():
 def test_a_gpu_host_target_on_a_jetson():
     assert [fault.name for fault in failed(check_machine(orin(), X86))] == ["processor", "GPU"]
     fault = failed(check_machine(orin(processor="x86_64", tensorrt=tensorrt(reason="not installed")), X86))[-1]
-    assert "tensorrt==10.3.*" in fault.fix and X86.image in fault.fix
+    assert "tensorrt==10.3.*" in fault.fix
+    assert X86.image in fault.fix
 
 
 @pytest.mark.parametrize(
@@ -155,7 +163,8 @@ def test_a_gpu_host_target_on_a_jetson():
 )
 def test_python_and_numpy(changes, name, fix):
     fault = only_fault(orin(**changes))
-    assert fault.name == name and fix in fault.fix
+    assert fault.name == name
+    assert fix in fault.fix
 
 
 def test_what_a_build_needs_is_derived_from_the_largest_graph():
@@ -172,9 +181,13 @@ def test_room_enough_and_not_enough():
     little = orin(memory=MemoryFacts(8 * GIB, 1 * GIB))
     memory, disk, bundle = check_room(little, NEEDS, GIB // 2, False, "/data/bundle")
     assert (memory.status, disk.status, bundle.status) == ("failed",) * 3
-    assert memory.found == "1.0 GiB free" and "free 2.0 GiB" in memory.fix and "--ignore-memory" in memory.fix
-    assert "/data/bundle" in disk.fix and "larger disk" in disk.fix
-    assert bundle.found == "read-only" and "copy the bundle" in bundle.fix
+    assert memory.found == "1.0 GiB free"
+    assert "free 2.0 GiB" in memory.fix
+    assert "--ignore-memory" in memory.fix
+    assert "/data/bundle" in disk.fix
+    assert "larger disk" in disk.fix
+    assert bundle.found == "read-only"
+    assert "copy the bundle" in bundle.fix
 
 
 def test_a_containers_limit_is_named():
@@ -185,7 +198,8 @@ def test_a_containers_limit_is_named():
 def test_ignored_memory_is_said_and_not_refused():
     little = orin(memory=MemoryFacts(8 * GIB, 1 * GIB))
     memory = check_room(little, NEEDS, 2 * GIB, True, "/data", ignore_memory=True)[0]
-    assert memory.status == "unknown" and "--ignore-memory" in memory.fix
+    assert memory.status == "unknown"
+    assert "--ignore-memory" in memory.fix
     plenty = check_room(orin(), NEEDS, 2 * GIB, True, "/data", ignore_memory=True)[0]
     assert plenty.status == "ok"
 

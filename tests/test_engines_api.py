@@ -68,7 +68,8 @@ def test_tensorrt_11_needs_no_flags(monkeypatch, graph):
 def test_compute_capability_is_set_on_rtx(graph):
     api = load_api("tensorrt-rtx")
     config = parsed(api, graph, [], "sm89")[2]
-    assert config.num_compute_capabilities == 1 and config.get_compute_capability(0) == trt.ComputeCapability.SM89
+    assert config.num_compute_capabilities == 1
+    assert config.get_compute_capability(0) == trt.ComputeCapability.SM89
     with pytest.raises(EngineError, match="does not know the compute capability sm87"):
         parsed(api, graph, [], "sm87")
 
@@ -149,7 +150,8 @@ def test_what_is_not_installed_says_how_to_install_it(monkeypatch, flavour, extr
     monkeypatch.setattr(api_module.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UnavailableError, match=rf"pip install 'sttm-export\[{extra}\]'\.$") as caught:
         load_api(flavour)
-    assert isinstance(caught.value, UserError) and "\n" not in str(caught.value)
+    assert isinstance(caught.value, UserError)
+    assert "\n" not in str(caught.value)
 
 
 def test_what_is_installed_but_broken_says_so(monkeypatch):
@@ -188,7 +190,9 @@ def build_rtx(graph, **options):
 
 def test_rtx_keeps_workspace_and_level(graph):
     built, options, _ = build_rtx(graph, workspace_mib=64, optimization_level=2)
-    assert built and options["workspace_mib"] == 64 and options["optimization_level"] == 2
+    assert built
+    assert options["workspace_mib"] == 64
+    assert options["optimization_level"] == 2
 
 
 def test_builder_errors_are_in_the_log(tmp_path):
@@ -201,4 +205,5 @@ def test_builder_errors_are_in_the_log(tmp_path):
         {"k": np.array([3841])},
     )
     built, _, log = build_rtx(save(model, tmp_path))
-    assert not built and "K exceeds the maximum value allowed" in log
+    assert not built
+    assert "K exceeds the maximum value allowed" in log

@@ -72,14 +72,22 @@ def sidecar(engine):
 def test_rank_0_inputs_bool_outputs_and_int32_indices_build(graph, tmp_path):
     """TensorRT-RTX takes rank-0 int32 and float32 inputs, rank-0 bool outputs and INT32 indices, in both precisions."""
     graph_types = {row.name: row.type.tensor_type for row in onnx.load(graph, load_external_data=False).graph.input}
-    assert not graph_types["num_frames"].shape.dim and not graph_types["threshold"].shape.dim
+    assert not graph_types["num_frames"].shape.dim
+    assert not graph_types["threshold"].shape.dim
     seen = []
     result = build(graph, tmp_path / "e" / "tiny.engine", on_progress=lambda *row: seen.append(row))
-    assert result.status == "built" and result.reason == "" and result.size == result.path.stat().st_size > 1000
-    assert result.seconds > 0 and result.scratch is not None and result.tensorrt.startswith("1.")
-    assert result.options["tf32"] is False and result.options["strongly_typed"] is True
+    assert result.status == "built"
+    assert result.reason == ""
+    assert result.size == result.path.stat().st_size > 1000
+    assert result.seconds > 0
+    assert result.scratch is not None
+    assert result.tensorrt.startswith("1.")
+    assert result.options["tf32"] is False
+    assert result.options["strongly_typed"] is True
     assert [row[0] for row in seen[:2]] == ["starting TensorRT", "reading the graph"]
-    assert seen[0][1] == 0.0 and seen[-1][1] == 1.0 and [row[1] for row in seen] == sorted(row[1] for row in seen)
+    assert seen[0][1] == 0.0
+    assert seen[-1][1] == 1.0
+    assert [row[1] for row in seen] == sorted(row[1] for row in seen)
     assert names_in(tmp_path / "e") == ["tiny.engine", "tiny.engine.json"]
 
 
@@ -89,11 +97,15 @@ def test_sidecar_and_log_tell_where_the_engine_is_from(small, tmp_path):
     assert result.path.read_bytes()[:4] == b"vtrt"
     assert found["sha256"] == result.sha256 == hashlib.sha256(result.path.read_bytes()).hexdigest()
     assert found["graph_sha256"] == hashlib.sha256(small.read_bytes()).hexdigest()
-    assert found["compute_capability"] == "sm89" and found["target"] == "rtx" and found["timings"] == ""
-    assert found["tensorrt"] == f"tensorrt-rtx {result.tensorrt}" and found["options"]["tf32"] is False
+    assert found["compute_capability"] == "sm89"
+    assert found["target"] == "rtx"
+    assert found["timings"] == ""
+    assert found["tensorrt"] == f"tensorrt-rtx {result.tensorrt}"
+    assert found["options"]["tf32"] is False
     log = "\n".join(result.log)
     assert "Input filename:   tiny.onnx" in log
-    assert str(tmp_path) not in json.dumps(found) and str(small.parent) not in json.dumps(found) + log
+    assert str(tmp_path) not in json.dumps(found)
+    assert str(small.parent) not in json.dumps(found) + log
 
 
 def test_without_capability_an_rtx_engine_is_portable(small, tmp_path):
@@ -148,7 +160,8 @@ def test_what_progress_raises_ends_the_build(small, tmp_path):
     before = children()
     with pytest.raises(KeyboardInterrupt):
         build(small, tmp_path / "x.engine", on_progress=stop)
-    assert names_in(tmp_path) == [] and children() <= before
+    assert names_in(tmp_path) == []
+    assert children() <= before
 
 
 def test_an_interrupt_does_not_wait_for_tensorrt(small, tmp_path):
@@ -168,7 +181,8 @@ def test_a_full_disk_is_an_os_error(small, tmp_path, capfd):
     (tmp_path / "tiny.engine.partial").symlink_to("/dev/full")
     with pytest.raises(OSError, match="No space left") as full:
         build(small, tmp_path / "tiny.engine")
-    assert full.value.errno == errno.ENOSPC and names_in(tmp_path) == []
+    assert full.value.errno == errno.ENOSPC
+    assert names_in(tmp_path) == []
     assert "Traceback" not in capfd.readouterr().err
 
 
@@ -190,7 +204,8 @@ class TestFullTensorrt:
         strong = int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
         rows = [json.loads(line) for line in (tmp_path / "calls").read_text().splitlines()]
         built = next(row for row in rows if row["call"] == "Builder.build_serialized_network")
-        assert built["flags"] == [] and built["workspace"] == 64 << 20
+        assert built["flags"] == []
+        assert built["workspace"] == 64 << 20
         assert next(row for row in rows if row["call"] == "Builder.create_network")["arguments"] == [1 << strong]
         assert result.path.read_bytes()[:4] == b"ftrt"
         found = sidecar(result.path)
@@ -230,7 +245,9 @@ class TestFullTensorrt:
     def test_is_skipped_aloud_where_there_is_no_gpu(self, orin, small, tmp_path):
         orin.knob(cc="none")
         result = build(small, tmp_path / "out" / "x.engine", None, ORIN)
-        assert result.status == "skipped" and result.path is None and names_in(tmp_path) == []
+        assert result.status == "skipped"
+        assert result.path is None
+        assert names_in(tmp_path) == []
         assert result.reason == (
             "TensorRT 10.3 builds for jetson-orin-jp62 only on its own GPU (sm87), and this machine has no NVIDIA GPU; "
             "build on the device with the bundle's device kit (bash BUNDLE/device/build.sh), or use --target rtx here."
@@ -273,26 +290,33 @@ def test_all_targets_in_one_call(small, tmp_path):
     built, skipped = records
     assert (built.status, built.file, built.compute_capability) == ("built", "rtx/tiny.sm86.engine", "sm86")
     engine = tmp_path / "engines" / built.file
-    assert built.sha256 == hashlib.sha256(engine.read_bytes()).hexdigest() and built.bytes == engine.stat().st_size
+    assert built.sha256 == hashlib.sha256(engine.read_bytes()).hexdigest()
+    assert built.bytes == engine.stat().st_size
     assert "Engine generation completed" in (tmp_path / "engines" / built.log).read_text()
-    assert (skipped.status, skipped.file, skipped.compute_capability) == ("skipped", "", "sm87") and skipped.reason
+    assert (skipped.status, skipped.file, skipped.compute_capability) == ("skipped", "", "sm87")
+    assert skipped.reason
     assert seen[-1] == ("tiny, jetson-orin-jp62: skipped", 1.0)
     # Two engines make one bar: the first fills half of it.
     first = [fraction for words, fraction in seen if words.startswith("tiny, rtx sm86: ")]
-    assert first == sorted(first) and first[0] == 0.0 and first[-1] == 0.5
+    assert first == sorted(first)
+    assert first[0] == 0.0
+    assert first[-1] == 0.5
     assert [EngineRecord(**json.loads(json.dumps(record.to_json()))) for record in records] == records
 
 
 def test_one_failure_does_not_stop_the_others(small, tmp_path):
     requests = plan_engines([integers(tmp_path), small], [RTX], ["sm86"])
     failed, built = build_engines(requests, tmp_path / "engines")
-    assert (failed.status, built.status) == ("failed", "built") and "MatMul" in failed.reason and not failed.file
+    assert (failed.status, built.status) == ("failed", "built")
+    assert "MatMul" in failed.reason
+    assert not failed.file
     assert "MatMul" in (tmp_path / "engines" / failed.log).read_text()
 
 
 def test_which_capabilities_are_built():
     assert capabilities_for(RTX, []) == ["sm86", "sm89"] == [*capabilities_for(RTX, ["sm86", "sm89", "sm86"])]
-    assert capabilities_for(RTX, ["sm120"]) == ["sm120"] and capabilities_for(ORIN, ["sm120"]) == [None]
+    assert capabilities_for(RTX, ["sm120"]) == ["sm120"]
+    assert capabilities_for(ORIN, ["sm120"]) == [None]
     assert capabilities_for(ORIN, ["sm87", "sm86"]) == ["sm87"]
 
 

@@ -60,9 +60,11 @@ def child(tmp_path, monkeypatch):
 def test_a_child_answers_and_tells_meanwhile(child, capfd):
     told = []
     body = "print('chatter'); os.system('echo more'); tell(half=1); return {'twice': request['n'] * 2}"
-    assert child(body, told.append) == {"twice": 40} and told == [{"half": 1}]
+    assert child(body, told.append) == {"twice": 40}
+    assert told == [{"half": 1}]
     out, err = capfd.readouterr()
-    assert out == "" and sorted(err.split()) == ["chatter", "more"]
+    assert out == ""
+    assert sorted(err.split()) == ["chatter", "more"]
 
 
 @pytest.mark.parametrize("kind", [UserError, UnavailableError, EngineError])
@@ -183,7 +185,8 @@ def test_search_paths_do_not_depend_on_a_directory(tmp_path, monkeypatch):
     assert absolute_paths("PYTHONPATH") == {"PYTHONPATH": f"/a:{tmp_path}/b"}
     monkeypatch.setenv("LD_LIBRARY_PATH", ":")
     assert absolute_paths("LD_LIBRARY_PATH") == absolute_paths("ABSENT_PATH") == {}
-    assert "LD_LIBRARY_PATH" not in child_environment() and child_environment()["PATH"] == os.environ["PATH"]
+    assert "LD_LIBRARY_PATH" not in child_environment()
+    assert child_environment()["PATH"] == os.environ["PATH"]
 
 
 def test_asking_for_a_module_does_not_look_where_one_stands(tmp_path, monkeypatch):
@@ -247,7 +250,8 @@ def test_one_that_works_is_not(monkeypatch):
     try:
         with ended_when_still(process, 0.2) as still:
             wait_until(lambda: len(seen) > 100)
-            assert process.poll() is None and not still.is_set()
+            assert process.poll() is None
+            assert not still.is_set()
     finally:
         process.kill()
         process.wait()

@@ -39,7 +39,8 @@ def test_the_gpu_is_described(gpu):
 
 def test_no_gpu_and_no_driver(gpu, monkeypatch):
     gpu.knob(cc="none")
-    assert find_gpu() is None and gpu_capability() is None
+    assert find_gpu() is None
+    assert gpu_capability() is None
     with pytest.raises(
         CudaError,
         match=r"device is detected, CUDA_ERROR_NO_DEVICE \(CUDA error 100\); check that nvidia-smi",
@@ -103,13 +104,15 @@ def test_bytes_go_to_the_gpu_and_back(cuda):
 
 def test_small_memory_is_given_in_whole_lines(cuda, gpu):
     first, second = cuda.allocate(4, "a"), cuda.allocate(4, "b")
-    assert gpu.driver.room(first) >= 256 and first != second
+    assert gpu.driver.room(first) >= 256
+    assert first != second
 
 
 def test_free_memory_falls(cuda):
     free, total = cuda.memory()
     cuda.allocate(1 << 20, "a test")
-    assert cuda.memory() == (free - (1 << 20), total) and total == 8 << 30
+    assert cuda.memory() == (free - (1 << 20), total)
+    assert total == 8 << 30
 
 
 def test_too_much_memory(cuda):

@@ -16,8 +16,12 @@ def test_nested_phases_make_one_fraction():
     tree.step("build", 1)
     tree.finish("build")
     fractions = [fraction for _, fraction in seen]
-    assert fractions == sorted(fractions) and fractions[0] == 0.0 and fractions[-1] == 1.0
-    assert ("prepare", 0.25) in seen and ("build", 0.5) in seen and ("optimize", 0.75) in seen
+    assert fractions == sorted(fractions)
+    assert fractions[0] == 0.0
+    assert fractions[-1] == 1.0
+    assert ("prepare", 0.25) in seen
+    assert ("build", 0.5) in seen
+    assert ("optimize", 0.75) in seen
 
 
 def test_fraction_never_falls_when_a_phase_opens_again_in_one_step():
@@ -29,7 +33,8 @@ def test_fraction_never_falls_when_a_phase_opens_again_in_one_step():
         tree.step("costs", 0)
         tree.step("costs", 1)
         tree.finish("costs")
-    assert seen == sorted(seen) and max(seen) == 0.5
+    assert seen == sorted(seen)
+    assert max(seen) == 0.5
 
 
 def test_steps_past_the_announced_number_and_unknown_phases_do_no_harm():

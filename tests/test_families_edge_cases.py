@@ -42,7 +42,8 @@ def test_nothing_in_an_edge_clip_is_left_to_rounding(name, dtype):
     merge = SPECS[name]
     tree = build_quadtree(merge.height, merge.width, merge.root_level)
     for clip in edge_clips(merge, dtype):
-        assert clip.features.shape == (merge.frames, merge.cells, merge.channels) and clip.features.dtype == dtype
+        assert clip.features.shape == (merge.frames, merge.cells, merge.channels)
+        assert clip.features.dtype == dtype
         found = compute_similarities(
             clip.features[: clip.frames], tree, weighted_avg=merge.weighted_avg, head_dim=merge.head_dim
         )
@@ -56,9 +57,11 @@ def test_nothing_in_an_edge_clip_is_left_to_rounding(name, dtype):
 def test_an_edge_clip_holds_what_it_says(dtype):
     merge = SPECS["heads"]
     zeros, edges = edge_clips(merge, dtype)
-    assert not zeros.features.any() and zeros.frames == 4
+    assert not zeros.features.any()
+    assert zeros.frames == 4
     used = edges.features[: edges.frames].astype(np.float64)
-    assert (edges.features[edges.frames :] == LARGEST_HALF).all() and edges.frames == 3
+    assert (edges.features[edges.frames :] == LARGEST_HALF).all()
+    assert edges.frames == 3
     magnitudes = set(np.unique(np.abs(used)))
     assert magnitudes & {2.0**exponent for exponent in TINY[dtype]}
     assert magnitudes & ({2.0**exponent for exponent in HUGE[dtype]} | {LARGEST_HALF})
@@ -70,7 +73,10 @@ def test_an_edge_clip_holds_what_it_says(dtype):
 
 def test_edge_frames_are_of_one_colour_or_change_at_every_pixel():
     black, white, grey, board, least = edge_pixels(8, HALF, "float16")
-    assert grey.shape == (3, 8, 8) and not grey.any() and (black == -1).all() and (white == 1).all()
+    assert grey.shape == (3, 8, 8)
+    assert not grey.any()
+    assert (black == -1).all()
+    assert (white == 1).all()
     assert (board[:, :, 1:] == -board[:, :, :-1]).all()
     assert set(np.unique(np.abs(least.astype(np.float64)))) == {2.0**-24}
 
@@ -173,8 +179,10 @@ def test_a_sound_graph_passes(examine, name, precision):
 def test_a_simplification_that_rounds_is_caught_and_named(examine, name, precision, fault, clip):
     report, _ = examine(name, precision, fault)
     miss = report.first_miss
-    assert miss is not None and (miss.tensor, miss.against) == ("assignment", "static eager")
-    assert miss.stage.startswith("onnxruntime") and miss.reason.startswith("wrong: cell")
+    assert miss is not None
+    assert (miss.tensor, miss.against) == ("assignment", "static eager")
+    assert miss.stage.startswith("onnxruntime")
+    assert miss.reason.startswith("wrong: cell")
     assert miss.clip == f"an edge clip: {clip}"
     ordinary = [row for row in report if row.clip.startswith("4 frames")]
     assert ordinary and all(row.passed for row in ordinary), "frames with norms near 1 do not show it"

@@ -70,7 +70,8 @@ def test_a_lock_ends_with_its_process(tmp_path):
         "with locked_beside(pathlib.Path(sys.argv[1]), 'no'):\n    os.kill(os.getpid(), 9)"
     )
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "o")], check=False)
-    assert done.returncode == -9 and (tmp_path / ".o.lock").exists()
+    assert done.returncode == -9
+    assert (tmp_path / ".o.lock").exists()
     with locked_beside(tmp_path / "o", "no"):
         pass
     assert list(tmp_path.iterdir()) == []
@@ -139,7 +140,8 @@ def test_the_living_and_others_are_left_alone(tmp_path):
 def test_what_bears_this_process_number_was_left_by_another(tmp_path):
     """In a container the first process has the same number every time."""
     tree(partial_path(tmp_path / "o"))
-    assert len(sweep(tmp_path / "o")) == 1 and list(tmp_path.iterdir()) == []
+    assert len(sweep(tmp_path / "o")) == 1
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_names_that_are_given_are_known():
@@ -170,8 +172,10 @@ def test_files_get_their_names_together(tmp_path):
     with written_whole(tmp_path / "a", tmp_path / "b") as (first, second):
         first.write(b"1")
         second.write(b"2")
-        assert not (tmp_path / "a").exists() and (tmp_path / "b").read_text() == "old"
-    assert contents(tmp_path) == {"a": b"1", "b": b"2"} and (tmp_path / "b").stat().st_mode & 0o777 == 0o640
+        assert not (tmp_path / "a").exists()
+        assert (tmp_path / "b").read_text() == "old"
+    assert contents(tmp_path) == {"a": b"1", "b": b"2"}
+    assert (tmp_path / "b").stat().st_mode & 0o777 == 0o640
 
 
 @pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt()])
@@ -184,7 +188,8 @@ def test_what_goes_wrong_leaves_the_earlier_files(tmp_path, error):
         raise error
     assert contents(tmp_path) == {"b": b"old"}
     if expected is UserError:
-        assert "No space left on device" in str(failed.value) and str(tmp_path / "b") in str(failed.value)
+        assert "No space left on device" in str(failed.value)
+        assert str(tmp_path / "b") in str(failed.value)
 
 
 def test_what_an_earlier_run_left_beside_a_file_goes(tmp_path):
@@ -197,7 +202,8 @@ def test_a_link_is_written_where_it_leads(tmp_path):
     (tmp_path / "real").write_text("old")
     (tmp_path / "link").symlink_to("real")
     write_text_whole(tmp_path / "link", "new")
-    assert (tmp_path / "link").is_symlink() and (tmp_path / "real").read_text() == "new"
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "real").read_text() == "new"
 
 
 @pytest.mark.parametrize("path", ["absent/a", ".", "/dev/null"])

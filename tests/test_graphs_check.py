@@ -178,13 +178,16 @@ def test_structure_sees_subgraphs_and_constants(tmp_path):
     )
     structure = load_structure(path)
     assert [item.op_type for item in structure.nodes] == ["If", "Constant", "Constant", "Constant"]
-    assert structure.constant("k").tolist() == [3] and structure.constant("w").tolist() == [1, 1]
-    assert structure.constant("y") is None and structure.type_of("nowhere").dtype == ""
+    assert structure.constant("k").tolist() == [3]
+    assert structure.constant("w").tolist() == [1, 1]
+    assert structure.constant("y") is None
+    assert structure.type_of("nowhere").dtype == ""
 
 
 def test_labels_and_attributes():
     scatter = onnx.helper.make_node("ScatterND", ["x", "i", "u"], ["y"], reduction="add")
-    assert label(scatter) == "ScatterND 'y'" and attribute(scatter, "reduction") == "add"
+    assert label(scatter) == "ScatterND 'y'"
+    assert attribute(scatter, "reduction") == "add"
     assert attribute(scatter, "axis", -1) == -1
 
 

@@ -22,8 +22,11 @@ def exported(request, tmp_path_factory):
 
 def test_example_inputs_follow_the_declaration():
     features, num_frames, threshold = example_inputs(tiny_spec("float16"))
-    assert features.shape == (4, 4, 32) and features.dtype == torch.float16 and not features.any()
-    assert num_frames.shape == threshold.shape == () and num_frames.dtype == torch.int32
+    assert features.shape == (4, 4, 32)
+    assert features.dtype == torch.float16
+    assert not features.any()
+    assert num_frames.shape == threshold.shape == ()
+    assert num_frames.dtype == torch.int32
 
 
 def test_onnx_runtime_gives_what_pytorch_gives(exported):
@@ -38,10 +41,12 @@ def test_onnx_runtime_gives_what_pytorch_gives(exported):
 
 def test_weights_lie_beside_the_graph_and_small_constants_in_it(exported):
     _, path = exported
-    assert path.name == "tiny.onnx" and data_file(path).name == "tiny.onnx.data"
+    assert path.name == "tiny.onnx"
+    assert data_file(path).name == "tiny.onnx.data"
     initializers = onnx.load(path, load_external_data=False).graph.initializer
     outside = [t for t in initializers if t.data_location == onnx.TensorProto.EXTERNAL]
-    assert outside and all(int(np.prod(t.dims)) * 2 > 1024 or t.dims == [32, 32] for t in outside)
+    assert outside
+    assert all(int(np.prod(t.dims)) * 2 > 1024 or t.dims == [32, 32] for t in outside)
     assert any(t.data_location == onnx.TensorProto.DEFAULT for t in initializers)
 
 

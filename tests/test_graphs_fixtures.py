@@ -20,21 +20,20 @@ OUTPUTS = {
 def test_what_was_written_is_read(tmp_path):
     path = write_fixture(tmp_path / "fixtures" / "tiny.npz", tiny_spec(), tiny_inputs(), OUTPUTS)
     inputs, outputs = read_fixture(path, tiny_spec())
-    assert list(inputs) == [t.name for t in tiny_spec().inputs] and list(outputs) == [
-        t.name for t in tiny_spec().outputs
-    ]
+    assert list(inputs) == [t.name for t in tiny_spec().inputs]
+    assert list(outputs) == [t.name for t in tiny_spec().outputs]
     for name, array in (tiny_inputs() | OUTPUTS).items():
         got = (inputs | outputs)[name]
         np.testing.assert_array_equal(got, array)
-        assert got.dtype == array.dtype and got.shape == array.shape
+        assert got.dtype == array.dtype
+        assert got.shape == array.shape
 
 
 def test_numpy_alone_reads_it(tmp_path):
     path = write_fixture(tmp_path / "tiny.npz", tiny_spec(), tiny_inputs(), OUTPUTS)
     with np.load(path) as archive:
-        assert (
-            archive.files[:2] == ["input.features", "input.num_frames"] and archive["output.converged"].item() is True
-        )
+        assert archive.files[:2] == ["input.features", "input.num_frames"]
+        assert archive["output.converged"].item() is True
 
 
 def test_bytes_depend_on_the_content_alone(tmp_path, monkeypatch):

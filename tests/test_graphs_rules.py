@@ -199,9 +199,8 @@ def test_every_rule_is_tested():
 
 @pytest.mark.parametrize("rule", rules().values(), ids=list(rules()))
 def test_every_rule_says_why_what_to_do_and_where_it_is_from(rule):
-    assert (
-        rule.severity in ("error", "warning") and min(map(len, (rule.what, rule.why, rule.instead, rule.source))) > 10
-    )
+    assert rule.severity in ("error", "warning")
+    assert min(map(len, (rule.what, rule.why, rule.instead, rule.source))) > 10
     assert rule.tensorrt_since < rule.tensorrt_before
 
 
@@ -215,18 +214,18 @@ def test_a_rule_without_a_function_forbids_its_ops():
 def test_a_finding_reads_as_one_line(tmp_path):
     (finding,) = check_rules(save(topk(3841), tmp_path), find_target("rtx"))
     text = str(finding)
-    assert "\n" not in text and text.startswith("error topk-limit: TopK 'TopK_y' (K = 3841): TopK with K over 3840")
+    assert "\n" not in text
+    assert text.startswith("error topk-limit: TopK 'TopK_y' (K = 3841): TopK with K over 3840")
     assert text.endswith("Instead: count against a grid of candidates instead of sorting.")
 
 
 def test_operators_come_with_the_version_that_brought_them():
     thor, later = find_target("jetson-thor-jp71"), find_target("jetson-thor-jp72")
-    assert (
-        not parser_knows("Attention", thor)
-        and parser_knows("Attention", later)
-        and parser_knows("Attention", find_target("rtx"))
-    )
-    assert parser_knows("MatMul", find_target(ORIN)) and not parser_knows("Unique", later)
+    assert not parser_knows("Attention", thor)
+    assert parser_knows("Attention", later)
+    assert parser_knows("Attention", find_target("rtx"))
+    assert parser_knows("MatMul", find_target(ORIN))
+    assert not parser_knows("Unique", later)
 
 
 def rtx():
@@ -287,4 +286,5 @@ def test_nvidias_parser_and_builder_take_the_nearest_allowed_form(number, tmp_pa
 
 def test_versions_of_other_flavours_do_not_reach_rtx():
     target = dataclasses.replace(find_target("rtx"), tensorrt=(10, 3))
-    assert not rules()["cumsum-loop"].applies_to(target) and rules()["cumsum-several"].applies_to(target)
+    assert not rules()["cumsum-loop"].applies_to(target)
+    assert rules()["cumsum-several"].applies_to(target)

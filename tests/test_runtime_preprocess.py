@@ -35,8 +35,11 @@ def test_shape_range_and_layout():
     frame = np.zeros((10, 20, 3), np.uint8)
     frame[..., 0] = 255
     values = pixel_values([frame, frame], square(8))
-    assert values.shape == (2, 3, 8, 8) and values.dtype == np.float32 and values.flags["C_CONTIGUOUS"]
-    assert np.all(values[:, 0] == 1.0) and np.all(values[:, 1:] == -1.0)
+    assert values.shape == (2, 3, 8, 8)
+    assert values.dtype == np.float32
+    assert values.flags["C_CONTIGUOUS"]
+    assert np.all(values[:, 0] == 1.0)
+    assert np.all(values[:, 1:] == -1.0)
 
 
 @pytest.mark.parametrize(

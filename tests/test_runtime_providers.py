@@ -67,7 +67,8 @@ def ort(monkeypatch):
 )
 def test_names_and_what_stands_behind_them(name, chain):
     provider = find_provider(name, ALL)
-    assert [link for link, _ in provider.chain] == chain and provider.name == chain[0]
+    assert [link for link, _ in provider.chain] == chain
+    assert provider.name == chain[0]
 
 
 def test_tensorrt_without_cuda_and_other_providers():
@@ -89,8 +90,11 @@ def test_a_build_without_it_says_what_to_install(adder, name):
     with pytest.raises(UserError) as caught:
         OrtSession(adder, helpers.ADDER, provider=name)
     text = str(caught.value)
-    assert text.startswith("This ONNX Runtime is built without ") and CPU in text
-    assert "pip install 'sttm-export[gpu]'" in text and "`sttm-export doctor`" in text and "\n" not in text
+    assert text.startswith("This ONNX Runtime is built without ")
+    assert CPU in text
+    assert "pip install 'sttm-export[gpu]'" in text
+    assert "`sttm-export doctor`" in text
+    assert "\n" not in text
 
 
 def test_an_unknown_one():
@@ -102,12 +106,14 @@ def test_a_session_gets_the_chain_and_no_fallback(adder, ort):
     session = OrtSession(adder, helpers.ADDER, provider="cuda")
     assert session.backend.endswith(CUDA)
     assert np.array_equal(session.run({"x": X, "k": K})["y"], X + 2)
-    assert ort.asked == [([(CUDA, {"use_tf32": "0"}), (CPU, {})], 0, "0")] and ort.preloaded == 1
+    assert ort.asked == [([(CUDA, {"use_tf32": "0"}), (CPU, {})], 0, "0")]
+    assert ort.preloaded == 1
 
 
 def test_the_cpu_needs_no_preparation(adder, ort):
     OrtSession(adder, helpers.ADDER)
-    assert ort.asked == [([(CPU, {})], 0, None)] and ort.preloaded == 0
+    assert ort.asked == [([(CPU, {})], 0, None)]
+    assert ort.preloaded == 0
 
 
 def test_tf32_that_is_forced_on(adder, ort, monkeypatch):

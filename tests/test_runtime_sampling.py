@@ -52,13 +52,17 @@ def test_uniform_is_truncated_linspace(total, count):
     got = uniform(total, count)
     exact = [int(Fraction(k * (total - 1), count - 1)) for k in range(count)] if total > count else list(range(total))
     assert got == exact
-    assert got[0] == 0 and got[-1] == total - 1
+    assert got[0] == 0
+    assert got[-1] == total - 1
 
 
 @given(st.integers(1, 5000), st.floats(0.5, 240), st.floats(0.1, 8), st.integers(1, 256))
 def test_published_is_ascending_within_the_clip_and_bounded(total, rate, fps, bound):
     got = published(total, rate, fps, bound)
-    assert got == sorted(got) and got[0] >= 0 and got[-1] < total and 1 <= len(got) <= bound
+    assert got == sorted(got)
+    assert got[0] >= 0
+    assert got[-1] < total
+    assert 1 <= len(got) <= bound
 
 
 @pytest.mark.parametrize(

@@ -48,7 +48,8 @@ def same(outputs, expected):
     assert list(outputs) == list(expected)
     for name, array in expected.items():
         np.testing.assert_array_equal(outputs[name], array)
-        assert outputs[name].dtype == array.dtype and outputs[name].shape == array.shape
+        assert outputs[name].dtype == array.dtype
+        assert outputs[name].shape == array.shape
 
 
 @pytest.mark.parametrize("cuda_graph", [False, True])
@@ -57,7 +58,8 @@ def test_runs_with_every_dtype_and_leaves_nothing_behind(gpu, graph, tmp_path, f
     api = rtx_api(gpu) if flavour == "tensorrt-rtx" else None
     engine = write_engine(graph, tmp_path / "mixed.engine", api=api)
     with TrtSession(engine, MIXED, cuda_graph=cuda_graph, api=api) as session:
-        assert session.backend.startswith(f"{flavour} 1") and session.graph is MIXED
+        assert session.backend.startswith(f"{flavour} 1")
+        assert session.graph is MIXED
         assert session.backend.endswith("as a CUDA graph") == cuda_graph
         for k in (2, 9, -1):
             same(session.run(mixed_inputs(k)), mixed_outputs(k))
@@ -110,7 +112,8 @@ def test_an_engine_that_cannot_be_captured_says_so(gpu, engine):
     with TrtSession(engine, MIXED, cuda_graph=True) as session, pytest.raises(UserError) as caught:
         session.run(mixed_inputs())
     text = str(caught.value)
-    assert text.startswith("mixed.engine cannot be captured as a CUDA graph (") and "is capturing" in text
+    assert text.startswith("mixed.engine cannot be captured as a CUDA graph (")
+    assert "is capturing" in text
     assert text.endswith("; run it without --cuda-graph.")
     assert gpu.driver.live() == {}
     with TrtSession(engine, MIXED) as session:
@@ -130,7 +133,8 @@ def test_a_capture_that_holds_nothing_is_found_out(gpu, engine):
 def test_times_are_the_gpus(gpu, engine):
     with TrtSession(engine, MIXED) as session:
         taken = session.measure(mixed_inputs(), 5)
-    assert len(taken) == 5 and all(0 < value < 10_000 for value in taken)
+    assert len(taken) == 5
+    assert all(0 < value < 10_000 for value in taken)
     assert gpu.log.names().count("cuEventRecord") == 10
     assert gpu.driver.live() == {}
 
@@ -187,7 +191,8 @@ class TestRefusals:
             UserError, match=r"tensorrt 10.3.0.30 does not load mixed.engine \(.*[Vv]ersion tag"
         ) as caught:
             TrtSession(engine, MIXED)
-        assert "bash device/build.sh" in str(caught.value) and "\n" not in str(caught.value)
+        assert "bash device/build.sh" in str(caught.value)
+        assert "\n" not in str(caught.value)
         assert gpu.driver.live() == {}
 
     def test_no_sidecar_and_damaged(self, gpu, graph, tmp_path):
@@ -234,7 +239,8 @@ class TestRefusals:
             CudaError, match=r"Cannot allocate .* of mixed.engine .*out of memory.*smaller --batch"
         ) as caught:
             TrtSession(engine, MIXED)
-        assert caught.value.code == 2 and gpu.driver.live() == {}
+        assert caught.value.code == 2
+        assert gpu.driver.live() == {}
 
     def test_no_memory_for_a_context(self, gpu, engine, monkeypatch):
         import standin_runtime
@@ -283,9 +289,11 @@ def test_compute_alone_leaves_the_copies_out(gpu, engine):
         before = gpu.log.names().count("cuMemcpyHtoDAsync_v2")
         taken = session.measure(mixed_inputs(), 4, copies=False)
         # One run to warm up copies its three inputs.
-        assert len(taken) == 4 and gpu.log.names().count("cuMemcpyHtoDAsync_v2") == before + 3
+        assert len(taken) == 4
+        assert gpu.log.names().count("cuMemcpyHtoDAsync_v2") == before + 3
     names = gpu.log.names()
-    assert names.count("Context.execute_async_v3") == 1 + 1 + 4 and names.count("cuEventRecord") == 8
+    assert names.count("Context.execute_async_v3") == 1 + 1 + 4
+    assert names.count("cuEventRecord") == 8
 
 
 def test_an_engine_that_was_changed_is_refused_before_it_is_loaded(gpu, graph, tmp_path):

@@ -21,7 +21,8 @@ from sttm_export.runtime.video import published_sampler, read_video, uniform_sam
 )
 def test_sample_clips(name, shape, indices):
     video = read_video(find_sample_clip(name), published_sampler(1.0, 128))
-    assert video.frames.shape == shape and video.frames.dtype == np.uint8
+    assert video.frames.shape == shape
+    assert video.frames.dtype == np.uint8
     assert video.indices.tolist() == indices
     assert video.timestamps == pytest.approx([i / float(video.info.fps) for i in indices], abs=1e-3)
     assert video.note == ""
@@ -39,13 +40,15 @@ def test_rotation_is_undone(tmp_path):
     frame = read_video(upright, uniform_sampler(1)).frames[0]
     assert frame.shape == (64, 48, 3)
     # Turned clockwise, the red quarter moves from top left to top right.
-    assert frame[8, -8, 0] > 200 and frame[8, 8, 0] < 50
+    assert frame[8, -8, 0] > 200
+    assert frame[8, 8, 0] < 50
 
 
 def test_stream_without_frame_count_or_length(tmp_path):
     path = helpers.write_video(tmp_path / "a.mkv")
     info = probe(path)
-    assert info.frames == 12 and info.declared_frames == 0
+    assert info.frames == 12
+    assert info.declared_frames == 0
     assert len(read_video(path, uniform_sampler(12)).frames) == 12
 
 
@@ -57,7 +60,8 @@ def test_variable_rate_gives_real_times(tmp_path):
 
 def test_one_frame(tmp_path):
     video = read_video(helpers.write_video(tmp_path / "one.mp4", frames=1), published_sampler(1.0, 128))
-    assert video.frames.shape[0] == 1 and video.timestamps.tolist() == [0.0]
+    assert video.frames.shape[0] == 1
+    assert video.timestamps.tolist() == [0.0]
 
 
 def test_a_cut_off_file_is_decoded_as_far_as_it_goes_and_says_so(tmp_path):

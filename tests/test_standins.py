@@ -44,13 +44,15 @@ def test_versions_have_what_they_have(monkeypatch, version, streams):
     pretend_gpu(monkeypatch, tensorrt=version)
     import tensorrt
 
-    assert tensorrt.__version__ == version and tensorrt.DataType is real.DataType
+    assert tensorrt.__version__ == version
+    assert tensorrt.DataType is real.DataType
     builder = tensorrt.Builder(tensorrt.Logger())
     assert hasattr(builder, "build_serialized_network_to_stream") == hasattr(tensorrt, "IStreamWriter") == streams
     config = builder.create_builder_config()
     for name in ("ComputeCapability", "CudaGraphStrategy", "nothing_like_it"):
         assert not hasattr(tensorrt, name)
-    assert not hasattr(config, "set_compute_capability") and hasattr(config, "builder_optimization_level")
+    assert not hasattr(config, "set_compute_capability")
+    assert hasattr(config, "builder_optimization_level")
     with pytest.raises(AttributeError):
         config.num_compute_capabilities = 1
 
@@ -78,9 +80,11 @@ def test_flags_are_kept_or_passed_on(gpu):
 
     config = tensorrt.Builder(tensorrt.Logger()).create_builder_config()
     flag = tensorrt.BuilderFlag
-    assert config.get_flag(flag.TF32) and config.real.get_flag(flag.TF32)
+    assert config.get_flag(flag.TF32)
+    assert config.real.get_flag(flag.TF32)
     config.clear_flag(flag.TF32)
-    assert not config.get_flag(flag.TF32) and not config.real.get_flag(flag.TF32)
+    assert not config.get_flag(flag.TF32)
+    assert not config.real.get_flag(flag.TF32)
 
 
 def test_engines_are_refused_by_gpu(gpu, tmp_path):
@@ -107,7 +111,8 @@ def test_what_the_pretended_driver_refuses(gpu):
     assert driver.cuMemAlloc_v2(ctypes.byref(out), 0) == 1
     assert driver.cuMemAlloc_v2(ctypes.byref(out), 8) == 0
     assert driver.cuMemcpyHtoDAsync_v2(out, out.value, 9, None) == 1, "past the end"
-    assert driver.cuMemFree_v2(out) == 0 and driver.cuMemFree_v2(out) == 1
+    assert driver.cuMemFree_v2(out) == 0
+    assert driver.cuMemFree_v2(out) == 1
     assert driver.cuCtxSetCurrent(ctypes.c_void_p(5)) == 201
     with pytest.raises(AttributeError):
         _ = driver.cuLaunchKernel

@@ -24,7 +24,8 @@ def test_a_pipe_gets_one_line_a_step():
                 advance(f"part {place}", place / 50)
             advance("nobody knows", None)
     first, second = console.file.getvalue().splitlines()
-    assert first.startswith("[1/2] First  ") and second.startswith("[2/2] Second  ")
+    assert first.startswith("[1/2] First  ")
+    assert second.startswith("[2/2] Second  ")
 
 
 def test_a_terminal_shows_what_is_done_in_lines_that_fit():
@@ -34,7 +35,10 @@ def test_a_terminal_shows_what_is_done_in_lines_that_fit():
         # What the live display draws at its next turn.
         (line,) = console.render_lines(console._live_stack[-1].get_renderable(), pad=False)
     text = "".join(segment.text for segment in line)
-    assert "[1/1] Export the vision encoder" in text and "0:00:0" in text and "tracing and" in text and len(text) <= 80
+    assert "[1/1] Export the vision encoder" in text
+    assert "0:00:0" in text
+    assert "tracing and" in text
+    assert len(text) <= 80
 
 
 class Recorder:
@@ -150,8 +154,11 @@ def test_several_builds_make_one_fraction(tmp_path, monkeypatch):
     told = part_of(lambda *row: seen.append(row), 1, 2)
     engines.build_engines(engines.plan_engines(graphs, [find_target("rtx")]), tmp_path, told)
     fractions = [fraction for _, fraction in seen]
-    assert fractions == sorted(fractions) and fractions[0] == 0.5 and fractions[-1] == 1.0
-    assert seen[0][0] == "a, rtx sm86: timing kernels" and seen[-1][0] == "b, rtx: failed"
+    assert fractions == sorted(fractions)
+    assert fractions[0] == 0.5
+    assert fractions[-1] == 1.0
+    assert seen[0][0] == "a, rtx sm86: timing kernels"
+    assert seen[-1][0] == "b, rtx: failed"
 
 
 def test_a_build_in_another_process_says_what_it_does(tmp_path):
@@ -161,4 +168,5 @@ def test_a_build_in_another_process_says_what_it_does(tmp_path):
     requests = engines.plan_engines([graph], [find_target("rtx")], ["sm86"])
     engines.build_engines(requests, tmp_path / "e", lambda *row: seen.append(row[0]))
     said = [words.split(": ")[1] for words in seen]
-    assert said[:2] == ["starting TensorRT", "reading the graph"] and "Building engine" in said
+    assert said[:2] == ["starting TensorRT", "reading the graph"]
+    assert "Building engine" in said

@@ -31,30 +31,39 @@ def bunny():
 
 def test_equal_results_agree(bunny):
     report = judge(bunny, bunny.run())
-    assert report.passed and report.cells_differing == 0 and report.reason == "all 3136 cells agree"
-    assert report.num_tokens == (235, 235) and report.band_derivation.startswith("4·u(float32)·√16 = ")
+    assert report.passed
+    assert report.cells_differing == 0
+    assert report.reason == "all 3136 cells agree"
+    assert report.num_tokens == (235, 235)
+    assert report.band_derivation.startswith("4·u(float32)·√16 = ")
 
 
 @pytest.mark.parametrize("kind", ["spatial", "temporal"])
 def test_a_flip_far_from_a_tie_is_wrong(bunny, kind):
     flip = flip_that_matters(bunny, [d for d in bunny.decisions() if d.kind == kind and d.margin > 0.01])
     report = judge(bunny, bunny.run([flip]))
-    assert not report.passed and not report.ties and report.cells_differing > 0
-    assert flip.describe(14) in report.wrong[0] and report.reason.startswith("wrong: cell")
+    assert not report.passed
+    assert not report.ties
+    assert report.cells_differing > 0
+    assert flip.describe(14) in report.wrong[0]
+    assert report.reason.startswith("wrong: cell")
 
 
 @pytest.mark.parametrize("kind", ["spatial", "temporal"])
 def test_a_flip_at_a_tie_is_a_tie(kind):
     clip, tie = clip_at_a_tie(kind)
     report = judge(clip, clip.run([tie]))
-    assert report.passed and not report.wrong
-    assert report.ties == [tie.describe(14)] and "1 ties within rounding" in report.reason
+    assert report.passed
+    assert not report.wrong
+    assert report.ties == [tie.describe(14)]
+    assert "1 ties within rounding" in report.reason
 
 
 def test_a_tie_on_the_reference_side_is_a_tie_too():
     clip, tie = clip_at_a_tie("temporal")
     report = judge(clip, clip.run(), reference=clip.run([tie]))
-    assert report.passed and len(report.ties) == 1
+    assert report.passed
+    assert len(report.ties) == 1
 
 
 def test_a_tie_does_not_excuse_an_error_elsewhere():
@@ -63,7 +72,9 @@ def test_a_tie_does_not_excuse_an_error_elsewhere():
         d for d in clip.decisions() if d.margin > 0.01 and clip.tree.cover[0, d.cell] != clip.tree.cover[0, tie.cell]
     ]
     report = judge(clip, clip.run([tie, flip_that_matters(clip, far)]))
-    assert not report.passed and len(report.ties) == 1 and len(report.wrong) == 1
+    assert not report.passed
+    assert len(report.ties) == 1
+    assert len(report.wrong) == 1
 
 
 def test_nor_in_the_same_block():
@@ -88,7 +99,8 @@ def test_a_wrong_reference_is_named():
     clip = Clip("bunny_16x14x14")
     flip = flip_that_matters(clip, [d for d in clip.decisions() if d.margin > 0.01])
     report = judge(clip, clip.run(), reference=clip.run([flip]))
-    assert not report.passed and "reference itself departs" in report.wrong[0]
+    assert not report.passed
+    assert "reference itself departs" in report.wrong[0]
 
 
 def test_a_threshold_moved_without_a_tie_is_wrong():
@@ -108,7 +120,8 @@ def test_a_threshold_that_a_tie_has_moved():
     base = Clip("bunny_16x14x14", policy="budget", spatial=clip.spatial)
     moved = Clip("bunny_16x14x14", policy="budget", spatial=clip.spatial, temporal=clip.temporal + 0.05)
     report = judge(base, moved.run([tie]), reference=base.run())
-    assert report.passed and tie.describe(14) in report.ties
+    assert report.passed
+    assert tie.describe(14) in report.ties
 
 
 def test_negative_solved_threshold_still_merges():
@@ -122,7 +135,8 @@ def test_negative_solved_threshold_still_merges():
 def test_flips_on_other_grids(name):
     clip = Clip(name)
     flip = flip_that_matters(clip, [d for d in clip.decisions() if d.margin > 0.003])
-    assert judge(clip, clip.run()).passed and not judge(clip, clip.run([flip])).passed
+    assert judge(clip, clip.run()).passed
+    assert not judge(clip, clip.run([flip])).passed
 
 
 def test_nonfinite_blocks_are_left_out_and_counted():
@@ -132,7 +146,8 @@ def test_nonfinite_blocks_are_left_out_and_counted():
     root = clip.tree.cover[0, 100]
     inside = [d for d in clip.decisions() if clip.tree.cover[0, d.cell] == root]
     report = judge(clip, clip.run([flip_that_matters(clip, inside)]))
-    assert report.passed and report.cells_undefined == 16 * int((clip.tree.cover[0] == root).sum())
+    assert report.passed
+    assert report.cells_undefined == 16 * int((clip.tree.cover[0] == root).sum())
     outside = [d for d in clip.decisions() if clip.tree.cover[0, d.cell] != root and d.margin > 0.01]
     assert not judge(clip, clip.run([flip_that_matters(clip, outside)])).passed
 
@@ -176,7 +191,9 @@ def test_contradictions_are_never_excused(bunny, change, message):
     change(outputs)
     assert any(message in fault for fault in bookkeeping_faults(outputs, 16, 14, 14))
     report = judge(bunny, outputs)
-    assert not report.passed and report.contradictory and message in " ".join(report.wrong)
+    assert not report.passed
+    assert report.contradictory
+    assert message in " ".join(report.wrong)
 
 
 def test_order_and_own_cell(bunny):
@@ -194,14 +211,17 @@ def test_ignored_frames_must_be_marked(bunny):
 def test_tokens_are_paired_by_what_they_stand_for():
     clip, tie = clip_at_a_tie("spatial")
     pair = aligned_tokens(clip.run([tie]), clip.run(), 16, 14)
-    assert len(pair.actual) > 100 and pair.left_out > 0
+    assert len(pair.actual) > 100
+    assert pair.left_out > 0
     assert np.array_equal(pair.actual, pair.expected)
 
 
 def test_tied_cells_mark_the_block_of_a_split_test():
     clip, tie = clip_at_a_tie("spatial")
     cells = tied_cells(clip.features, clip.merge, (clip.spatial, clip.temporal))
-    assert cells.shape == (16, 196) and cells[0, tie.cell] and not cells.all()
+    assert cells.shape == (16, 196)
+    assert cells[0, tie.cell]
+    assert not cells.all()
     assert not tied_cells(clip.features, clip.merge, (2.0, clip.temporal)).any()
 
 

@@ -43,7 +43,8 @@ def test_features_are_held_to_the_tolerance_of_an_export(encoder, factor, passed
     (result,) = report.results
     assert report.passed == result.passed == passed
     assert (result.stage, result.against, result.tensor) == ("fake", "packed reference", "features")
-    assert "2·√4·(u(float16)" in result.gate.tolerance.derivation and session.calls == [fixture[0]]
+    assert "2·√4·(u(float16)" in result.gate.tolerance.derivation
+    assert session.calls == [fixture[0]]
 
 
 def test_features_that_are_not_finite_are_a_miss(encoder):
@@ -62,7 +63,8 @@ def test_packed_numbers_that_are_not_finite_are_a_miss_and_nothing_is_run(encode
     session = FakeSession(graph, lambda _: fixture[1])
     report = check_encoder_fixture(session, fixture, model, "fp32")
     miss, unjudged = report.results
-    assert (miss.stage, miss.tensor, miss.passed) == (f"packed {stage}", name, False) and report.first_miss is miss
+    assert (miss.stage, miss.tensor, miss.passed) == (f"packed {stage}", name, False)
+    assert report.first_miss is miss
     assert (unjudged.stage, unjudged.skipped, unjudged.passed) == ("fake", True, False)
     assert "first at [0, 0, 0, 7]" in miss.reason or "first at [0, 0, 7]" in miss.reason
     assert session.calls == []
@@ -73,7 +75,8 @@ def test_a_graph_that_leaves_its_sums_open_is_held_to_float16_sums(encoder):
     model, graph, fixture = encoder
     session = FakeSession(graph, lambda inputs: {"features": (fixture[1]["features"] * 1.02).astype(np.float16)})
     strict, open_ = (check_encoder_fixture(session, fixture, model, name) for name in ("fp32", "default"))
-    assert not strict.passed and open_.results[0].gate.tolerance.relative > strict.results[0].gate.tolerance.relative
+    assert not strict.passed
+    assert open_.results[0].gate.tolerance.relative > strict.results[0].gate.tolerance.relative
     assert "u(float16)·√(" in open_.results[0].gate.tolerance.derivation
 
 
@@ -96,7 +99,8 @@ def check(merger, outputs):
 
 def test_equal_decisions_pass(merger):
     report = check(merger, merger[0].run())
-    assert report.passed and [result.tensor for result in report] == ["assignment", "num_tokens", "tokens"]
+    assert report.passed
+    assert [result.tensor for result in report] == ["assignment", "num_tokens", "tokens"]
     assert {result.against for result in report} == {"packed reference"}
 
 
@@ -104,7 +108,8 @@ def test_a_decision_that_was_turned_over_is_a_miss(merger):
     clip = merger[0]
     clear = max(clip.decisions(), key=lambda decision: abs(decision.margin))
     report = check(merger, clip.run([clear]))
-    assert not report.passed and report.first_miss.tensor == "assignment"
+    assert not report.passed
+    assert report.first_miss.tensor == "assignment"
     assert "wrong: cell" in report.first_miss.reason
 
 
@@ -125,7 +130,8 @@ def test_a_packed_merger_that_is_not_finite_is_a_miss(merger, side, name):
     (inputs, expected)[side][name].flat[0] = np.nan
     session = FakeSession(graph, lambda _: clip.run())
     miss = check_merger_fixture(session, (inputs, expected), clip.merge).first_miss
-    assert (miss.tensor, miss.skipped) == (name, False) and "1 NaN" in miss.reason
+    assert (miss.tensor, miss.skipped) == (name, False)
+    assert "1 NaN" in miss.reason
 
 
 @pytest.mark.parametrize(("name", "words"), [("tokens", "not finite"), ("thresholds_applied", "contradict")])
@@ -141,7 +147,8 @@ def test_a_packed_reference_that_contradicts_itself_is_a_miss(merger):
     expected = clip.run()
     expected["num_tokens"] = np.array(clip.merge.max_tokens + 1, np.int32)
     miss = check_merger_fixture(FakeSession(graph, lambda _: clip.run()), (inputs, expected), clip.merge).first_miss
-    assert miss.tensor == "assignment" and "the reference's: num_tokens is" in miss.reason
+    assert miss.tensor == "assignment"
+    assert "the reference's: num_tokens is" in miss.reason
 
 
 def test_merging_that_did_not_end_is_a_miss(merger):

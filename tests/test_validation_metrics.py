@@ -30,9 +30,11 @@ def test_figures_against_plain_numpy():
     a, e = y.reshape(-1, 33).astype(float), X.reshape(-1, 33).astype(float)
     cosine = (a * e).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(e, axis=1)
     ratio = np.linalg.norm(a, axis=1) / np.linalg.norm(e, axis=1)
-    assert c.cosine_min == pytest.approx(cosine.min()) and c.cosine_mean == pytest.approx(cosine.mean())
+    assert c.cosine_min == pytest.approx(cosine.min())
+    assert c.cosine_mean == pytest.approx(cosine.mean())
     assert (c.norm_ratio_min, c.norm_ratio_max) == pytest.approx((ratio.min(), ratio.max()))
-    assert c.max_abs == pytest.approx(np.abs(a - e).max()) and c.mean_abs == pytest.approx(np.abs(a - e).mean())
+    assert c.max_abs == pytest.approx(np.abs(a - e).max())
+    assert c.mean_abs == pytest.approx(np.abs(a - e).mean())
     assert c.relative_frobenius == pytest.approx(np.linalg.norm(a - e) / np.linalg.norm(e))
     assert c.sqnr_db == pytest.approx(-20 * np.log10(c.relative_frobenius))
     assert np.allclose(a, e, rtol=1e-2, atol=c.atol_needed * (1 + 1e-9))
@@ -42,9 +44,12 @@ def test_figures_against_plain_numpy():
 
 def test_scale_is_seen_by_the_norm_alone():
     c = compare(X * np.float32(1.1), X)
-    assert c.cosine_min > 1 - 1e-13 and c.norm_ratio_max == pytest.approx(1.1, rel=1e-6)
+    assert c.cosine_min > 1 - 1e-13
+    assert c.norm_ratio_max == pytest.approx(1.1, rel=1e-6)
     gate = judge(c, FP32)
-    assert not gate.passed and "norm ratio rises to 1.1" in gate.reason and "cosine" not in gate.reason
+    assert not gate.passed
+    assert "norm ratio rises to 1.1" in gate.reason
+    assert "cosine" not in gate.reason
     assert gate.needed == pytest.approx(0.1, rel=1e-5)
 
 
@@ -52,7 +57,9 @@ def test_direction_is_seen_by_the_cosine_alone():
     y = X.copy()
     y[2, 3] = np.roll(y[2, 3], 1)
     gate = judge(compare(y, X), FP32)
-    assert not gate.passed and "cosine falls" in gate.reason and "norm" not in gate.reason
+    assert not gate.passed
+    assert "cosine falls" in gate.reason
+    assert "norm" not in gate.reason
     assert compare(y, X).worst_row == 2 * 7 + 3
 
 
@@ -68,9 +75,11 @@ def test_zero_rows():
     c = compare(a, e)
     assert (c.cosine_min, c.norm_ratio_min, c.norm_ratio_max) == (1.0, 1.0, 1.0)
     a[1] = 0  # lost
-    assert compare(a, e).cosine_min == 0.0 and compare(a, e).norm_ratio_min == 0.0
+    assert compare(a, e).cosine_min == 0.0
+    assert compare(a, e).norm_ratio_min == 0.0
     e[2] = 0  # appeared
-    assert compare(a, e).norm_ratio_max == math.inf and not judge(compare(a, e), FP32).passed
+    assert compare(a, e).norm_ratio_max == math.inf
+    assert not judge(compare(a, e), FP32).passed
 
 
 def test_rounding_noise_in_a_zero_row_is_no_error():
@@ -83,7 +92,9 @@ def test_all_zero_and_empty():
     assert compare(np.zeros((2, 3)), np.zeros((2, 3))).relative_frobenius == 0.0
     assert compare(np.ones((2, 3)), np.zeros((2, 3))).sqnr_db == -math.inf
     empty = compare(np.zeros((0, 3)), np.zeros((0, 3)))
-    assert empty.rows == 0 and empty.worst_row == -1 and judge(empty, FP32).passed
+    assert empty.rows == 0
+    assert empty.worst_row == -1
+    assert judge(empty, FP32).passed
 
 
 def test_nonfinite_is_counted_and_left_out():
@@ -101,7 +112,9 @@ def test_nonfinite_is_counted_and_left_out():
 def test_float16_extremes_do_not_overflow():
     x = np.full((3, 4096), 60000, np.float16)
     c = compare(x, x)
-    assert c.cosine_min == 1.0 and c.relative_frobenius == 0.0 and c.nonfinite_actual == 0
+    assert c.cosine_min == 1.0
+    assert c.relative_frobenius == 0.0
+    assert c.nonfinite_actual == 0
 
 
 def test_chunks_give_the_same_figures(monkeypatch):
@@ -136,16 +149,19 @@ def test_the_needed_tolerance_passes_and_less_does_not(size, seed):
     c = compare(y, X)
     enough = type(FP32)(c.relative_needed * (1 + 1e-6) + 1e-12, "")
     less = type(FP32)(c.relative_needed * 0.9, "")
-    assert judge(c, enough).passed and not judge(c, less).passed
+    assert judge(c, enough).passed
+    assert not judge(c, less).passed
 
 
 def test_tolerances_follow_dtype_depth_and_length():
     def eps(**options):
         return derive_tolerance(**{"store": "float32", "length": 1024, "layers": 4, **options}).relative
 
-    assert eps(store="float16") > 100 * eps() and eps(store="bfloat16") > 7 * eps(store="float16")
+    assert eps(store="float16") > 100 * eps()
+    assert eps(store="bfloat16") > 7 * eps(store="float16")
     assert eps(layers=16) == pytest.approx(2 * eps())
-    assert eps(length=1 << 20) > 5 * eps() and eps(accumulate="tf32") > 500 * eps()
+    assert eps(length=1 << 20) > 5 * eps()
+    assert eps(accumulate="tf32") > 500 * eps()
 
 
 def test_tolerances_bracket_measured_errors():

@@ -25,9 +25,12 @@ def test_quadtree_of_odd_and_even_sides():
     tree = build_quadtree(5, 4, 0)
     assert [tree.nodes(level) for level in range(tree.levels)] == [3 * 2, 5 * 4]
     # An odd side leaves row 0 alone: its node has two children, and the empty slots point at cell 0.
-    assert tree.slots[0][0].tolist() == [0, 1, 0, 0] and tree.filled[0][0].tolist() == [True, True, False, False]
-    assert tree.slots[0][3].tolist() == [6, 7, 10, 11] and tree.filled[0][3].all()
-    assert tree.first[0, 10] == 6 and tree.last[0, 10] == 11
+    assert tree.slots[0][0].tolist() == [0, 1, 0, 0]
+    assert tree.filled[0][0].tolist() == [True, True, False, False]
+    assert tree.slots[0][3].tolist() == [6, 7, 10, 11]
+    assert tree.filled[0][3].all()
+    assert tree.first[0, 10] == 6
+    assert tree.last[0, 10] == 11
 
 
 @pytest.mark.parametrize(
@@ -42,7 +45,8 @@ def test_pyramid_sizes(height, width, sizes):
 def test_zero_vectors_have_similarity_zero():
     tree = build_quadtree(4, 4, 0)
     found = compute_similarities(np.zeros((2, 16, 3)), tree)
-    assert (found.least[0] == 0).all() and (found.pairs == 0).all()
+    assert (found.least[0] == 0).all()
+    assert (found.pairs == 0).all()
 
 
 def test_nan_never_merges():
@@ -50,7 +54,8 @@ def test_nan_never_merges():
     x = np.ones((2, 16, 3))
     x[1, 0] = np.nan
     result = replay(tree, choose(compute_similarities(x, tree), 0.5, 0.5), 2)
-    assert result.level[0].max() == 0 and result.level[1, 0] == 1
+    assert result.level[0].max() == 0
+    assert result.level[1, 0] == 1
     assert result.representative[1, 0] == 16
 
 
@@ -60,7 +65,8 @@ def test_one_frame_and_no_temporal_step():
     assert len(np.unique(replay(tree, choose(compute_similarities(x, tree), 0.5, 0.5), 1).keys)) == 4
     twice = np.ones((2, 16, 3))
     result = replay(tree, choose(compute_similarities(twice, tree), 0.5, None), 2)
-    assert len(np.unique(result.keys)) == 8 and result.rounds == 0
+    assert len(np.unique(result.keys)) == 8
+    assert result.rounds == 0
 
 
 @pytest.mark.parametrize("channels", [16, 3584])

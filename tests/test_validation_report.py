@@ -111,8 +111,11 @@ def test_a_miss_is_the_headline(bunny, manifest):  # noqa: F811
     missed = {**manifest, "validation": merger_chain(bunny, bunny.run(), bunny.run(), bad).to_json()}
     html = render_report(json.loads(json.dumps(missed)))
     Checker(html)
-    assert verdict(missed) == "missed" and "Validation missed" in html and "checks passed" not in html
-    assert "norm ratio rises to 2" in html and "token_merger.tokens departs from" in html
+    assert verdict(missed) == "missed"
+    assert "Validation missed" in html
+    assert "checks passed" not in html
+    assert "norm ratio rises to 2" in html
+    assert "token_merger.tokens departs from" in html
     assert "smallest tolerance that would pass: 1 by row" in html
 
 
@@ -124,7 +127,10 @@ def test_decisions_findings_and_infinite_figures(bunny, manifest):  # noqa: F811
     report["results"][2]["comparison"]["norm_ratio_max"] = "inf"
     html = render_report({**manifest, "validation": report})
     Checker(html)
-    assert "Finding: features hold 3" in html and "cell 11" in html and "cell 12" not in html and "∞" in html
+    assert "Finding: features hold 3" in html
+    assert "cell 11" in html
+    assert "cell 12" not in html
+    assert "∞" in html
 
 
 class Cells(HTMLParser):
@@ -161,7 +167,8 @@ def test_a_phone_loses_nothing(picture, manifest):
     html = render_report(manifest, picture)
     cells = Cells(html)
     assert cells.containers == [("img", "wide"), ("svg", "wide"), *[("table", "scroll")] * 4]
-    assert cells.unlabelled == [] and html.count("<table") == html.count('<table class="stack">')
+    assert cells.unlabelled == []
+    assert html.count("<table") == html.count('<table class="stack">')
     assert '<meta name="viewport" content="width=device-width, initial-scale=1">' in html
     for rule in (
         "@media (max-width: 720px)",
@@ -177,9 +184,13 @@ def test_what_was_not_judged_is_no_miss_and_rows_say_their_clip(bunny, manifest)
     report.results.append(skipped("onnxruntime", "", "token_merger", "tokens", "for want of features"))
     html = render_report({**manifest, "validation": report.to_json()})
     Checker(html)
-    assert "not judged: for want of features" in html and ">skip</span>" in html and ">miss</span>" not in html
-    assert html.count("<small>on 9 frames of a.mp4</small>") == 6 and "against ;" not in html
-    assert "was not judged." in html and verdict({"validation": report.to_json()}) == "missed"
+    assert "not judged: for want of features" in html
+    assert ">skip</span>" in html
+    assert ">miss</span>" not in html
+    assert html.count("<small>on 9 frames of a.mp4</small>") == 6
+    assert "against ;" not in html
+    assert "was not judged." in html
+    assert verdict({"validation": report.to_json()}) == "missed"
 
 
 def test_merging_that_did_not_converge_is_said(manifest):
@@ -191,13 +202,16 @@ def test_merging_that_did_not_converge_is_said(manifest):
 
 def test_checkpoint_weights_do_not_shout(manifest):
     html = render_report({**manifest, "weights": {"kind": "checkpoint", "identifier": "a/b", "revision": "abc"}})
-    assert "Random weights" not in html and "a/b at abc" in html
+    assert "Random weights" not in html
+    assert "a/b at abc" in html
 
 
 def test_an_empty_manifest_hides_nothing():
     html = render_report({})
     Checker(html)
-    assert "Not validated" in html and "origin of the weights is not recorded" in html and "No engine" in html
+    assert "Not validated" in html
+    assert "origin of the weights is not recorded" in html
+    assert "No engine" in html
     assert verdict({}) == "unchecked"
 
 
@@ -209,7 +223,8 @@ def test_text_is_escaped(manifest):
     evil = "<script>alert(1)</script>"
     engines = [{**manifest["engines"][0], "reason": evil}]
     html = render_report({**manifest, "model": {"title": evil}, "engines": engines})
-    assert evil not in html and "&lt;script&gt;" in html
+    assert evil not in html
+    assert "&lt;script&gt;" in html
 
 
 def test_pictures_are_checked(tmp_path, manifest):
@@ -224,7 +239,8 @@ def test_pictures_are_checked(tmp_path, manifest):
 
 def test_chart():
     chart = tokens_chart([5, 0, 4], 196, [0.0, 1.0, 2.0])
-    assert chart.count("<rect") == 3 and "frame 2 (2.00 s): 4 new tokens of 196 cells" in chart
+    assert chart.count("<rect") == 3
+    assert "frame 2 (2.00 s): 4 new tokens of 196 cells" in chart
     assert tokens_chart([], 196) == ""
     assert tokens_chart([1] * 128, 196).count('text-anchor="middle"') < 20
 

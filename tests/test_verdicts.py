@@ -81,27 +81,36 @@ def overflowing(tmp_path_factory, tiny_toml):
 def test_activations_that_overflow_float16(overflowing, capsys):
     folder, code = overflowing
     rejected = folder / "out.rejected"
-    assert code == 1 and not (folder / "out").exists()
+    assert code == 1
+    assert not (folder / "out").exists()
     manifest = json.loads((rejected / "manifest.json").read_text())
     rows = manifest["validation"]["results"]
     first = next(row for row in rows if not row["passed"])
-    assert first["stage"].startswith("onnxruntime") and first["tensor"] == "features" and not first["skipped"]
-    assert first["reason"].startswith("864 of 864 values are not finite") and first["reason"].endswith("[0, 0, 0]")
+    assert first["stage"].startswith("onnxruntime")
+    assert first["tensor"] == "features"
+    assert not first["skipped"]
+    assert first["reason"].startswith("864 of 864 values are not finite")
+    assert first["reason"].endswith("[0, 0, 0]")
     merger = {row["tensor"]: row for row in rows if row["graph"] == TOKEN_MERGER}
-    assert merger["assignment"]["skipped"] and "not judged: the features" in merger["assignment"]["reason"]
+    assert merger["assignment"]["skipped"]
+    assert "not judged: the features" in merger["assignment"]["reason"]
     assert merger["num_tokens"]["passed"]
-    assert (rejected / "fixtures" / "vision_encoder.npz").is_file() and (rejected / "tokens.png").is_file()
+    assert (rejected / "fixtures" / "vision_encoder.npz").is_file()
+    assert (rejected / "tokens.png").is_file()
     html = (rejected / "report.html").read_text(encoding="utf-8")
-    assert "864 of 864 values are not finite" in html and "not judged" in html
+    assert "864 of 864 values are not finite" in html
+    assert "not judged" in html
 
     assert main(["validate", str(rejected)]) == 1
     first, second, third = lines_of(capsys.readouterr().err)
-    assert "packed reference: vision_encoder.features" in first and "not finite" in second
+    assert "packed reference: vision_encoder.features" in first
+    assert "not finite" in second
     assert f"sttm-export validate {rejected} --bisect vision_encoder --weights " in third
 
     assert main(["validate", str(rejected), "--bisect", "--weights", str(folder / "checkpoint")]) == 1
     err = capsys.readouterr().err
-    assert "token_merger is not searched" in err and "overflows: the reference reaches" in err
+    assert "token_merger is not searched" in err
+    assert "overflows: the reference reaches" in err
 
 
 def test_a_clip_on_weights_that_overflow(overflowing, capsys):
@@ -110,7 +119,8 @@ def test_a_clip_on_weights_that_overflow(overflowing, capsys):
     command = ["validate", str(folder / "out.rejected"), "--clip", str(find_sample_clip("bikes"))]
     assert main([*command, "--weights", str(folder / "checkpoint")]) == 1
     first, second, _ = lines_of(capsys.readouterr().err)
-    assert "onnxruntime" in first and "vision_encoder.features departs from static eager, on 2 frames of " in first
+    assert "onnxruntime" in first
+    assert "vision_encoder.features departs from static eager, on 2 frames of " in first
     assert "values are not finite" in second
 
 
@@ -129,11 +139,10 @@ def test_a_weight_that_is_nan(broken, capsys):
     plant_in_weight(broken, VISION_ENCODER, float_weights(broken, VISION_ENCODER)[0], 3, np.nan)
     assert main(["validate", str(broken)]) == 1
     first, second, third = lines_of(capsys.readouterr().err)
-    assert (
-        "onnxruntime" in first
-        and "vision_encoder.features departs from packed reference, on the clip of the fixtures" in first
-    )
-    assert "values are not finite" in second and third.endswith(f"validate {broken} --bisect vision_encoder")
+    assert "onnxruntime" in first
+    assert "vision_encoder.features departs from packed reference, on the clip of the fixtures" in first
+    assert "values are not finite" in second
+    assert third.endswith(f"validate {broken} --bisect vision_encoder")
     assert main(["validate", str(broken), "--bisect", "vision_encoder"]) == 1
 
 
@@ -153,7 +162,8 @@ def test_a_fixture_that_is_not_finite(broken, capsys, graph, member, stage):
     assert main(["validate", str(broken)]) == 1
     first, second, _ = lines_of(capsys.readouterr().err)
     assert f"{stage}: {graph}.{member.split('.')[1]}" in first
-    assert "1 of " in second and "1 infinite" in second
+    assert "1 of " in second
+    assert "1 infinite" in second
     if member.startswith("input"):
         assert main(["validate", str(broken), "--bisect", graph]) == 1
         assert f"{member.split('.')[1]} in " in lines_of(capsys.readouterr().err)[0]
@@ -192,12 +202,15 @@ def test_a_clip_that_did_not_converge_is_said(tiny_bundle, tmp_path, monkeypatch
     command = ["run", str(tiny_bundle), "--video", str(find_sample_clip("bikes")), "--output", str(out)]
     assert main(command) == 0
     shown = capsys.readouterr()
-    assert "; NOT CONVERGED\n" in shown.out and "Merging across frames did not end" in shown.err
+    assert "; NOT CONVERGED\n" in shown.out
+    assert "Merging across frames did not end" in shown.err
     assert not np.load(out)["converged"]
     monkeypatch.undo()
     assert main(command) == 0
     shown = capsys.readouterr()
-    assert "CONVERGED" not in shown.out and "did not end" not in shown.err and np.load(out)["converged"]
+    assert "CONVERGED" not in shown.out
+    assert "did not end" not in shown.err
+    assert np.load(out)["converged"]
 
 
 def test_the_closing_table_says_whether_the_clip_converged(broken, capsys):

@@ -70,14 +70,16 @@ def test_rtx_builds_here_and_the_bundle_stays_whole(bundle, capsys):
     assert sidecar(bundle, "rtx", "token_merger.sm86")["options"]["workspace_mib"] == 512
     subprocess.run(["sha256sum", "--check", "--quiet", "SHA256SUMS"], cwd=bundle / "engines" / "rtx", check=True)
     shown = capsys.readouterr()
-    assert "Not run: no GPU here" in shown.out and "[2/2] Build engines for rtx" in shown.err
+    assert "Not run: no GPU here" in shown.out
+    assert "[2/2] Build engines for rtx" in shown.err
 
 
 def test_engines_that_are_there_are_not_replaced_unasked(small, capsys):
     pytest.importorskip("tensorrt_rtx_bindings", reason="TensorRT-RTX is not installed")
     assert build(small, "--compute-capability", "sm86", target="rtx") == 0
     before = engines(small, "rtx")
-    assert build(small, "--compute-capability", "sm86", target="rtx") == 2 and engines(small, "rtx") == before
+    assert build(small, "--compute-capability", "sm86", target="rtx") == 2
+    assert engines(small, "rtx") == before
     assert "has engines for rtx (sm86) already; replace them with --force" in capsys.readouterr().err
 
 
@@ -91,7 +93,8 @@ def test_engines_of_other_capabilities_stay_and_damaged_ones_are_replaced(small,
     assert "was changed" in capsys.readouterr().err
     assert build(small, "--compute-capability", "sm86", "--force", target="rtx") == 0
     assert "the engine of token_merger for sm89 is damaged and was left out" in capsys.readouterr().err
-    assert good.read_bytes() == b"engine" and bad not in engines(small, "rtx")
+    assert good.read_bytes() == b"engine"
+    assert bad not in engines(small, "rtx")
     built = {(row.graph, row.compute_capability) for row in open_bundle(small).engine_records()}
     assert built == {(graph, one) for one in ("sm75", "sm86") for graph in GRAPHS} | {("vision_encoder", "sm89")}
 
@@ -99,7 +102,8 @@ def test_engines_of_other_capabilities_stay_and_damaged_ones_are_replaced(small,
 def test_what_is_no_engine_stops_a_build(small, capsys):
     (put_engines(small, "rtx", "sm86") / "notes.txt").write_text("mine")
     assert build(small, "--force", target="rtx") == 2
-    assert "holds 'notes.txt'" in capsys.readouterr().err and "notes.txt" in engines(small, "rtx")
+    assert "holds 'notes.txt'" in capsys.readouterr().err
+    assert "notes.txt" in engines(small, "rtx")
 
 
 @pytest.mark.parametrize("place", ["../../secret", "/etc/hostname", "a/b"])
@@ -122,7 +126,8 @@ def test_two_builds_at_once_are_one_and_a_refusal(small, capsys):
     with only_builder(small):
         assert build(small, target="rtx") == 2
     error = capsys.readouterr().err
-    assert "Engines are built into" in error and "Check bundle" not in error
+    assert "Engines are built into" in error
+    assert "Check bundle" not in error
 
 
 def test_what_a_killed_build_left_is_swept_or_put_back(small, capsys):
@@ -132,7 +137,9 @@ def test_what_a_killed_build_left_is_swept_or_put_back(small, capsys):
     (folder / f".rtx.partial-{dead}").mkdir()
     assert build(small, "--compute-capability", "sm86", target="rtx") == 2
     error = capsys.readouterr().err
-    assert "was put back" in error and "had left" in error and "has engines for rtx (sm86) already" in error
+    assert "was put back" in error
+    assert "had left" in error
+    assert "has engines for rtx (sm86) already" in error
     assert [path.name for path in folder.iterdir()] == ["rtx"]
 
 
@@ -140,9 +147,8 @@ def test_what_a_killed_build_left_is_swept_or_put_back(small, capsys):
 def test_without_a_gpu_full_tensorrt_names_the_two_ways_on(bundle, capsys):
     assert build(bundle) == 2
     error = capsys.readouterr().err.splitlines()[-1]
-    assert "this machine has no NVIDIA GPU" in error and error.endswith(
-        f"(bash {bundle}/device/build.sh), or use --target rtx here."
-    )
+    assert "this machine has no NVIDIA GPU" in error
+    assert error.endswith(f"(bash {bundle}/device/build.sh), or use --target rtx here.")
     assert not (bundle / "engines").exists()
 
 
@@ -156,9 +162,11 @@ def test_what_an_export_could_not_build_is_not_in_the_way(tiny_bundle, orin, sma
 def test_an_engine_for_the_gpu_that_is_here(orin, small, capsys):
     assert build(small, "--optimization-level", 1) == 0
     made = sidecar(small)
-    assert made["tensorrt"] == "tensorrt 10.3.0.30" and made["compute_capability"] == "sm87"
+    assert made["tensorrt"] == "tensorrt 10.3.0.30"
+    assert made["compute_capability"] == "sm87"
     assert made["options"]["optimization_level"] == 1
-    assert made["timings"] == "new" and "timing.cache" in engines(small)
+    assert made["timings"] == "new"
+    assert "timing.cache" in engines(small)
     assert f"sttm-export validate {small} --engine" in capsys.readouterr().out
     open_bundle(small)
 
@@ -169,7 +177,8 @@ def test_the_bundle_keeps_the_timing_cache(orin, small, capsys):
     capsys.readouterr()
     assert build(small, "--force") == 0
     assert "kernel times of the last build were used again" in capsys.readouterr().err
-    assert sidecar(small)["timings"] == "kept" and engines(small)["timing.cache"] == times
+    assert sidecar(small)["timings"] == "kept"
+    assert engines(small)["timing.cache"] == times
 
 
 def test_a_kept_cache_of_an_older_jetpack_is_made_anew_aloud(orin, small, capsys):
@@ -179,7 +188,8 @@ def test_a_kept_cache_of_an_older_jetpack_is_made_anew_aloud(orin, small, capsys
     seal_target(folder, open_bundle(small, verify=False).engine_records())
     assert build(small, "--force") == 0
     assert "the timing cache is made anew: TensorRT does not take the last build's" in capsys.readouterr().err
-    assert sidecar(small)["timings"] == "new" and engines(small)["timing.cache"] == times
+    assert sidecar(small)["timings"] == "new"
+    assert engines(small)["timing.cache"] == times
 
 
 @pytest.mark.parametrize(
@@ -196,7 +206,8 @@ def test_a_kept_cache_of_an_older_jetpack_is_made_anew_aloud(orin, small, capsys
 def test_refusals(orin, small, capsys, options, target, message):
     assert build(small, *options, target=target) == 2
     error = capsys.readouterr().err.splitlines()[-1]
-    assert error.startswith("sttm-export: ") and message in error
+    assert error.startswith("sttm-export: ")
+    assert message in error
     assert not list((small / "engines").glob("*")) if (small / "engines").exists() else True
 
 
@@ -222,8 +233,10 @@ def test_a_failed_build_leaves_what_was_there(orin, small, monkeypatch, capsys):
     assert build(small, "--force") == 2
     which, why, left = capsys.readouterr().err.splitlines()[-3:]
     assert which == "sttm-export: The jetson-orin-jp62 sm87 engine of vision_encoder could not be built."
-    assert "tensorrt 10.3.0.30 could not build" in why and "Nothing was changed" in left
-    assert engines(small) == before and [path.name for path in (small / "engines").iterdir()] == ["jetson-orin-jp62"]
+    assert "tensorrt 10.3.0.30 could not build" in why
+    assert "Nothing was changed" in left
+    assert engines(small) == before
+    assert [path.name for path in (small / "engines").iterdir()] == ["jetson-orin-jp62"]
 
 
 def test_an_interrupt_leaves_what_was_there(bundle, capsys):
@@ -237,4 +250,5 @@ def test_an_interrupt_leaves_what_was_there(bundle, capsys):
 
     threading.Thread(target=interrupt, daemon=True).start()
     assert build(bundle, "--compute-capability", "sm86", target="rtx") == 130
-    assert "interrupted; nothing was left behind" in capsys.readouterr().err and not (bundle / "engines").exists()
+    assert "interrupted; nothing was left behind" in capsys.readouterr().err
+    assert not (bundle / "engines").exists()

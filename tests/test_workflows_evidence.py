@@ -59,7 +59,8 @@ def test_the_batch_that_every_stage_sees_is_run_once(encoder, frames, runs):
 def test_features_come_in_the_order_of_the_clip(encoder, frames):
     _, clip, features, _ = examined(encoder, frames)
     expected = encode_frames(encoder[2], encoder[0].graph, clip["pixel_values"])
-    assert features.shape == expected.shape and len(features) == frames
+    assert features.shape == expected.shape
+    assert len(features) == frames
     # Frames in other batches: rounding, at most.
     assert np.abs(features - expected).max() < 1e-5 * np.abs(expected).max()
     others = np.abs(features - np.roll(expected, 1, axis=0)).max()
@@ -72,7 +73,8 @@ def test_progress_is_the_share_of_runs_that_are_done(encoder):
     assert [round(8 * fraction, 6) for _, fraction in told] == [0, 1, 2, 3, 4, 5, 6, 7, 8]
     words = [what for what, _ in told]
     assert words[:2] == ["static eager, 2 frames", "static eager, edge frames: grey, black, white, chessboards"]
-    assert words[2].startswith("reference, 2 frames") and words[4].startswith("onnxruntime ")
+    assert words[2].startswith("reference, 2 frames")
+    assert words[4].startswith("onnxruntime ")
     assert [word.split(",")[0] for word in words[6:]] == ["2 of 5 frames", "4 of 5 frames", "5 of 5 frames"]
 
 

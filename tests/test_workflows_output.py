@@ -36,13 +36,15 @@ def refused(output, words, force=True):
         check_output(output, force)
     with pytest.raises(UserError, match=words):
         export(output, force)
-    assert contents(output) == before and [path.name for path in output.parent.iterdir()] == [output.name]
+    assert contents(output) == before
+    assert [path.name for path in output.parent.iterdir()] == [output.name]
 
 
 def test_a_bundle_is_replaced_only_with_force(output):
     refused(output, "exists already; choose another --output, or replace it with --force", force=False)
     export(output)
-    assert text_of(output) == "new" and [path.name for path in output.parent.iterdir()] == ["o"]
+    assert text_of(output) == "new"
+    assert [path.name for path in output.parent.iterdir()] == ["o"]
 
 
 @pytest.mark.parametrize(
@@ -99,7 +101,8 @@ def test_a_damaged_bundle_may_be_replaced(output):
 
 
 def test_an_output_in_a_bundle_is_refused(output):
-    assert is_bundle(output) and bundle_around(output / "x" / "y") == output
+    assert is_bundle(output)
+    assert bundle_around(output / "x" / "y") == output
     with pytest.raises(UserError, match="would lie in the bundle"):
         check_output(output / "inner", force=False)
 
@@ -123,7 +126,8 @@ def test_two_at_once_are_one_and_a_refusal(output):
             export(output)
         make_bundle(partial, text="first")
         publish(partial, output, True)
-    assert text_of(output) == "first" and [path.name for path in output.parent.iterdir()] == ["o"]
+    assert text_of(output) == "first"
+    assert [path.name for path in output.parent.iterdir()] == ["o"]
 
 
 def test_a_bundle_that_engines_are_built_into_is_not_replaced(output):
@@ -165,8 +169,10 @@ def test_the_next_export_clears_up_after_one_that_was_killed(output, when):
         assert text_of(output) == "old"
         make_bundle(partial, text="new")
         publish(partial, output, True)
-    assert text_of(output) == "new" and [path.name for path in output.parent.iterdir()] == ["o"]
-    assert ("was put back" in said[0]) == (when == "between") and "which a process that was killed had left" in said[-1]
+    assert text_of(output) == "new"
+    assert [path.name for path in output.parent.iterdir()] == ["o"]
+    assert ("was put back" in said[0]) == (when == "between")
+    assert "which a process that was killed had left" in said[-1]
 
 
 def reject(output, force):

@@ -84,7 +84,9 @@ def test_a_disk_that_fills_up_leaves_the_earlier_result(tiny_bundle, tmp_path, m
     monkeypatch.setattr(running, "write_png", full)
     assert main([*command, "--spatial-threshold", "0.1"]) == 2
     error = capsys.readouterr().err.splitlines()[-1]
-    assert "a.npz and " in error and "No space left on device" in error and "is as it was" in error
+    assert "a.npz and " in error
+    assert "No space left on device" in error
+    assert "is as it was" in error
     assert contents(tmp_path) == before
 
 
