@@ -138,7 +138,7 @@ def test_incomplete_and_corrupt_checkpoints(export, tmp_path):
 def test_a_disk_that_is_too_small_is_seen_before_any_work(export, monkeypatch):
     usage = type("Usage", (), {"free": 1000})
     monkeypatch.setattr(shutil, "disk_usage", lambda _path: usage)
-    assert "GiB free; free some space" in export()
+    assert "free; free some space" in export()
 
 
 def test_a_disk_that_fills_up_leaves_nothing(export, monkeypatch):

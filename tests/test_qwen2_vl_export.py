@@ -16,7 +16,7 @@ from sttm_export.bundle.opened import open_bundle
 from sttm_export.cli import main
 from sttm_export.contracts.graph import vision_encoder_graph
 from sttm_export.contracts.target import find_target, targets
-from sttm_export.engines.build import build_engine
+from sttm_export.engines.build import EngineRequest, build_engine
 from sttm_export.graphs.export import export_graph
 from sttm_export.graphs.rules import check_structure
 from sttm_export.graphs.structure import load_structure
@@ -68,7 +68,7 @@ def test_every_target_takes_the_graph(exported):
 
 def test_tensorrt_rtx_builds_it(exported, tmp_path):
     pytest.importorskip("tensorrt_rtx_bindings", reason="TensorRT-RTX is not installed")
-    result = build_engine(exported[1], find_target("rtx"), "sm86", tmp_path / "tower.engine")
+    result = build_engine(EngineRequest(exported[1], find_target("rtx"), "sm86"), tmp_path / "tower.engine")
     assert (result.status, result.reason) == ("built", "")
 
 
@@ -101,7 +101,8 @@ def test_run_on_a_real_clip(bundle, tmp_path, fps, frames, steps):
     clip = str(find_sample_clip("carphone"))
     assert main(["run", str(bundle), "--video", clip, "--fps", fps, "--output", str(out)]) == 0
     result = np.load(out)
-    assert len(result["timestamps"]) == frames
+    assert len(result["timestamps"]) == steps
+    assert len(result["frame_indices"]) == frames
     assert result["assignment"].shape == (steps, 12)
     assert result["token_patches"].sum() == 12 * steps
     assert (tmp_path / "merged.png").read_bytes().startswith(b"\x89PNG")
