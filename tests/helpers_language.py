@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from sttm_export.contracts.decoder import DecoderSpec
 from sttm_export.contracts.merge import MergeSpec
 from sttm_export.language.positions import Prompt
 from sttm_export.language.reference import Merging
-from sttm_export.language.spec import DecoderSpec
 
 FOLDER = Path(__file__).resolve().parent / "golden_decoder"
 CASES = sorted(path.stem for path in FOLDER.glob("qwen2*.npz"))
@@ -20,6 +20,12 @@ _NAMES = {
     "kv_heads": "num_key_value_heads",
     "vocabulary": "vocab_size",
 }
+
+
+def tiny_decoder(**changes):
+    """Three layers of 48 channels."""
+    sizes = {"layers": 3, "heads": 4, "kv_heads": 2, "head_dim": 12, "intermediate_size": 64, "vocabulary": 80}
+    return DecoderSpec(**sizes | {"rope_theta": 1e6, "rms_norm_eps": 1e-6} | changes)
 
 
 @dataclass(frozen=True)
@@ -45,8 +51,9 @@ def load_case(name):
     with np.load(FOLDER / f"{arrays['weights']}.npz") as file:
         config = json.loads(str(file["config"]))
         state = {key: torch.from_numpy(file[key]).float() for key in file.files if key != "config"}
-    same = ("hidden_size", "intermediate_size", "rope_theta", "rms_norm_eps")
+    same = ("intermediate_size", "rope_theta", "rms_norm_eps")
     sizes = {key: config[key] for key in same} | {key: config[theirs] for key, theirs in _NAMES.items()}
+    sizes["head_dim"] = config["hidden_size"] // sizes["heads"]
     spec = DecoderSpec(**sizes, mrope_section=tuple(config.get("mrope_section", ())))
     frames, height, width = (int(arrays[key]) for key in ("frames", "height", "width"))
     prompt = Prompt(len(arrays["system_ids"]), frames, height, width, len(arrays["question_ids"]))

@@ -88,6 +88,8 @@ def write_tiny_model_toml(path: Path, model: ModelSpec | None = None) -> Path:
     lines += ["[architecture]", *_rows({key: row for key, row in model.architecture.items() if key not in tables})]
     for key, values in tables.items():
         lines += [f"[architecture.{key}]", *_rows(values)]
+    if model.decoder:
+        lines += ["[decoder]", *_rows(vars(model.decoder))]
     merging = dict(vars(model.merging))
     thresholds = merging.pop("thresholds")
     lines += ["[merging]", *_rows(merging)]

@@ -32,11 +32,25 @@ def rows(text):
 def test_table_of_models(name):
     model = load_model(name)
     parameters = sum(part.parameters for part in family_of(model).parts(tiny_recipe(model)))
-    assert rows(MODELS)[f"`{name}`"] == [
+    assert rows(MODELS.split("| decoder of")[0])[f"`{name}`"] == [
         f"{model.grid.height}×{model.grid.width}",
         str(model.channels),
         f"{parameters:,}",
         str(model.merging.published_layer),
+    ]
+
+
+@pytest.mark.parametrize("name", model_names())
+def test_table_of_decoders(name):
+    decoder = load_model(name).decoder
+    assert rows(MODELS.split("| decoder of")[1].split("## 1. ")[0])[f"`{name}`"] == [
+        str(decoder.layers),
+        f"{decoder.heads}, {decoder.kv_heads}, {decoder.head_dim}",
+        str(decoder.intermediate_size),
+        str(decoder.vocabulary),
+        f"{decoder.rope_theta:g}",
+        f"{decoder.rms_norm_eps:g}",
+        ", ".join(map(str, decoder.mrope_section)),
     ]
 
 

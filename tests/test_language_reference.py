@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 from helpers_language import CASES, load_case
 
+from sttm_export.contracts.decoder import DecoderSpec
 from sttm_export.errors import UserError
 from sttm_export.language.positions import next_position, prompt_positions
 from sttm_export.language.reference import ReferenceDecoder
 from sttm_export.language.rotary import rotary_tables
-from sttm_export.language.spec import DecoderSpec
 
 # Float32 sums of up to 96 terms in 4 layers; logits are of size 1, and the best token leads by 0.03 at least.
 TOLERANCE = 1e-4
@@ -71,7 +71,7 @@ def test_rotary_tables_are_those_of_transformers():
 @pytest.mark.parametrize(
     ("changes", "fault"),
     [
-        ({"heads": 5}, "hidden_size is not a multiple of heads"),
+        ({"head_dim": 15}, "head_dim is odd"),
         ({"kv_heads": 3}, "heads is not a multiple of kv_heads"),
         ({"mrope_section": (2, 3, 4)}, "does not add up to half of a head's 16 channels"),
         ({"mrope_section": (4, 4)}, "must have three numbers"),

@@ -9,6 +9,7 @@ import re
 from dataclasses import dataclass
 from typing import Annotated, Any
 
+from sttm_export.contracts.decoder import DecoderSpec
 from sttm_export.contracts.records import Cosine, Range, Share, Size
 
 MAX_FPS = 1000.0
@@ -83,6 +84,7 @@ class ModelSpec:
     sampling: SamplingSpec
     merging: MergingDefaults
     frames_per_step: Annotated[int, Range(1, 64)] = 1  # frames that become one H×W grid of tokens
+    decoder: DecoderSpec | None = None  # the language model; None where only the vision encoder is known
 
     @property
     def step(self) -> str:
@@ -102,6 +104,20 @@ def inconsistencies(spec: ModelSpec) -> list[str]:
         (plain, f"name must be letters, digits, '.', '_' and '-', at most 100, got {spec.name[:120]!r}"),
         (bool(spec.merging.thresholds), "'merging.thresholds' needs at least one table"),
     ]
+    if decoder := spec.decoder:
+        merging = spec.merging
+        made = f"{decoder.heads} heads of {decoder.head_dim} channels make {decoder.hidden_size}"
+        checks += [
+            (decoder.hidden_size == spec.channels, f"decoder: {made}, but channels is {spec.channels}"),
+            (
+                merging.published_layer < decoder.layers,
+                f"merging.published_layer is {merging.published_layer}, but the decoder has {decoder.layers} layers",
+            ),
+            (
+                (merging.positions == "representative") == bool(decoder.mrope_section),
+                "merging.positions must be 'representative' with decoder.mrope_section, and only with it",
+            ),
+        ]
     return [message for good, message in checks if not good]
 
 

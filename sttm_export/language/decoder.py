@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sttm_export.language.spec import DecoderSpec
+from sttm_export.contracts.decoder import DecoderSpec
 
 
 class RMSNorm(nn.Module):

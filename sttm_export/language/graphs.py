@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from sttm_export.contracts.decoder import DecoderSpec
 from sttm_export.contracts.graph import FLOAT_OF, ROWS, GraphSpec, Precision, StatePair, TensorSpec
-from sttm_export.language.spec import DecoderSpec
 
 
 def decoder_graph(spec: DecoderSpec, first: int, last: int, slots: int, chunk: int, precision: Precision) -> GraphSpec:

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from sttm_export.contracts.decoder import DecoderSpec
 from sttm_export.errors import UserError
 from sttm_export.language.positions import Ints, Policy, Prompt, merged_positions, next_position, prompt_positions
 from sttm_export.language.rotary import rotary_tables
-from sttm_export.language.spec import DecoderSpec
 from sttm_export.runtime.merged import MergedTokens
 from sttm_export.runtime.session import Arrays, StatefulSession
 

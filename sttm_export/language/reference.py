@@ -14,10 +14,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from sttm_export.contracts.decoder import DecoderSpec
 from sttm_export.contracts.merge import MergeSpec
 from sttm_export.language.positions import Policy, Prompt, merged_positions, next_position, prompt_positions
 from sttm_export.language.rotary import rotary_tables
-from sttm_export.language.spec import DecoderSpec
 from sttm_export.merging.reference import merge
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from sttm_export.language.spec import DecoderSpec
+from sttm_export.contracts.decoder import DecoderSpec
 
 Floats = NDArray[np.float32]
 Positions = NDArray[np.int64]

@@ -1,4 +1,4 @@
-"""What a language model is: the sizes of a Qwen2 decoder. No PyTorch here."""
+"""What a language model is: the sizes of a Qwen2 decoder, as a model file or a manifest has them."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from sttm_export.errors import UserError
 
 @dataclass(frozen=True)
 class DecoderSpec:
-    """A Qwen2 decoder, as its config.json describes it."""
+    """A Qwen2 decoder; its width is that of its heads together."""
 
-    hidden_size: Size  # C
-    intermediate_size: Size
     layers: Annotated[int, Range(1, 1000)]
     heads: Annotated[int, Range(1, 4096)]
     kv_heads: Annotated[int, Range(1, 4096)]
+    head_dim: Annotated[int, Range(2, 4096)]  # D, channels of one head
+    intermediate_size: Size
     vocabulary: Size
     rope_theta: Annotated[float, Range(0.0, 1e12, above=True)]
     rms_norm_eps: Annotated[float, Range(0.0, 1.0, above=True)]
@@ -27,9 +27,8 @@ class DecoderSpec:
     def __post_init__(self) -> None:
         """Refuse what no decoder can be; every fault in one message."""
         checks = [
-            (self.hidden_size % self.heads == 0, "hidden_size is not a multiple of heads"),
             (self.heads % self.kv_heads == 0, "heads is not a multiple of kv_heads"),
-            (self.head_dim % 2 == 0, "a head has an odd number of channels"),
+            (self.head_dim % 2 == 0, "head_dim is odd, but channels turn in pairs"),
             (
                 not self.mrope_section or 2 * sum(self.mrope_section) == self.head_dim,
                 f"mrope_section does not add up to half of a head's {self.head_dim} channels",
@@ -37,12 +36,12 @@ class DecoderSpec:
             (len(self.mrope_section) in (0, 3), "mrope_section must have three numbers: time, row, column"),
         ]
         if faults := [message for good, message in checks if not good]:
-            raise UserError(f"Cannot set up the language model: {'; '.join(faults)}.")
+            raise UserError(f"no decoder can be like this: {'; '.join(faults)}.")
 
     @property
-    def head_dim(self) -> int:
-        """D, channels of one head."""
-        return self.hidden_size // self.heads
+    def hidden_size(self) -> int:
+        """C, width of the residual stream."""
+        return self.heads * self.head_dim
 
     @property
     def queries_per_key(self) -> int:
