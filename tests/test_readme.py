@@ -1,15 +1,13 @@
 """The README against the program: blocks marked `<!-- test -->` are executed, figures are those that were measured."""
 
 import json
-import os
 import re
 import shlex
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from helpers_blocks import blocks, run_block
 from PIL import Image
 
 from sttm_export.cli import build_parser
@@ -19,30 +17,17 @@ ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"
 TEXT = README.read_text(encoding="utf-8")
 PINNED = ("Makefile", "pyproject.toml")
-BLOCK = re.compile(r"^(<!-- test -->\n)?```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-
-
-def blocks(tested):
-    return [(language, code) for mark, language, code in BLOCK.findall(TEXT) if bool(mark) == tested]
 
 
 def test_marked_blocks_run(tmp_path, tiny_toml):
     """In order, in one directory, with a tiny model in place of the real one and a real clip under the name used."""
     shutil.copy(find_sample_clip("carphone"), tmp_path / "holiday.mp4")
-    tested = blocks(tested=True)
+    tested = blocks(TEXT, tested=True)
     assert [language for language, _ in tested] == ["bash", "python", "bash", "bash"]
     for language, code in tested:
         small = code.replace("--model llava-video-7b", f"--model {tiny_toml} --frames 4 --compute-capability sm86")
-        command = ["bash", "-euo", "pipefail", "-c", small] if language == "bash" else [sys.executable, "-c", code]
-        result = subprocess.run(command, cwd=tmp_path, env=environment(), capture_output=True, text=True, check=False)
-        assert result.returncode == 0, f"{small}\n{result.stdout}\n{result.stderr}"
+        run_block(language, small if language == "bash" else code, tmp_path)
     assert {"my-bundle", "tokens.npz", "tokens.png", "my-bundle.json"} <= {path.name for path in tmp_path.iterdir()}
-
-
-def environment():
-    """The program of this Python comes first, as in an activated environment."""
-    folder = str(Path(sys.executable).parent)
-    return {**os.environ, "PATH": os.pathsep.join([folder, os.environ.get("PATH", "")])}
 
 
 def test_blocks_that_are_not_run_name_real_options():
@@ -50,7 +35,7 @@ def test_blocks_that_are_not_run_name_real_options():
     parser = build_parser()
     commands = [
         line
-        for language, code in blocks(tested=False)
+        for language, code in blocks(TEXT, tested=False)
         if language == "bash"
         for line in code.splitlines()
         if line.startswith("sttm-export")
