@@ -10,6 +10,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+PAUSE = 0.1
+"""Seconds before each timed call: threads of ONNX Runtime and PyTorch spin for a while after theirs, on its cores."""
+
 
 def interleave(candidates: Mapping[str, Callable[[], Any]], runs: int, warm_up: int) -> dict[str, list[float]]:
     """Time several functions in turns (A B C A B C …), so that a slow spell of the machine meets all of them alike.
@@ -25,6 +28,7 @@ def interleave(candidates: Mapping[str, Callable[[], Any]], runs: int, warm_up: 
     taken: dict[str, list[float]] = {name: [] for name in candidates}
     for number in range(warm_up + runs):
         for name, function in candidates.items():
+            time.sleep(PAUSE)
             elapsed = milliseconds(function)
             if number >= warm_up:
                 taken[name].append(elapsed)
