@@ -9,8 +9,10 @@ import torch
 
 from sttm_export.contracts.decoder import DecoderSpec
 from sttm_export.contracts.merge import MergeSpec
+from sttm_export.language.checkpoint import parameter_shapes, prefixes
 from sttm_export.language.positions import Prompt
 from sttm_export.language.reference import Merging
+from sttm_export.weights.layout import Layout
 
 FOLDER = Path(__file__).resolve().parent / "golden_decoder"
 CASES = sorted(path.stem for path in FOLDER.glob("qwen2*.npz"))
@@ -50,7 +52,8 @@ def load_case(name):
         arrays = dict(file)
     with np.load(FOLDER / f"{arrays['weights']}.npz") as file:
         config = json.loads(str(file["config"]))
-        state = {key: torch.from_numpy(file[key]).float() for key in file.files if key != "config"}
+        state = {name: torch.from_numpy(file[name]).float() for name in file.files if name != "config"}
+    layout = Layout("qwen2", prefixes("model."))
     same = ("intermediate_size", "rope_theta", "rms_norm_eps")
     sizes = {key: config[key] for key in same} | {key: config[theirs] for key, theirs in _NAMES.items()}
     sizes["head_dim"] = config["hidden_size"] // sizes["heads"]
@@ -66,4 +69,5 @@ def load_case(name):
     )
     thresholds = (float(arrays["spatial_threshold"]), float(arrays["temporal_threshold"]))
     policy = "reassigned" if arrays["family"] == "llava" else "representative"
+    state = {ours: state[theirs] for ours, theirs in layout.names(parameter_shapes(spec)).items()}
     return Golden(arrays, spec, state, prompt, Merging(int(arrays["merge_layer"]), merge, thresholds, policy))

@@ -139,6 +139,35 @@ def load_checkpoint(
     return state, dataclasses.replace(opened.source, sha256=digest(state))
 
 
+def record_reads(monkeypatch) -> list[str]:
+    """The list to which the name of every tensor is added that is read of a safetensors file from now on."""
+    import safetensors
+
+    read: list[str] = []
+
+    class Recording:
+        def __init__(self, *args, **kwargs):
+            self.manager = real(*args, **kwargs)
+
+        def __enter__(self):
+            self.file = self.manager.__enter__()
+            return self
+
+        def __exit__(self, *error):
+            return self.manager.__exit__(*error)
+
+        def get_tensor(self, name):
+            read.append(name)
+            return self.file.get_tensor(name)
+
+        def __getattr__(self, name):
+            return getattr(self.file, name)
+
+    real = safetensors.safe_open
+    monkeypatch.setattr(safetensors, "safe_open", Recording)
+    return read
+
+
 def random_state(model: ModelSpec, seed: int) -> dict[str, Tensor]:
     """Canonical random state of a model's vision encoder, as an export with --random-weights has it."""
     shapes = encoder_shapes(model)

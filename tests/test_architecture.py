@@ -29,8 +29,8 @@ ROOMS = {
     "bundle": {"errors", "files", "contracts"},
     "engines": {"errors", "system", "contracts", "bundle"},
     "runtime": {"errors", "system", "files", "contracts", "bundle", "engines"},
-    "language": {"errors", "contracts", "merging", "runtime"},
-    "families": {"errors", "contracts", "merging", "weights", "runtime"},
+    "language": {"errors", "contracts", "merging", "weights", "runtime"},
+    "families": {"errors", "contracts", "merging", "weights", "runtime", "language"},
     "validation": {"errors", "system", "contracts", "runtime"},
     "machine": {"errors", "system", "contracts", "engines"},
     "kit": {

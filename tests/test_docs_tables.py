@@ -72,8 +72,10 @@ def test_every_layout_is_described():
     assert names == {layout.name for layout in layouts | apart}
     for layout in layouts:
         row = next(line for line in MODELS.splitlines() if line.startswith(f"| `{layout.name}`"))
-        prefix = layout.prefixes[0][1].removesuffix("encoder.layers.")
-        assert f"| `{prefix}…` |" in row
+        tower = next(theirs for ours, theirs in layout.prefixes if not ours.startswith("language."))
+        decoder = dict(layout.prefixes)["language.layers."].removesuffix("layers.")
+        assert f"| `{tower.removesuffix('encoder.layers.')}…` |" in row
+        assert f"| `{decoder}…` |" in row
 
 
 def test_table_of_targets():

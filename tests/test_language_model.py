@@ -10,6 +10,7 @@ from helpers_language import CASES, load_case
 from sttm_export.contracts.graph import token_merger_graph
 from sttm_export.errors import UserError
 from sttm_export.graphs.export import export_graph
+from sttm_export.language.checkpoint import group_shapes, head_shapes, module_state
 from sttm_export.language.decoder import DecoderGroup, Head
 from sttm_export.language.graphs import decoder_graph, head_graph
 from sttm_export.language.model import Graphs, LanguageModel, greedy
@@ -33,9 +34,7 @@ def loaded(tmp_path_factory):
         below = [_group(case, 0, layer, case.prompt.length + new, folder)] if layer else []
         above = [_group(case, layer, spec.layers, case.prompt.length + new, folder)]
         head = Head(spec)
-        head.load_state_dict(
-            {"norm.weight": case.state["model.norm.weight"], "lm_head.weight": case.state["lm_head.weight"]}
-        )
+        head.load_state_dict(module_state({name: case.state[name] for name in head_shapes(spec)}))
         head_path = export_graph(head.eval(), head_graph(spec), folder)
         merger_graph = token_merger_graph(case.merging.merge, "fp32")
         merger = OrtSession(export_graph(TokenMerger(case.merging.merge), merger_graph, folder), merger_graph)
@@ -43,7 +42,7 @@ def loaded(tmp_path_factory):
         def merge(features):
             return merge_features(merger, case.merging.merge, features, len(features), *case.merging.thresholds)
 
-        embeddings = case.state["model.embed_tokens.weight"].numpy()
+        embeddings = case.state["language.embed.weight"].numpy()
         graphs = Graphs(below, above, OrtSession(head_path, head_graph(spec)), embeddings, merge)
         return LanguageModel(spec, graphs, (case.prompt.height, case.prompt.width), case.merging.policy), case
 
@@ -53,8 +52,7 @@ def loaded(tmp_path_factory):
 def _group(case, first, last, slots, folder):
     graph = decoder_graph(case.spec, first, last, slots, CHUNK, "fp32")
     module = DecoderGroup(case.spec, first, last)
-    names = tuple(f"model.layers.{layer}." for layer in range(first, last))
-    module.load_state_dict({k.removeprefix("model."): v for k, v in case.state.items() if k.startswith(names)})
+    module.load_state_dict(module_state({name: case.state[name] for name in group_shapes(case.spec, first, last)}))
     return OrtSession(export_graph(module.eval(), graph, folder), graph)
 
 
@@ -121,8 +119,7 @@ def test_float16_stays_near(tmp_path):
     case = load_case("qwen2_layer2_8x14x14")
     graph = decoder_graph(case.spec, 0, 2, 256, CHUNK, "fp16")
     module = DecoderGroup(case.spec, 0, 2)
-    names = ("model.layers.0.", "model.layers.1.")
-    module.load_state_dict({k.removeprefix("model."): v for k, v in case.state.items() if k.startswith(names)})
+    module.load_state_dict(module_state({name: case.state[name] for name in group_shapes(case.spec, 0, 2)}))
     rows = np.random.default_rng(0).standard_normal((CHUNK, case.spec.hidden_size), np.float32)
     inputs = {
         "hidden": rows,

@@ -6,7 +6,16 @@ import json
 
 import pytest
 import torch
-from helpers_networks import LAYOUTS, TOWER_ID, load_checkpoint, tiny_model, tiny_state, write_checkpoint, write_config
+from helpers_networks import (
+    LAYOUTS,
+    TOWER_ID,
+    load_checkpoint,
+    record_reads,
+    tiny_model,
+    tiny_state,
+    write_checkpoint,
+    write_config,
+)
 from safetensors.torch import save_file
 
 from sttm_export.errors import UserError
@@ -60,30 +69,7 @@ def test_language_model_shards_are_not_opened(tmp_path):
 
 
 def test_only_needed_tensors_are_read(tmp_path, monkeypatch):
-    import safetensors
-
-    read = []
-
-    class Recording:
-        def __init__(self, *args, **kwargs):
-            self.manager = real(*args, **kwargs)
-
-        def __enter__(self):
-            self.file = self.manager.__enter__()
-            return self
-
-        def __exit__(self, *error):
-            return self.manager.__exit__(*error)
-
-        def get_tensor(self, name):
-            read.append(name)
-            return self.file.get_tensor(name)
-
-        def __getattr__(self, name):
-            return getattr(self.file, name)
-
-    real = safetensors.safe_open
-    monkeypatch.setattr(safetensors, "safe_open", Recording)
+    read = record_reads(monkeypatch)
     write_checkpoint(tmp_path, MODEL, STATE, shards=1)
     load_checkpoint(MODEL, str(tmp_path))
     assert sorted(read) == sorted(LAYOUTS["llava-next"].names(STATE).values())

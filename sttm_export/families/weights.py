@@ -10,6 +10,7 @@ from sttm_export.contracts.model import ModelSpec
 from sttm_export.contracts.weights import WeightSource
 from sttm_export.errors import UserError
 from sttm_export.families.registry import family_of
+from sttm_export.language import checkpoint as language
 from sttm_export.weights.checkpoint import Checkpoint
 from sttm_export.weights.layout import Shape
 from sttm_export.weights.random import RandomWeights
@@ -62,4 +63,11 @@ def open_weights(
         return Checkpoint(model.name, family.checkpoint(model), shapes, weights, tower_weights)
     if tower_weights is not None:
         raise UserError("--tower-weights needs --weights: random weights have a random tower; leave it out.")
-    return RandomWeights(partial(family.distribution, model), random_seed or 0)
+    return RandomWeights(partial(_distribution, model), random_seed or 0)
+
+
+def _distribution(model: ModelSpec, name: str, shape: Shape) -> tuple[float, float]:
+    """The decoder's, which is the same in all families, or the family's own."""
+    if model.decoder and name.startswith(language.LANGUAGE):
+        return language.distribution(model.decoder, name, shape)
+    return family_of(model).distribution(model, name, shape)

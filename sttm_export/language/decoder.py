@@ -144,11 +144,11 @@ class Head(nn.Module):
     def __init__(self, spec: DecoderSpec) -> None:
         super().__init__()
         self.norm = RMSNorm(spec.hidden_size, spec.rms_norm_eps)
-        self.lm_head = nn.Linear(spec.hidden_size, spec.vocabulary, bias=False)
+        self.head = nn.Linear(spec.hidden_size, spec.vocabulary, bias=False)
 
     def forward(self, hidden: Tensor) -> Tensor:
         """Map [1, C] float32 to logits [1, V] float32."""
-        return self.lm_head(self.norm(hidden)).float()  # type: ignore[no-any-return]
+        return self.head(self.norm(hidden)).float()  # type: ignore[no-any-return]
 
 
 def _turned(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

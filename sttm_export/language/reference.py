@@ -46,7 +46,7 @@ class ReferenceDecoder:
 
     Args:
         spec: sizes.
-        state: float tensors under `transformers`' names, `model.…` and `lm_head.weight`.
+        state: float tensors by canonical name (`language/checkpoint.py`).
     """
 
     def __init__(self, spec: DecoderSpec, state: Mapping[str, Tensor]) -> None:
@@ -66,10 +66,10 @@ class ReferenceDecoder:
         )
         with torch.device("meta"):
             model: Any = Qwen2Model(config)
-        inner = {name.removeprefix("model."): row.float() for name, row in state.items() if name.startswith("model.")}
+        inner = {name.removeprefix("language."): tensor.float() for name, tensor in state.items()}
+        self._head, inner["embed_tokens.weight"] = inner.pop("head.weight"), inner.pop("embed.weight")
         model.load_state_dict(inner, assign=True)
         self._model, self._spec, self._cache = model.eval(), spec, DynamicCache(config=config)
-        self._head = state["lm_head.weight"].float()
 
     def prefill(
         self, system: NDArray[np.int64], video: Tensor, question: NDArray[np.int64], prompt: Prompt, merging: Merging

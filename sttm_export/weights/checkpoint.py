@@ -10,10 +10,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from sttm_export.contracts.model import counted
 from sttm_export.contracts.weights import WeightSource
 from sttm_export.errors import UserError
 from sttm_export.weights.files import CheckpointFiles, LocalFiles
-from sttm_export.weights.layout import CheckpointForm, Layout, Shape, check_config, detect_layout
+from sttm_export.weights.layout import CheckpointForm, Closed, Layout, Shape, check_config, detect_layout
 from sttm_export.weights.sources import resolve_checkpoint
 from sttm_export.weights.tensor_files import first_few, read_tensors, tensor_index
 
@@ -42,6 +43,14 @@ class _Opened:
             )
         return names
 
+    def check_closed(self, closed: Closed, model: str) -> None:
+        """Refuse tensors of that part which the model does not have."""
+        if strange := closed.superfluous(self.layout, self.index):
+            raise UserError(
+                f"{self.files.identifier} holds {counted(len(strange), 'tensor')} that {model} does not have: "
+                f"{first_few(strange)}; choose another --model or --weights."
+            )
+
     def read(self, shapes: Mapping[str, Shape]) -> dict[str, Tensor]:
         names = self.check(shapes)
         tensors = read_tensors(self.files, self.index, {theirs: shapes[name] for name, theirs in names.items()})
@@ -65,9 +74,12 @@ class Checkpoint:
     def __init__(
         self, model: str, form: CheckpointForm, shapes: Mapping[str, Shape], weights: str, apart: str | None
     ) -> None:
+        form = form.asked_for(shapes)
         files, self._apart = resolve_checkpoint(weights), form.apart
         note = _check(files, form, model)
         self._main = _open(files, form.layouts, shapes)
+        if form.closed:
+            self._main.check_closed(form.closed, model)
         self._beside: _Opened | None = None
         identifier = files.identifier
         beside = self._parts_apart(shapes)

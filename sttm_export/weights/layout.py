@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,21 @@ class Apart:
 
 
 @dataclass(frozen=True)
+class Closed:
+    """A part of a checkpoint that holds these parameters and no others; looked at only where one of them is wanted."""
+
+    prefix: str  # canonical prefix of its parameters
+    shapes: Mapping[str, Shape]
+    config_faults: Callable[[Mapping[str, Any]], list[str]]  # what config.json says against it
+    unchecked: str  # what only a config tells, shapes do not
+
+    def superfluous(self, layout: Layout, present: Iterable[str]) -> list[str]:
+        """Return tensors that stand among its own and that it does not have, sorted."""
+        places = tuple(theirs for ours, theirs in layout.prefixes if ours.startswith(self.prefix))
+        return sorted({name for name in present if name.startswith(places)} - set(layout.names(self.shapes).values()))
+
+
+@dataclass(frozen=True)
 class CheckpointForm:
     """Layouts that a family's checkpoints come in, the commonest first."""
 
@@ -50,6 +65,20 @@ class CheckpointForm:
     config_faults: Callable[[Mapping[str, Any]], list[str]]
     unchecked: str  # what only a config tells, shapes do not
     apart: Apart | None = None
+    closed: Closed | None = None
+
+    def asked_for(self, shapes: Iterable[str]) -> CheckpointForm:
+        """Return the form with its closed part only if these parameters have some of it."""
+        closed = self.closed
+        if closed is None or not any(name.startswith(closed.prefix) for name in shapes):
+            return replace(self, closed=None)
+        first, more = self.config_faults, closed.config_faults
+        # Both may know a key, such as the width.
+        return replace(
+            self,
+            config_faults=lambda config: list(dict.fromkeys(first(config) + more(config))),
+            unchecked=f"{self.unchecked}, and {closed.unchecked}",
+        )
 
 
 def detect_layout(layouts: Iterable[Layout], canonical: Collection[str], present: Collection[str]) -> Layout | None:

@@ -13,6 +13,7 @@ from typing import Any
 
 from sttm_export.contracts.model import ModelSpec
 from sttm_export.families.llava.architecture import Llava, TowerSpec, llava_of
+from sttm_export.language.checkpoint import closed_form, prefixes
 from sttm_export.weights.layout import Apart, CheckpointForm, Layout, Shape, differing, look_up
 
 TOWER = "tower."
@@ -49,33 +50,45 @@ def _layer_shapes(tower: TowerSpec) -> dict[str, Shape]:
     return shapes
 
 
-def _layout(name: str, tower: str, *projector: str) -> Layout:
-    """A layout by what stands before SigLIP's own names, and before those of the projector's two Linears."""
-    ends = zip(("projector.fc1.", "projector.fc2."), projector, strict=False)
-    return Layout(name, (("tower.layers.", f"{tower}encoder.layers."), (TOWER, f"{tower}embeddings."), *ends))
+def _tower_layout(name: str, tower: str, *more: tuple[str, str]) -> Layout:
+    """A layout by what stands before SigLIP's own names."""
+    return Layout(name, (("tower.layers.", f"{tower}encoder.layers."), (TOWER, f"{tower}embeddings."), *more))
 
 
-_HF = "multi_modal_projector.linear_"
+def _layout(name: str, tower: str, projector: tuple[str, str], decoder: tuple[tuple[str, str], ...]) -> Layout:
+    """The same with what stands before the projector's two Linears, and the decoder's names."""
+    first, second = projector
+    return _tower_layout(name, tower, ("projector.fc1.", first), ("projector.fc2.", second), *decoder)
+
+
+_PROJECTOR = ("multi_modal_projector.linear_1.", "multi_modal_projector.linear_2.")
+_PROJECTOR_V5 = ("model.multi_modal_projector.linear_1.", "model.multi_modal_projector.linear_2.")
+_DECODER, _DECODER_V5 = prefixes("language_model.model.", "language_model."), prefixes("model.language_model.")
 MODEL_LAYOUTS: tuple[Layout, ...] = (
     # lmms-lab releases of LLaVA-Video and LLaVA-OneVision.
     _layout(
-        "llava-next", "model.vision_tower.vision_tower.vision_model.", "model.mm_projector.0.", "model.mm_projector.2."
+        "llava-next",
+        "model.vision_tower.vision_tower.vision_model.",
+        ("model.mm_projector.0.", "model.mm_projector.2."),
+        prefixes("model."),
     ),
     # llava-hf conversions, as first published and as newer releases of transformers save them.
-    _layout("llava-hf", "vision_tower.vision_model.", f"{_HF}1.", f"{_HF}2."),
-    _layout("llava-hf-v5", "model.vision_tower.vision_model.", f"model.{_HF}1.", f"model.{_HF}2."),
-    # transformers 5.x releases without the inner wrapper of the tower.
-    _layout("llava-hf-flat", "model.vision_tower.", f"model.{_HF}1.", f"model.{_HF}2."),
+    _layout("llava-hf", "vision_tower.vision_model.", _PROJECTOR, _DECODER),
+    _layout("llava-hf-v5", "model.vision_tower.vision_model.", _PROJECTOR_V5, _DECODER_V5),
+    # transformers 5.x releases without the inner wrapper of the tower, under their own names and the first ones.
+    _layout("llava-hf-flat", "model.vision_tower.", _PROJECTOR_V5, _DECODER_V5),
+    _layout("llava-hf-flat-first", "vision_tower.", _PROJECTOR, _DECODER),
 )
 # The tower's own repository (google/siglip-…), and the same saved by a transformers without the inner wrapper.
-TOWER_LAYOUTS: tuple[Layout, ...] = (_layout("siglip", "vision_model."), _layout("siglip-flat", ""))
+TOWER_LAYOUTS: tuple[Layout, ...] = (_tower_layout("siglip", "vision_model."), _tower_layout("siglip-flat", ""))
 
 
 def checkpoint_form(model: ModelSpec) -> CheckpointForm:
     """How checkpoints of a model look; those of lmms-lab may lack the tower."""
     llava = llava_of(model)
     tower = Apart(TOWER, llava.tower.hub_id, TOWER_LAYOUTS, partial(_tower_faults, llava))
-    return CheckpointForm(MODEL_LAYOUTS, partial(_config_faults, llava), "heads, pooling and projector", tower)
+    unchecked = "heads, pooling and projector"
+    return CheckpointForm(MODEL_LAYOUTS, partial(_config_faults, llava), unchecked, tower, closed_form(model.decoder))
 
 
 def _config_faults(llava: Llava, config: Mapping[str, Any]) -> list[str]:

@@ -12,13 +12,14 @@ from typing import Any
 
 from sttm_export.contracts.model import ModelSpec
 from sttm_export.families.qwen2_vl.architecture import Qwen2VL, TowerSpec, qwen2_vl_of
+from sttm_export.language.checkpoint import closed_form, prefixes
 from sttm_export.weights.layout import CheckpointForm, Layout, Shape, differing
 
 LAYOUTS: tuple[Layout, ...] = (
     # The published repositories.
-    Layout("qwen2-vl", (("", "visual."),)),
+    Layout("qwen2-vl", (*prefixes("model."), ("", "visual."))),
     # As newer releases of transformers have the tower inside of the model.
-    Layout("qwen2-vl-v5", (("", "model.visual."),)),
+    Layout("qwen2-vl-v5", (*prefixes("model.language_model."), ("", "model.visual."))),
 )
 
 
@@ -58,7 +59,8 @@ def _linear(name: str, inputs: int, outputs: int) -> dict[str, Shape]:
 
 def checkpoint_form(model: ModelSpec) -> CheckpointForm:
     """How checkpoints of a model look; all of them hold the tower."""
-    return CheckpointForm(LAYOUTS, partial(_config_faults, qwen2_vl_of(model)), "heads of the vision tower")
+    faults = partial(_config_faults, qwen2_vl_of(model))
+    return CheckpointForm(LAYOUTS, faults, "heads of the vision tower", closed=closed_form(model.decoder))
 
 
 def _config_faults(qwen: Qwen2VL, config: Mapping[str, Any]) -> list[str]:
