@@ -74,7 +74,7 @@ def test_the_last_linear_runs_on_the_smaller_of_patches_and_tokens(grid, tokens)
     assert seen == [tokens]
 
 
-@pytest.mark.parametrize("name", model_names())
+@pytest.mark.parametrize("name", [name for name in model_names() if load_model(name).family == "llava"])
 def test_parameter_table_is_the_modules_state(name):
     model = load_model(name)
     with torch.device("meta"):
