@@ -367,3 +367,17 @@ def test_random_decoders_of_28_layers_behave():
     assert bool(torch.isfinite(logits).all())
     assert 0.3 < float(logits.std()) < 3
     assert float(torch.corrcoef(logits).triu(1).max()) < 0.9
+
+
+@torch.no_grad()
+def test_the_stream_of_a_random_decoder_keeps_its_size():
+    """The last norm would hide a stream that grows from layer to layer, float16 would not hold it."""
+    spec = tiny_decoder(layers=28)
+    shapes = group_shapes(spec, 0, 28)
+    state = open_weights(replace(MODELS["llava"], decoder=spec), shapes, None, 3).read(shapes)
+    group = module_of(lambda: DecoderGroup(spec, 0, 28), {name: tensor.float() for name, tensor in state.items()})
+    hidden = torch.randn(10, spec.hidden_size, generator=torch.Generator().manual_seed(0))
+    tables = [torch.from_numpy(table) for table in rotary_tables(spec, np.arange(10)[None])]
+    buffers = [torch.zeros(spec.kv_heads, 10, spec.head_dim) for _ in range(2 * 28)]
+    made = group(hidden, *tables, torch.arange(10, dtype=torch.int32), *buffers)[0]
+    assert float(made.std()) < 1.5 * float(hidden.std())
