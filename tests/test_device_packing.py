@@ -17,7 +17,19 @@ SOURCES = kit_sources()
 # Names of NumPy that packed files use. Each is in NumPy 1.21, the one of Ubuntu 22.04 and with it of JetPack 6; look a
 # new one up there before it is added.
 NUMPY = {
-    *("abs", "arange", "argwhere", "array_equal", "asarray", "bincount", "bool_", "broadcast_to", "copyto", "diff"),
+    *(
+        "abs",
+        "arange",
+        "argwhere",
+        "array_equal",
+        "asarray",
+        "ascontiguousarray",
+        "bincount",
+        "bool_",
+        "broadcast_to",
+        "copyto",
+        "diff",
+    ),
     *(
         "dtype",
         "einsum",

@@ -104,7 +104,7 @@ def test_operators_of_the_token_merger(tmp_path):
     model = onnx.load(path)
     ops = {node.op_type for node in model.graph.node}
     sentence = re.search(r"token merger consists of (.*?)element-wise", TENSORRT, re.DOTALL)[1]
-    named = set(re.findall(r"[A-Z][A-Za-z]+", sentence))
+    named = set(re.findall(r"\b[A-Z][A-Za-z]+", sentence))
     moves = {"Reshape", "Concat", "Slice", "Unsqueeze", "Squeeze", "Expand", "Transpose", "Cast"}
     elementwise = {
         *("Add", "Sub", "Mul", "Div", "Sqrt", "Reciprocal", "Floor", "Ceil", "Clip", "Neg", "Abs"),
