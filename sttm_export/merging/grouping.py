@@ -115,7 +115,7 @@ def segment_sum(rows: Tensor, weights: Tensor, slots: Tensor, first: Tensor, end
         slot 0, 1 = partial[0], partial[1];  slot 2 = partial[4] + carried;  slot 3 = partial[5]
 
     A slot is complete in the window of its last row, its home. Only the first slot of a window can have begun earlier,
-    so the sums carried over are few, one a window, and are added in place to the rows that lack them.
+    so the sums carried over are few, one a window.
 
     Args:
         rows: [M, C] float32, sorted by slot; M as `padded_rows` gives it, zeros in the last window.
@@ -139,19 +139,16 @@ def segment_sum(rows: Tensor, weights: Tensor, slots: Tensor, first: Tensor, end
     positions = np.arange(size, dtype=np.int32)
     home = torch.from_numpy(positions // WINDOW).gather(0, (end - 1).clamp(min=0).long())  # [K]
     place = home * WINDOW + torch.arange(count, dtype=torch.int32) - first_slot.gather(0, home.long())
-    # Slots that do not occur read zeros. A Where on [K, C] instead would be three passes in ONNX Runtime.
-    tokens = partial.index_select(0, torch.where(end > first, place, size - 1))
-
     # The step from the last slot to the entries of no slot can be wider than a window; nothing is carried from there.
     tail = torch.from_numpy(positions[::WINDOW]) + (last_slot - first_slot).clamp(max=WINDOW - 1)
     carried = _carry_over(partial.index_select(0, tail), first_slot, last_slot)  # [M/B, C]
-    slot = first_slot.clamp(max=count - 1)  # [M/B]
-    at_home = home.gather(0, slot.long())
-    # Only what began in an earlier window has something to carry; the others stay clear of NaN that passes there.
-    began_earlier = (first.gather(0, slot.long()) < at_home * WINDOW)[:, None]
-    whole = tokens.index_select(0, slot) + torch.where(began_earlier, carried.index_select(0, at_home), 0.0)
-    # Windows that begin with the same slot put down the same sum, so it does not matter which one wins.
-    return tokens.index_put((slot.long(),), whole)
+    # What did not begin in an earlier window, and slots that do not occur, read zeros: so they stay clear of NaN that
+    # passes there, and a Where on [K, C] would be three passes in ONNX Runtime. A ScatterND of the few sums that are
+    # carried reads less, and TensorRT before 10.9 does not import it.
+    carried = torch.cat([carried, torch.zeros(1, channels)])
+    earlier = torch.where(first < home * WINDOW, home, len(carried) - 1)
+    place = torch.where(end > first, place, size - 1)
+    return partial.index_select(0, place) + carried.index_select(0, earlier)
 
 
 def _carry_over(tails: Tensor, first_slot: Tensor, last_slot: Tensor) -> Tensor:

@@ -119,7 +119,8 @@ class TokenMerger(nn.Module):
             return _Merged(given, torch.full((), FAR), rounds.owner, torch.ones((), dtype=torch.bool))
         similarity = frame_similarity(clip.features, clip.norms, leaf, self.spec.head_dim).flatten()  # [T·N]
         # Entry t·N + p is the pair of frames t - 1 and t: the first frame has none.
-        pairs = (clip.frame_counts & (torch.arange(frames) > 0)[:, None]).expand(leaf.shape).flatten()
+        later = torch.arange(frames, dtype=torch.int32)[:, None] > 0
+        pairs = (clip.frame_counts & later).expand(leaf.shape).flatten()
 
         def count(thresholds: Tensor) -> Tensor:
             kept = (similarity >= thresholds[:, None]) & pairs  # [Q, T·N]
