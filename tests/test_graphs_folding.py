@@ -95,6 +95,14 @@ def test_others_stay(made):
     assert fold_constants(model) == 0
 
 
+def test_a_dtype_is_known_by_the_constant_that_has_it():
+    """The exporter's `arange` without a dtype: no value in between says its type."""
+    made = [onnx_constant("like", 1.0), node("CastLike", ["whole", "like"], ["k"])]
+    model = ir.from_proto(graph(made))
+    assert fold_constants(model) == 2
+    assert model.graph.initializers["k"].const_value.numpy().dtype == np.float32
+
+
 def test_what_makes_an_output_stays():
     made = proto([node("Neg", ["odd"], ["y"])], [], [("y", FLOAT, [9])], CONSTANTS)
     model = ir.from_proto(made)

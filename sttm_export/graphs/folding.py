@@ -124,9 +124,10 @@ def _shape(node: Any, _: Mapping[Any, Array]) -> Array | None:
 def _cast_node(node: Any, known: Mapping[Any, Array]) -> Array | None:
     import onnx_ir as ir
 
-    like = ir.DataType(node.attributes["to"].as_int()) if node.op_type == "Cast" else node.inputs[1].dtype
-    array = known.get(node.inputs[0])
-    return None if array is None or like is None or array.nbytes > LARGEST_BYTES else _cast(array, like.numpy())
+    array, like = known.get(node.inputs[0]), known.get(node.inputs[1]) if node.op_type == "CastLike" else None
+    to = ir.DataType(node.attributes["to"].as_int()) if node.op_type == "Cast" else node.inputs[1].dtype
+    dtype = like.dtype if like is not None else to.numpy() if to is not None else None
+    return None if array is None or dtype is None or array.nbytes > LARGEST_BYTES else _cast(array, dtype)
 
 
 def _cast(array: Array, dtype: Any) -> Array | None:
