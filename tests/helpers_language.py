@@ -41,6 +41,12 @@ class Golden:
     merging: Merging
 
     @property
+    def published(self):
+        """The same weights under the names that `transformers` gives them."""
+        names = Layout("qwen2", prefixes("model.")).names(self.state)
+        return {theirs: self.state[ours] for ours, theirs in names.items()}
+
+    @property
     def video(self):
         """Embeddings of the video, [T·N, C] float32."""
         return torch.from_numpy(self.arrays["visual_embeds"]).float()

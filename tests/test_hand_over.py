@@ -57,7 +57,7 @@ def qwen2(case, vocabulary=None):
     """The case's model in `transformers`; ids that a larger vocabulary adds have embeddings of 0."""
     rope = {"rope_type": "default", "rope_theta": case.spec.rope_theta}
     model = Qwen2ForCausalLM(Qwen2Config(**sizes(case.spec), rope_parameters=rope))
-    model.load_state_dict(case.state)
+    model.load_state_dict(case.published)
     if vocabulary is not None:
         model.resize_token_embeddings(vocabulary, mean_resizing=False)
     return model.eval()
@@ -67,7 +67,7 @@ def spliced(case, tokens, boxes):
     """Ids, rows and positions of a case's prompt."""
     ids = [*case.arrays["system_ids"], VIDEO, *case.arrays["question_ids"]]
     grid = (case.prompt.frames, case.prompt.height, case.prompt.width)
-    rows = splice(case.state["model.embed_tokens.weight"].numpy(), ids, tokens, VIDEO)
+    rows = splice(case.state["language.embed.weight"].numpy(), ids, tokens, VIDEO)
     return torch.from_numpy(rows)[None], spliced_positions(ids, VIDEO, boxes, grid, case.merging.policy)
 
 
@@ -123,7 +123,7 @@ def test_qwen2_vl_in_transformers(name):
     model = Qwen2VLForConditionalGeneration(config).eval()
     parts = {"model.": model.model.language_model, "lm_head.": model.lm_head}
     for prefix, part in parts.items():
-        part.load_state_dict({k.removeprefix(prefix): v for k, v in case.state.items() if k.startswith(prefix)})
+        part.load_state_dict({k.removeprefix(prefix): v for k, v in case.published.items() if k.startswith(prefix)})
     rows, places = spliced(case, read.tokens.numpy(), read.boxes.numpy())
     assert len(read.tokens) < case.prompt.video
     assert places.decoded == read.position
