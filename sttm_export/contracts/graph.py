@@ -90,10 +90,16 @@ class GraphSpec:
     state: tuple[StatePair, ...] = ()
 
     @property
+    def kept(self) -> tuple[TensorSpec, ...]:
+        """Inputs that are state."""
+        names = {pair.input for pair in self.state}
+        return tuple(tensor for tensor in self.inputs if tensor.name in names)
+
+    @property
     def fed(self) -> tuple[TensorSpec, ...]:
         """Inputs that a call brings: all but state."""
-        kept = {pair.input for pair in self.state}
-        return tuple(tensor for tensor in self.inputs if tensor.name not in kept)
+        names = {pair.input for pair in self.state}
+        return tuple(tensor for tensor in self.inputs if tensor.name not in names)
 
     @property
     def fetched(self) -> tuple[TensorSpec, ...]:
@@ -131,20 +137,12 @@ class JudgedGraph(GraphSpec):
     judge: Judge
     # sha256 of the tensors it was made of, in canonical order; empty for a graph without weights.
     weights_sha256: str = ""
-    attention_blocks: Count = 0  # attention blocks in it: what an engine should have fused
+    attention_blocks: Count = 0  # what an engine should have fused
 
     @classmethod
     def of(cls, graph: GraphSpec, judge: Judge, attention_blocks: int = 0) -> JudgedGraph:
         """Add to a declaration how it is judged."""
-        return cls(
-            graph.name,
-            graph.inputs,
-            graph.outputs,
-            graph.row_counts,
-            graph.state,
-            judge=judge,
-            attention_blocks=attention_blocks,
-        )
+        return cls(**vars(graph), judge=judge, attention_blocks=attention_blocks)
 
 
 def vision_encoder_graph(model: ModelSpec, batch: int, precision: Precision) -> GraphSpec:

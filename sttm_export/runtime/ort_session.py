@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from sttm_export.contracts.graph import GraphSpec, StatePair, TensorSpec
+from sttm_export.contracts.graph import GraphSpec
 from sttm_export.errors import UserError, out_of_memory
 from sttm_export.runtime.providers import CPU, Provider, check_taken, find_provider, prepare
 from sttm_export.runtime.session import Array, Arrays, check_inputs, check_outputs, check_tensors
@@ -77,7 +77,7 @@ class OrtSession:
 
     def reset(self) -> None:
         """Set state to zeros."""
-        self.restore({pair.input: np.zeros(self._tensor(pair.input).shape, self._dtype(pair)) for pair in self._pairs})
+        self.restore({tensor.name: np.zeros(tensor.shape, tensor.dtype) for tensor in self._graph.kept})
 
     def state(self) -> Arrays:
         """Return copies of the state, by the names of inputs."""
@@ -91,19 +91,8 @@ class OrtSession:
         """
         import onnxruntime as ort
 
-        declared = [self._tensor(pair.input) for pair in self._pairs]
-        check_tensors(self._graph, "state", declared, state)
+        check_tensors(self._graph, "state", self._graph.kept, state)
         self._state = {name: ort.OrtValue.ortvalue_from_numpy(np.array(array)) for name, array in state.items()}
-
-    @property
-    def _pairs(self) -> tuple[StatePair, ...]:
-        return self._graph.state
-
-    def _tensor(self, name: str) -> TensorSpec:
-        return next(tensor for tensor in self._graph.inputs if tensor.name == name)
-
-    def _dtype(self, pair: StatePair) -> str:
-        return self._tensor(pair.input).dtype
 
     def _run_plain(self, inputs: Mapping[str, Array]) -> Arrays:
         names = [tensor.name for tensor in self._graph.outputs]
@@ -121,7 +110,7 @@ class OrtSession:
             binding.bind_output(name)
         self._session.run_with_iobinding(binding)
         made = dict(zip(names, binding.get_outputs(), strict=True))
-        self._state = {pair.input: made[pair.output] for pair in self._pairs}
+        self._state = {pair.input: made[pair.output] for pair in self._graph.state}
         return {tensor.name: made[tensor.name].numpy() for tensor in self._graph.fetched}
 
     def _check_names(self) -> None:

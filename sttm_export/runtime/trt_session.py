@@ -101,13 +101,13 @@ class TrtSession:
 
     def reset(self) -> None:
         """Set state to zeros."""
-        self.restore({tensor.name: np.zeros(tensor.shape, tensor.dtype) for tensor in self._state_inputs})
+        self.restore({tensor.name: np.zeros(tensor.shape, tensor.dtype) for tensor in self._graph.kept})
 
     def state(self) -> Arrays:
         """Return copies of the state, by the names of inputs."""
         self._enter()
         found: Arrays = {}
-        for tensor in self._state_inputs:
+        for tensor in self._graph.kept:
             array = np.empty(tensor.shape, tensor.dtype)
             self._stream.to_host(array.ctypes.data, self._buffers[tensor.name][self._flipped], array.nbytes)
             found[tensor.name] = array
@@ -120,7 +120,7 @@ class TrtSession:
         Raises:
             UserError: other names, shapes or dtypes than the graph declares.
         """
-        check_declared(self._graph, "state", self._state_inputs, state)
+        check_declared(self._graph, "state", self._graph.kept, state)
         self._enter()
         arrays = {name: np.ascontiguousarray(array) for name, array in state.items()}
         for name, array in arrays.items():
@@ -185,7 +185,7 @@ class TrtSession:
         self._stream = self._cuda.stream()
         for tensor in (*self._graph.fed, *self._graph.fetched):
             self._allocate(tensor)
-        for tensor in self._state_inputs:
+        for tensor in self._graph.kept:
             what = f"'{tensor.name}' of {self._path.name}"
             self._buffers[tensor.name] = (
                 self._cuda.allocate(tensor.nbytes, what),
@@ -193,11 +193,6 @@ class TrtSession:
             )
         self._place_state()
         self.reset()
-
-    @property
-    def _state_inputs(self) -> list[TensorSpec]:
-        kept = {pair.input for pair in self._graph.state}
-        return [tensor for tensor in self._graph.inputs if tensor.name in kept]
 
     @property
     def _key(self) -> tuple[int, bool]:
