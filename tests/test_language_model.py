@@ -73,7 +73,7 @@ def test_the_golden_cases(loaded, name):
     ids = case.arrays
     cells = case.prompt.height * case.prompt.width
     watched = model.watch(ids["system_ids"], case.video.numpy().reshape(case.prompt.frames, cells, -1))
-    assert watched.tokens == len(ids["tyxyx"])
+    assert len(watched.cells) == len(ids["tyxyx"])
     tokens, logits = answer(model, ids["question_ids"], len(ids["generated_ids"]))
     assert tokens == ids["generated_ids"].tolist()
     assert np.abs(logits - ids["logits"]).max() < TOLERANCE
@@ -100,6 +100,10 @@ def test_a_video_that_was_put_away_is_taken_up_again(loaded):
     model.watch(ids["system_ids"], video[::-1].copy())
     model.restore(watched, state)
     assert np.array_equal(answer(model, ids["question_ids"], 5)[1], first[1])
+    with pytest.raises(
+        UserError, match="Keys and values are of decoder_09, and this model has decoder_00_01, decoder_02_03"
+    ):
+        model.restore(watched, {"decoder_09": {}})
 
 
 def test_what_cannot_be_asked(loaded):

@@ -15,7 +15,15 @@ from numpy.typing import NDArray
 
 from sttm_export.contracts.decoder import DecoderSpec
 from sttm_export.errors import UserError
-from sttm_export.language.positions import Ints, Policy, Prompt, merged_positions, next_position, prompt_positions
+from sttm_export.language.positions import (
+    Ints,
+    Policy,
+    Prompt,
+    cells_of,
+    merged_positions,
+    next_position,
+    prompt_positions,
+)
 from sttm_export.language.rotary import rotary_tables
 from sttm_export.runtime.merged import MergedTokens
 from sttm_export.runtime.session import Arrays, StatefulSession
@@ -35,6 +43,11 @@ class Graphs:
     embeddings: NDArray[np.floating]  # [V, C], may be a mapped file
     merge: Merge
 
+    @property
+    def groups(self) -> list[StatefulSession]:
+        """All that keep keys and values."""
+        return [*self.below, *self.above]
+
 
 @dataclass(frozen=True)
 class Watched:
@@ -42,8 +55,7 @@ class Watched:
 
     system: int  # tokens before it
     frames: int  # T'
-    tokens: int  # merged tokens, n
-    positions: Ints  # [P, S0 + n] of the merged prompt so far
+    cells: Ints  # [n] cell of the video that stands for each merged token
 
 
 class LanguageModel:
@@ -60,11 +72,6 @@ class LanguageModel:
         self._spec, self._graphs, self._grid, self._policy = spec, graphs, grid, policy
         self._watched: Watched | None = None
 
-    @property
-    def watched(self) -> Watched | None:
-        """What has been read; None before the first video."""
-        return self._watched
-
     def watch(self, system: Sequence[int], video: Floats) -> Watched:
         """Read a video: prefill all layers with [system][video], merging in between.
 
@@ -78,12 +85,11 @@ class LanguageModel:
         hidden = np.concatenate([self._embedded(system), video.reshape(-1, channels)]).astype(np.float32)
         hidden = self._run(self._graphs.below, hidden, whole, 0)
         merged = self._graphs.merge(hidden[before:].reshape(frames, cells, channels))
-        t, y, x = merged.token_box[:, :3].T.astype(np.int64)
-        representatives = (t * self._grid[0] + y) * self._grid[1] + x
-        positions = merged_positions(whole, prompt, representatives, self._policy)
+        represented = cells_of(merged.token_box, prompt)
+        positions = merged_positions(whole, prompt, represented, self._policy)
         hidden = np.concatenate([hidden[:before], merged.tokens.astype(np.float32)])
         self._run(self._graphs.above, hidden, positions, 0)
-        self._watched = Watched(before, frames, merged.num_tokens, positions)
+        self._watched = Watched(before, frames, represented)
         return self._watched
 
     def ask(self, question: Sequence[int], most: int, choose: Callable[[Floats], int]) -> Iterator[int]:
@@ -100,11 +106,9 @@ class LanguageModel:
         watched = self._ready(question, most)
         prompt = self._prompt(watched.system, watched.frames, len(question))
         whole = prompt_positions(prompt, self._policy)
-        behind = whole[:, -len(question) :]
-        above = behind
-        if self._policy == "reassigned":
-            above = np.arange(len(question))[None] + watched.system + watched.tokens
-        slots = watched.system + prompt.video, watched.system + watched.tokens
+        merged = merged_positions(whole, prompt, watched.cells, self._policy)
+        behind, above = (positions[:, -len(question) :] for positions in (whole, merged))
+        slots = watched.system + prompt.video, watched.system + len(watched.cells)
         hidden = self._through(self._embedded(question), behind, above, slots)
         position = next_position(whole)
         slots = slots[0] + len(question), slots[1] + len(question)
@@ -119,7 +123,7 @@ class LanguageModel:
 
     def state(self) -> dict[str, Arrays]:
         """Return keys and values of every group by the name of its graph."""
-        return {session.graph.name: session.state() for session in (*self._graphs.below, *self._graphs.above)}
+        return {session.graph.name: session.state() for session in self._graphs.groups}
 
     def restore(self, watched: Watched, state: Mapping[str, Arrays]) -> None:
         """Go on with a video that was read before.
@@ -127,7 +131,13 @@ class LanguageModel:
         Raises:
             UserError: keys and values of other graphs.
         """
-        for session in (*self._graphs.below, *self._graphs.above):
+        names = [session.graph.name for session in self._graphs.groups]
+        if sorted(state) != sorted(names):
+            raise UserError(
+                f"Keys and values are of {', '.join(sorted(state)) or 'no graph'}, and this model has "
+                f"{', '.join(names)}; give those that the same bundle left."
+            )
+        for session in self._graphs.groups:
             session.restore(state[session.graph.name])
         self._watched = watched
 
@@ -140,11 +150,11 @@ class LanguageModel:
         if len(question) == 0:
             raise UserError("The question is empty; ask something.")
         watched = self._watched
-        used = watched.system + watched.tokens, watched.system + watched.frames * self._grid[0] * self._grid[1]
-        for sessions, taken in ((self._graphs.above, used[0]), (self._graphs.below, used[1])):
+        video = self._prompt(watched.system, watched.frames, 0).video
+        need = len(question) + most - 1
+        for sessions, taken in ((self._graphs.above, len(watched.cells)), (self._graphs.below, video)):
             for session in sessions:
-                room = session.graph.inputs[-1].shape[1] - taken
-                need = len(question) + most - 1
+                room = session.graph.kept[0].shape[1] - watched.system - taken
                 if need > room:
                     raise UserError(
                         f"A question of {len(question)} tokens and an answer of {most} need {need} slots behind the "

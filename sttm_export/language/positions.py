@@ -70,6 +70,13 @@ def merged_positions(whole: Ints, prompt: Prompt, representatives: Ints, policy:
     )
 
 
+def cells_of(boxes: NDArray[np.integer], prompt: Prompt) -> Ints:
+    """Return the cell of the video, t·H·W + y·W + x, at the top left of each token's box; [n, 5] → [n]."""
+    t, y, x = np.asarray(boxes, np.int64)[:, :3].T
+    cells: Ints = (t * prompt.height + y) * prompt.width + x
+    return cells
+
+
 def next_position(whole: Ints) -> int:
     """Position of the first decoded token: one after the largest of the prompt without merging."""
     return int(whole.max()) + 1

@@ -13,7 +13,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sttm_export.errors import UserError
-from sttm_export.language.positions import Ints, Policy, Prompt, merged_positions, next_position, prompt_positions
+from sttm_export.language.positions import (
+    Ints,
+    Policy,
+    Prompt,
+    cells_of,
+    merged_positions,
+    next_position,
+    prompt_positions,
+)
 
 IMAGE = "<image>"
 """Where the video stands in the text of a prompt."""
@@ -76,15 +84,14 @@ def spliced_positions(
         UserError: no placeholder or several, boxes outside the grid, or another policy.
     """
     row, _, after = _split(ids, placeholder)
-    corners = np.asarray(boxes, np.int64)[:, :3]
+    corners = np.asarray(boxes)[:, :3]
     if policy not in get_args(Policy):
         raise UserError(f"There is no policy {policy!r} of positions; give one of {', '.join(get_args(Policy))}.")
     if np.any(corners < 0) or np.any(corners >= grid):
         raise UserError(f"Boxes of tokens lie outside a grid of {grid} (frames, height, width); give the clip's own.")
     prompt = Prompt(row, *grid, len(after))
     whole = prompt_positions(prompt, policy)
-    cells = np.ravel_multi_index(tuple(corners.T), grid)
-    return SplicedPositions(merged_positions(whole, prompt, cells, policy), next_position(whole))
+    return SplicedPositions(merged_positions(whole, prompt, cells_of(boxes, prompt), policy), next_position(whole))
 
 
 def llava_video_prompt(question: str, timestamps: Sequence[float], duration: float) -> str:
