@@ -32,6 +32,7 @@ class _Clip:
     norms: Tensor  # [R + 1, heads] float32, of all nodes by number, and of the row of zeros
     minima: list[Tensor]  # for each level but the finest, [T, P_l] float32: least similarity to the child slots
     frame_counts: Tensor  # [T, 1] bool
+    cell_counts: Tensor  # [T·N] bool, the same for every cell
     budget: Tensor  # scalar float32, tokens that this clip may keep
 
 
@@ -98,6 +99,7 @@ class TokenMerger(nn.Module):
             # Ignored frames never open a node, so that they count for nothing in the budget.
             minima=[torch.where(frame_counts, least, torch.inf) for least in minima],
             frame_counts=frame_counts,
+            cell_counts=frame_counts.expand(-1, spec.cells).flatten(),
             budget=self.solver.clip_budget(num_frames),
         )
 
@@ -125,7 +127,7 @@ class TokenMerger(nn.Module):
         def count(thresholds: Tensor) -> Tensor:
             kept = (similarity >= thresholds[:, None]) & pairs  # [Q, T·N]
             representatives, _ = rounds(kept, search_rounds(frames))
-            roots = (representatives == self._cell_numbers()) & clip.frame_counts.expand(leaf.shape).flatten()
+            roots = (representatives == self._cell_numbers()) & clip.cell_counts
             return roots.float().sum(1)
 
         applied, effective = given, torch.where(given > 0, given, NOTHING_MERGES)  # 0 or less skips the step
@@ -149,8 +151,7 @@ class TokenMerger(nn.Module):
         self, clip: _Clip, leaf: Tensor, owner: Tensor, representatives: Tensor
     ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         """Gather the groups into K slots, ascending in (t, y, x) of their representatives (section 4)."""
-        budget, cell = self.spec.max_tokens, self._cell_numbers()
-        counts = clip.frame_counts.expand(leaf.shape).flatten()  # [T·N] bool
+        budget, cell, counts = self.spec.max_tokens, self._cell_numbers(), clip.cell_counts
 
         # Sort: a token's slot is the number of roots before its own; leaves in the order of their slots (rule 7.5).
         roots = ((representatives == cell) & counts).float()
