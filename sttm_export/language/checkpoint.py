@@ -6,13 +6,13 @@ Canonical names: `language.embed.weight`, `language.layers.{i}.<published Qwen2 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from sttm_export.contracts.decoder import DecoderSpec
 from sttm_export.weights.layout import Closed, Shape, differing, look_up
+from sttm_export.weights.spread import spread
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -65,24 +65,9 @@ def closed_form(spec: DecoderSpec | None) -> Closed | None:
 
 
 def distribution(spec: DecoderSpec, name: str, shape: Shape) -> tuple[float, float]:
-    """Return mean and standard deviation of a random parameter.
-
-    As in the towers: branches are damped by depth, so that the stream keeps its size through 80 layers; attention is
-    sharpened, as a decoder that averages its rows gives much the same logits for any prompt; and no bias is zero, as
-    the ONNX exporter merges equal initializers, which hides mix-ups.
-    """
-    if "norm." in name:
-        return 1.0, 0.1
-    if name.endswith("bias"):
-        return 0.0, 0.02
-    if name.startswith(f"{LANGUAGE}embed."):
-        return 0.0, 1.0
-    scale = 1.0 / math.sqrt(shape[1])
-    if "q_proj" in name or "k_proj" in name:
-        scale *= 2.0
-    if "o_proj" in name or "down_proj" in name:
-        scale /= math.sqrt(2.0 * spec.layers)
-    return 0.0, scale
+    """Return mean and standard deviation of a random parameter."""
+    sharpened, damped, tables = ("q_proj", "k_proj"), ("o_proj", "down_proj"), {f"{LANGUAGE}embed.": 1.0}
+    return spread(name, shape, spec.layers, sharpened, damped, tables)
 
 
 def _layer_shapes(spec: DecoderSpec) -> dict[str, Shape]:

@@ -13,6 +13,16 @@ from sttm_export.weights.files import read_json_object
 Shape = tuple[int, ...]
 
 
+def linear_shapes(name: str, inputs: int, outputs: int) -> dict[str, Shape]:
+    """Return the two parameters of a Linear."""
+    return {f"{name}.weight": (outputs, inputs), f"{name}.bias": (outputs,)}
+
+
+def norm_shapes(name: str, width: int) -> dict[str, Shape]:
+    """Return the two parameters of a LayerNorm."""
+    return {f"{name}.weight": (width,), f"{name}.bias": (width,)}
+
+
 @dataclass(frozen=True)
 class Layout:
     """One way to name a model's parameters: canonical prefix → prefix in the checkpoint; the first that fits counts."""

@@ -14,7 +14,17 @@ from typing import Any
 from sttm_export.contracts.model import ModelSpec
 from sttm_export.families.llava.architecture import Llava, TowerSpec, llava_of
 from sttm_export.language.checkpoint import closed_form, prefixes
-from sttm_export.weights.layout import Apart, CheckpointForm, Layout, Shape, differing, look_up
+from sttm_export.weights.layout import (
+    Apart,
+    CheckpointForm,
+    Layout,
+    Shape,
+    differing,
+    linear_shapes,
+    look_up,
+    norm_shapes,
+)
+from sttm_export.weights.spread import spread
 
 TOWER = "tower."
 
@@ -29,24 +39,18 @@ def parameter_shapes(llava: Llava) -> dict[str, Shape]:
     }
     for index in range(tower.layers):
         shapes.update({f"tower.layers.{index}.{name}": shape for name, shape in _layer_shapes(tower).items()})
-    shapes.update(_linear("projector.fc1", width, llava.channels))
-    shapes.update(_linear("projector.fc2", llava.channels, llava.channels))
+    shapes.update(linear_shapes("projector.fc1", width, llava.channels))
+    shapes.update(linear_shapes("projector.fc2", llava.channels, llava.channels))
     return shapes
-
-
-def _linear(name: str, inputs: int, outputs: int) -> dict[str, Shape]:
-    return {f"{name}.weight": (outputs, inputs), f"{name}.bias": (outputs,)}
 
 
 def _layer_shapes(tower: TowerSpec) -> dict[str, Shape]:
     hidden, inner = tower.hidden_size, tower.intermediate_size
-    shapes: dict[str, Shape] = {}
-    for norm in ("layer_norm1", "layer_norm2"):
-        shapes.update({f"{norm}.weight": (hidden,), f"{norm}.bias": (hidden,)})
+    shapes = {**norm_shapes("layer_norm1", hidden), **norm_shapes("layer_norm2", hidden)}
     for projection in ("q_proj", "k_proj", "v_proj", "out_proj"):
-        shapes.update(_linear(f"self_attn.{projection}", hidden, hidden))
-    shapes.update(_linear("mlp.fc1", hidden, inner))
-    shapes.update(_linear("mlp.fc2", inner, hidden))
+        shapes.update(linear_shapes(f"self_attn.{projection}", hidden, hidden))
+    shapes.update(linear_shapes("mlp.fc1", hidden, inner))
+    shapes.update(linear_shapes("mlp.fc2", inner, hidden))
     return shapes
 
 
@@ -148,21 +152,6 @@ def _tower_name_faults(tower: TowerSpec, config: Mapping[str, Any]) -> list[str]
 
 
 def distribution(model: ModelSpec, name: str, shape: Shape) -> tuple[float, float]:
-    """Return mean and standard deviation of a random parameter.
-
-    Residual branches are damped by depth, and attention is sharpened: a random tower that averages its patches makes
-    all tokens alike, and then every video merges to nothing. No bias is zero: the ONNX exporter merges equal
-    initializers, which hides mix-ups of parameters.
-    """
-    if "layer_norm" in name:
-        return (1.0, 0.1) if name.endswith("weight") else (0.0, 0.1)
-    if name.endswith("bias"):
-        return 0.0, 0.02
-    if "position_embedding" in name:
-        return 0.0, 0.1
-    scale = 1.0 / math.sqrt(math.prod(shape[1:]))
-    if "q_proj" in name or "k_proj" in name:
-        scale *= 2.0
-    if "out_proj" in name or "mlp.fc2" in name:
-        scale /= math.sqrt(2.0 * llava_of(model).tower.layers)
-    return 0.0, scale
+    """Return mean and standard deviation of a random parameter."""
+    depth, tables = llava_of(model).tower.layers, {"position_embedding": 0.1}
+    return spread(name, shape, depth, sharpened=("q_proj", "k_proj"), damped=("out_proj", "mlp.fc2"), tables=tables)

@@ -5,7 +5,6 @@ Canonical names are the published ones below `visual.`.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from functools import partial
 from typing import Any
@@ -13,7 +12,8 @@ from typing import Any
 from sttm_export.contracts.model import ModelSpec
 from sttm_export.families.qwen2_vl.architecture import Qwen2VL, TowerSpec, qwen2_vl_of
 from sttm_export.language.checkpoint import closed_form, prefixes
-from sttm_export.weights.layout import CheckpointForm, Layout, Shape, differing
+from sttm_export.weights.layout import CheckpointForm, Layout, Shape, differing, linear_shapes, norm_shapes
+from sttm_export.weights.spread import spread
 
 LAYOUTS: tuple[Layout, ...] = (
     # The published repositories.
@@ -31,30 +31,22 @@ def parameter_shapes(qwen: Qwen2VL) -> dict[str, Shape]:
     }
     for index in range(tower.depth):
         shapes.update({f"blocks.{index}.{name}": shape for name, shape in _block_shapes(tower).items()})
-    shapes.update(_norm("merger.ln_q", tower.embed_dim))
-    shapes.update(_linear("merger.mlp.0", tower.window_values, tower.window_values))
-    shapes.update(_linear("merger.mlp.2", tower.window_values, qwen.channels))
+    shapes.update(norm_shapes("merger.ln_q", tower.embed_dim))
+    shapes.update(linear_shapes("merger.mlp.0", tower.window_values, tower.window_values))
+    shapes.update(linear_shapes("merger.mlp.2", tower.window_values, qwen.channels))
     return shapes
 
 
 def _block_shapes(tower: TowerSpec) -> dict[str, Shape]:
     width = tower.embed_dim
     return {
-        **_norm("norm1", width),
-        **_norm("norm2", width),
-        **_linear("attn.qkv", width, 3 * width),
-        **_linear("attn.proj", width, width),
-        **_linear("mlp.fc1", width, tower.inner_size),
-        **_linear("mlp.fc2", tower.inner_size, width),
+        **norm_shapes("norm1", width),
+        **norm_shapes("norm2", width),
+        **linear_shapes("attn.qkv", width, 3 * width),
+        **linear_shapes("attn.proj", width, width),
+        **linear_shapes("mlp.fc1", width, tower.inner_size),
+        **linear_shapes("mlp.fc2", tower.inner_size, width),
     }
-
-
-def _norm(name: str, width: int) -> dict[str, Shape]:
-    return {f"{name}.weight": (width,), f"{name}.bias": (width,)}
-
-
-def _linear(name: str, inputs: int, outputs: int) -> dict[str, Shape]:
-    return {f"{name}.weight": (outputs, inputs), f"{name}.bias": (outputs,)}
 
 
 def checkpoint_form(model: ModelSpec) -> CheckpointForm:
@@ -73,19 +65,6 @@ def _config_faults(qwen: Qwen2VL, config: Mapping[str, Any]) -> list[str]:
 
 
 def distribution(model: ModelSpec, name: str, shape: Shape) -> tuple[float, float]:
-    """Return mean and standard deviation of a random parameter.
-
-    Residual branches are damped by depth, and attention is sharpened: a random tower that averages its patches makes
-    all tokens alike, and then every video merges to nothing. No bias is zero: the ONNX exporter merges equal
-    initializers, which hides mix-ups of parameters.
-    """
-    if "norm" in name or "ln_q" in name:
-        return (1.0, 0.1) if name.endswith("weight") else (0.0, 0.1)
-    if name.endswith("bias"):
-        return 0.0, 0.02
-    scale = 1.0 / math.sqrt(math.prod(shape[1:]))
-    if "attn.qkv" in name:
-        scale *= 2.0
-    if "attn.proj" in name or "mlp.fc2" in name:
-        scale /= math.sqrt(2.0 * qwen2_vl_of(model).tower.depth)
-    return 0.0, scale
+    """Return mean and standard deviation of a random parameter."""
+    depth = qwen2_vl_of(model).tower.depth
+    return spread(name, shape, depth, sharpened=("attn.qkv",), damped=("attn.proj", "mlp.fc2"))
