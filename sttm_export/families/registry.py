@@ -17,6 +17,7 @@ from sttm_export.contracts.data import data_directory, read_toml
 from sttm_export.contracts.model import ModelSpec, inconsistencies
 from sttm_export.contracts.records import read_record
 from sttm_export.errors import UserError, did_you_mean
+from sttm_export.families.table import read_table
 
 if TYPE_CHECKING:
     from sttm_export.contracts.recipe import Recipe
@@ -78,7 +79,7 @@ def _checked(data: Mapping[str, Any], source: str) -> ModelSpec:
     if faults and data.get("family") in family_names():
         # Its own table is named in the same message.
         table = _module(data["family"], "architecture").Table
-        read_record(table, data.get("architecture"), faults, where="architecture.", strict=True)
+        read_table(table, data.get("architecture"), faults)
     elif not faults:
         faults = faults_of(model)
     if faults:

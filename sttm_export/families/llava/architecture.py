@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Literal, cast
+from typing import Annotated, Literal
 
 from sttm_export.contracts.model import GridSpec, ModelSpec
-from sttm_export.contracts.records import Range, Size, read_record
-from sttm_export.errors import UserError
+from sttm_export.contracts.records import Range, Size
+from sttm_export.families.table import read_table, table_of
 
 
 @dataclass(frozen=True)
@@ -53,17 +53,14 @@ class Llava:
 
 def llava_of(model: ModelSpec) -> Llava:
     """Return the architecture of a model that has no faults."""
-    faults: list[str] = []
-    table = _read(model, faults)
-    if faults:
-        raise UserError(f"{model.name} is no LLaVA model: {'; '.join(faults)}.")
+    table = table_of(Table, model, "LLaVA")
     return Llava(table.tower, model.pixels.height, model.grid, model.channels)
 
 
 def faults_of(model: ModelSpec) -> list[str]:
     """What no LLaVA model can be, as phrases."""
     faults: list[str] = []
-    table = _read(model, faults)
+    table = read_table(Table, model.architecture, faults)
     if faults:
         return faults
     tower, pixels = table.tower, model.pixels
@@ -74,7 +71,3 @@ def faults_of(model: ModelSpec) -> list[str]:
         (model.frames_per_step == 1, "frames_per_step must be 1"),
     ]
     return [message for good, message in checks if not good]
-
-
-def _read(model: ModelSpec, faults: list[str]) -> Table:
-    return cast(Table, read_record(Table, model.architecture, faults, where="architecture.", strict=True))

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, cast
+from typing import Annotated
 
 from sttm_export.contracts.model import ModelSpec
-from sttm_export.contracts.records import Range, Size, read_record
-from sttm_export.errors import UserError
+from sttm_export.contracts.records import Range, Size
+from sttm_export.families.table import read_table, table_of
 
 
 @dataclass(frozen=True)
@@ -67,10 +67,7 @@ class Qwen2VL:
 
 def qwen2_vl_of(model: ModelSpec) -> Qwen2VL:
     """Return the architecture of a model that has no faults."""
-    faults: list[str] = []
-    table = _read(model, faults)
-    if faults:
-        raise UserError(f"{model.name} is no Qwen2-VL model: {'; '.join(faults)}.")
+    table = table_of(Table, model, "Qwen2-VL")
     patch, pixels = table.tower.patch_size, model.pixels
     return Qwen2VL(table.tower, pixels.height // patch, pixels.width // patch, model.channels)
 
@@ -78,7 +75,7 @@ def qwen2_vl_of(model: ModelSpec) -> Qwen2VL:
 def faults_of(model: ModelSpec) -> list[str]:
     """What no Qwen2-VL model can be, as phrases."""
     faults: list[str] = []
-    table = _read(model, faults)
+    table = read_table(Table, model.architecture, faults)
     if faults:
         return faults
     tower, pixels, grid = table.tower, model.pixels, model.grid
@@ -105,7 +102,3 @@ def faults_of(model: ModelSpec) -> list[str]:
         ),
     ]
     return [message for good, message in checks if not good]
-
-
-def _read(model: ModelSpec, faults: list[str]) -> Table:
-    return cast(Table, read_record(Table, model.architecture, faults, where="architecture.", strict=True))
