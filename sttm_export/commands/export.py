@@ -98,11 +98,10 @@ def execute(options: argparse.Namespace) -> None:
     plan = make_plan(options)
     check_plan(plan)
     from sttm_export.commands.tables import print_bundle
-    from sttm_export.families.registry import parts_of
     from sttm_export.workflows.export import run_export
 
     each = 1 + bool(plan.validation_frames)
-    steps = Steps(2 + each * len(parts_of(plan.recipe)) + plan.engines)
+    steps = Steps(2 + each * len(plan.parts) + plan.engines)
     bundle = run_export(plan, steps)
     print_bundle(bundle)
 

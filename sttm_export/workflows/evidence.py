@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -22,14 +21,6 @@ from sttm_export.validation.stages import EAGER, REFERENCE, Stage, judge_stages,
 from sttm_export.workflows.scene import Scene
 
 PackFixture = Callable[[Case, Arrays], None]
-
-
-@dataclass
-class _Tried:
-    """One case and what stages made of it so far."""
-
-    case: Case
-    stages: list[Stage] = field(default_factory=list)
 
 
 def examine(
@@ -63,13 +54,12 @@ def examine(
     if bad:
         return _without_reference(part, session, rules, clip, bad[0], name)
     report, remembering, progress = ValidationReport(), _Remembering(session), _Progress(part, clip, advance)
-    for tried in _stages(part, state, remembering, rules, clip, progress):
-        case = tried.case
+    for case, stages in _stages(part, state, remembering, rules, clip, progress):
         exact = (session.backend,) if case.exact else ()
-        found = judge_stages(tried.stages, case.inputs, rules, exact)
+        found = judge_stages(stages, case.inputs, rules, exact)
         report += found.on(case.name if case.edge or not name else f"{case.name} of {name}")
         if case.key and pack:
-            pack(case, tried.stages[0].outputs)
+            pack(case, stages[0].outputs)
     made = part.forward(remembering, clip, progress.clip(session.backend))
     return report + _judge_all(part, session, made, name), made
 
@@ -140,8 +130,8 @@ class _Progress:
 
 def _stages(
     part: Part, state: State, session: _Remembering, rules: Rules, clip: Arrays, progress: _Progress
-) -> Iterator[_Tried]:
-    """Cases that every stage has run on.
+) -> Iterator[tuple[Case, list[Stage]]]:
+    """Cases that every stage has run on, each with the stages.
 
     Weights are the reason to go stage by stage: two modules of a large part in memory at once would be one too many.
     Where there are none, cases go one by one, so that only one clip is in memory.
@@ -161,7 +151,7 @@ def _stages(
         for case, outputs in zip(group, made, strict=True):
             progress.run(session.backend, case)
             ran = [Stage(stage, outputs[stage], rules.dtype) for stage in (REFERENCE, EAGER)]
-            yield _Tried(case, [*ran, session.run_case(case, rules)])
+            yield case, [*ran, session.run_case(case, rules)]
 
 
 def _without_reference(

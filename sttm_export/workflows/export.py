@@ -6,7 +6,7 @@ import dataclasses
 import datetime
 import gc
 import platform
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
@@ -32,7 +32,6 @@ from sttm_export.contracts.model import ModelSpec
 from sttm_export.contracts.target import targets
 from sttm_export.contracts.weights import WeightSource, combined
 from sttm_export.errors import UserError, ValidationMiss, in_lines
-from sttm_export.families.registry import parts_of
 from sttm_export.kit.pack import pack_kit
 from sttm_export.runtime.draw import draw_tokens
 from sttm_export.runtime.merged import MergedTokens
@@ -97,16 +96,15 @@ def _make_graphs(plan: ExportPlan, partial: Path, steps: Steps) -> _Made:
     from sttm_export.weights.checkpoint import digest
     from sttm_export.workflows.evidence import examine, example_json, merged_of, one_frame_note
 
-    parts = parts_of(plan.recipe)
     with steps.step("Open the weights"):
-        shapes = {name: shape for part in parts for name, shape in part.shapes.items()}
+        shapes = {name: shape for part in plan.parts for name, shape in part.shapes.items()}
         weights = open_weights(plan.model, shapes, plan.weights, plan.random_seed, plan.tower_weights)
         scene, clip = _take_clip(plan)
     made = _Made(weights.source)
     steps.say(made.source.describe())
     if scene and scene.note:
         steps.say(scene.note)
-    for part in parts:
+    for part in plan.parts:
         title = part.name.replace("_", " ")
         with steps.step(f"Export the {title}") as advance:
             advance("reading its weights", None)
@@ -114,12 +112,13 @@ def _make_graphs(plan: ExportPlan, partial: Path, steps: Steps) -> _Made:
             graph = replace(part.graph, weights_sha256=digest(state) if state else "")
             path = _export_graph(part, state, plan, partial, advance)
             made.graphs.append(graph)
-            _join(made.findings, check_targets([path], plan))
+            for target, rows in _check_targets(path, plan).items():
+                made.findings.setdefault(target, []).extend(rows)
         if scene is None:
             continue
         with steps.step(f"Validate the {title}", steady=True) as advance:
             session, rules = OrtSession(path, graph, low_memory=bool(state)), plan.recipe.rules(graph)
-            pack = partial_writer(partial, graph)
+            pack = _partial_writer(partial, graph)
             found, outputs = examine(part, state, session, rules, clip, advance, name=scene.name, pack=pack)
             made.report = (made.report or ValidationReport()) + found
             clip |= outputs
@@ -153,7 +152,7 @@ def _export_graph(part: Part, state: State, plan: ExportPlan, partial: Path, adv
     return export_graph(module, part.graph, partial, accumulate=plan.recipe.accumulate, on_step=told)
 
 
-def partial_writer(partial: Path, graph: JudgedGraph) -> PackFixture:
+def _partial_writer(partial: Path, graph: JudgedGraph) -> PackFixture:
     """Write fixtures into a bundle that is being made."""
     from sttm_export.graphs.fixtures import write_fixture
 
@@ -167,38 +166,31 @@ def partial_writer(partial: Path, graph: JudgedGraph) -> PackFixture:
     return write
 
 
-def _join(findings: dict[str, list[dict[str, str]]], more: Mapping[str, list[dict[str, str]]]) -> None:
-    for target, rows in more.items():
-        findings.setdefault(target, []).extend(rows)
-
-
 def _draw(path: Path, scene: Scene, merged: MergedTokens, model: ModelSpec) -> None:
     """Draw the merged tokens over the frames, the first of each step."""
     step, title = model.frames_per_step, f"{model.title}, {scene.name}"
     draw_tokens(scene.frames[::step], merged, model.grid, path, timestamps=scene.timestamps[::step], title=title)
 
 
-def check_targets(graphs: Sequence[Path], plan: ExportPlan) -> dict[str, list[dict[str, str]]]:
+def _check_targets(graph: Path, plan: ExportPlan) -> dict[str, list[dict[str, str]]]:
     """Findings of the rules for every target there is: the device kit in a bundle may be run for any of them.
 
     Raises:
         UserError: a rule of severity error is broken for a target that was asked for.
     """
-    from sttm_export.contracts.target import targets
     from sttm_export.graphs.rules import check_structure
     from sttm_export.graphs.structure import load_structure
 
-    structures = {graph.name: load_structure(graph) for graph in graphs}
+    structure = load_structure(graph)
     findings: dict[str, list[dict[str, str]]] = {}
     for target in targets().values():
         findings[target.name] = [
-            {"graph": name, "severity": row.rule.severity, "finding": str(row)}
-            for name, graph in structures.items()
-            for row in check_structure(graph, target)
+            {"graph": graph.name, "severity": row.rule.severity, "finding": str(row)}
+            for row in check_structure(structure, target)
         ]
         broken = [row for row in findings[target.name] if row["severity"] == "error"]
         if broken and target in plan.targets:
-            first = f"{broken[0]['graph']}: {broken[0]['finding']}"
+            first = f"{graph.name}: {broken[0]['finding']}"
             raise UserError(f"Target {target.name} cannot build these graphs: {first} ({len(broken)} in all).")
     return findings
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from sttm_export.contracts.graph import ACCUMULATES, FLOAT_OF, PRECISIONS, STORAGE
@@ -14,6 +15,7 @@ from sttm_export.contracts.recipe import Recipe
 from sttm_export.contracts.target import TargetSpec, find_target
 from sttm_export.engines.build import capabilities_for, check_capabilities
 from sttm_export.errors import UserError, did_you_mean
+from sttm_export.families.part import Part
 from sttm_export.families.registry import parts_of
 from sttm_export.system import read_memory, size_text
 from sttm_export.workflows.output import check_output
@@ -44,6 +46,11 @@ class ExportPlan:
     def merge(self) -> MergeSpec:
         """Constants of the token merger."""
         return self.recipe.merge
+
+    @cached_property
+    def parts(self) -> tuple[Part, ...]:
+        """Parts of the model, built once; the options must have been checked."""
+        return parts_of(self.recipe)
 
 
 def default_output(model: ModelSpec, budget: float, frames: int, precision: str) -> Path:
@@ -126,7 +133,7 @@ def check_memory(plan: ExportPlan) -> None:
 def estimate_memory(plan: ExportPlan) -> int:
     """Bytes that the export takes at least: of its largest part once as weights and once as module in float32."""
     pixels = plan.model.pixels
-    largest = max(4 * 2 * part.parameters + part.activations for part in parts_of(plan.recipe))
+    largest = max(4 * 2 * part.parameters + part.activations for part in plan.parts)
     return largest + 4 * 3 * pixels.height * pixels.width * plan.validation_frames
 
 
@@ -143,9 +150,8 @@ def check_disk(plan: ExportPlan) -> None:
 
 def estimate_bytes(plan: ExportPlan) -> int:
     """Rough size of the bundle: weights once in ONNX and once in every engine, fixtures, a little over."""
-    parts = parts_of(plan.recipe)
-    weights = sum(part.parameters for part in parts) * STORAGE[FLOAT_OF[plan.recipe.precision]].nbytes
+    weights = sum(part.parameters for part in plan.parts) * STORAGE[FLOAT_OF[plan.recipe.precision]].nbytes
     copies = sum(len(capabilities_for(t, plan.capabilities)) for t in plan.targets if t.builds_without_gpu)
-    tensors = [tensor for part in parts for tensor in part.graph.inputs + part.graph.outputs]
+    tensors = [tensor for part in plan.parts for tensor in part.graph.inputs + part.graph.outputs]
     fixtures = sum(tensor.nbytes for tensor in tensors)
     return weights * (1 + copies * plan.engines) + fixtures * bool(plan.validation_frames) + 32 * 2**20
