@@ -36,7 +36,7 @@ def test_a_manifest_names_files_of_its_own(bundle, name):
 @pytest.mark.parametrize("name", [*OUT, "fixtures/a", ".a"])
 def test_graphs_have_names_of_their_own(bundle, name):
     encoder, merger = json.loads((bundle / "manifest.json").read_text())["graphs"]
-    with pytest.raises(UserError, match="'graphs' must have vision_encoder and token_merger once, got "):
+    with pytest.raises(UserError, match="'graphs' must have vision_encoder, token_merger, each once, got "):
         reopen(bundle, graphs=[encoder | {"name": name}, merger])
 
 

@@ -56,7 +56,7 @@ def test_every_fault_is_named(directory):
         (("merge", "frames"), 9, "'graphs' has other inputs or outputs for token_merger"),
         (("merge", "budget"), 7.0, "outside \\(0, 1\\]"),
         (("merge", "channels"), 49, "'merge' has another grid or other channels than 'model'"),
-        (("graphs", 0, "name"), "../x", "'graphs' must have vision_encoder and token_merger once, got ../x"),
+        (("graphs", 0, "name"), "../x", "'graphs' must have vision_encoder, token_merger, each once, got ../x"),
         (("graphs", 1, "inputs", 0, "shape"), [4, 9, 47], "other inputs or outputs for token_merger"),
         (("precision",), "fp32", "other inputs or outputs for vision_encoder"),
         (("graphs", 0, "judge", "by"), "luck", "'graphs\\[0\\].judge.by' must be 'floats' or 'decisions', got 'luck'"),

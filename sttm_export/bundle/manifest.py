@@ -5,16 +5,10 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from sttm_export.contracts.graph import (
-    TOKEN_MERGER,
-    VISION_ENCODER,
-    Accumulate,
-    GraphSpec,
-    JudgedGraph,
-    Precision,
-)
+from sttm_export.contracts.decoding import Decoding
+from sttm_export.contracts.graph import Accumulate, GraphSpec, JudgedGraph, Precision
 from sttm_export.contracts.merge import MergeSpec, Thresholds
 from sttm_export.contracts.model import ModelSpec, inconsistencies
 from sttm_export.contracts.recipe import Recipe
@@ -22,7 +16,7 @@ from sttm_export.contracts.records import Count, Dimension, Number, read_json, r
 from sttm_export.contracts.weights import WeightSource
 from sttm_export.errors import UserError
 
-FORMAT = 4
+FORMAT = 5
 MANIFEST, TIMES = "manifest.json", "times.json"
 AGAIN = "export it again"
 _FAULTS_SHOWN = 5
@@ -112,6 +106,7 @@ class Manifest:
     batch: Dimension  # B, frames a call of the vision encoder
     merge: MergeSpec
     thresholds: Thresholds  # defaults of the bundle
+    decoding: Decoding | None  # how the language model was exported; none where it was not
     weights: WeightSource
     graphs: tuple[JudgedGraph, ...]  # in the order of the data
     targets: tuple[str, ...]  # those that were asked for
@@ -126,7 +121,9 @@ class Manifest:
     @property
     def recipe(self) -> Recipe:
         """How it was exported."""
-        return Recipe(self.model, self.merge, self.thresholds, self.precision, self.accumulate, self.batch)
+        return Recipe(
+            self.model, self.merge, self.thresholds, self.precision, self.accumulate, self.batch, self.decoding
+        )
 
     @property
     def missed(self) -> bool:
@@ -195,18 +192,17 @@ def _inconsistencies(manifest: Manifest) -> list[str]:
     """Values that are possible one by one and contradict each other."""
     faults = inconsistencies(manifest.model)
     model, merge, names = manifest.model, manifest.merge, [graph.name for graph in manifest.graphs]
-    if len(set(names)) < len(names) or not {VISION_ENCODER, TOKEN_MERGER} <= set(names):
-        return [
-            *faults,
-            f"'graphs' must have {VISION_ENCODER} and {TOKEN_MERGER} once, got {', '.join(names) or 'none'}",
-        ]
     if (merge.height, merge.width, merge.channels) != (model.grid.height, model.grid.width, model.channels):
         return [*faults, "'merge' has another grid or other channels than 'model'"]
-    recipe = manifest.recipe
+    if manifest.decoding and not (model.decoder and manifest.decoding.merge_layer < model.decoder.layers):
+        return [*faults, "'decoding' is of a language model that 'model' does not have"]
+    expected = {graph.name: graph for graph in manifest.recipe.graphs}
+    if names != list(expected):
+        return [*faults, f"'graphs' must have {', '.join(expected)}, each once, got {', '.join(names) or 'none'}"]
     faults += [
-        f"'graphs' has other inputs or outputs for {right.name} than model, sizes and precision give"
-        for right in (recipe.encoder_graph, recipe.merger_graph)
-        if _tensors(manifest.graph(right.name)) != _tensors(right)
+        f"'graphs' has other inputs or outputs for {graph.name} than model, sizes and precision give"
+        for graph in manifest.graphs
+        if _tensors(graph) != _tensors(expected[graph.name])
     ]
     example = manifest.example
     if example and not 0 <= example.num_tokens <= example.max_tokens:
@@ -214,10 +210,10 @@ def _inconsistencies(manifest: Manifest) -> list[str]:
     return faults
 
 
-def _tensors(graph: GraphSpec) -> list[tuple[object, ...]]:
+def _tensors(graph: GraphSpec) -> tuple[object, ...]:
     """Without their meanings, which are words for people."""
-    sides: tuple[Literal["inputs", "outputs"], ...] = ("inputs", "outputs")
-    return [(side, row.name, row.shape, row.dtype) for side in sides for row in getattr(graph, side)]
+    sides = [[(row.name, row.shape, row.dtype) for row in side] for side in (graph.inputs, graph.outputs)]
+    return (sides, graph.row_counts, graph.state)
 
 
 def _joined(faults: list[str]) -> str:

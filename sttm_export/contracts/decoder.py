@@ -47,3 +47,10 @@ class DecoderSpec:
     def queries_per_key(self) -> int:
         """Query heads that share one head of keys and values."""
         return self.heads // self.kv_heads
+
+    @property
+    def layer_parameters(self) -> int:
+        """Parameters of one layer: projections with the biases of q, k and v, MLP, two norms."""
+        width, keys = self.hidden_size, self.kv_heads * self.head_dim
+        attention = 2 * width * width + 2 * keys * width + width + 2 * keys
+        return attention + 3 * width * self.intermediate_size + 2 * width

@@ -128,6 +128,7 @@ class Judge:
     by: Literal["floats", "decisions"]
     layers: Size = 1
     longest_sum: Size = 1
+    store: DType | None = None  # format between operators, where it is not that of the first output
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,7 +166,7 @@ def token_merger_graph(merge: MergeSpec, precision: Precision) -> GraphSpec:
     t, n, c, k = merge.frames, merge.cells, merge.channels, merge.max_tokens
     dtype = FLOAT_OF[precision]
     inputs = (
-        TensorSpec("features", (t, n, c), dtype, "projected tokens of T frames, row-major grid"),
+        TensorSpec("features", (t, n, c), dtype, "visual tokens of T frames, row-major grid"),
         TensorSpec("num_frames", (), "int32", "frames that count; later ones are ignored"),
         TensorSpec("spatial_threshold", (), "float32", "cosine at which four children merge into their parent"),
         TensorSpec("temporal_threshold", (), "float32", "cosine at which tokens of consecutive frames merge"),
