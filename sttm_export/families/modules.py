@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from sttm_export.contracts.graph import FLOAT_OF, GraphSpec, Precision
 from sttm_export.errors import UserError
-from sttm_export.families.part import Arrays, Stage
+from sttm_export.families.part import Array, Arrays, Stage
 
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -51,13 +51,18 @@ def as_stage(module: nn.Module, graph: GraphSpec) -> Stage:
     module = module.float().eval()
 
     def run(inputs: Arrays, _: Arrays) -> Arrays:
-        given = [torch.from_numpy(np.asarray(inputs[row.name]).astype(np.float32)) for row in graph.inputs]
+        given = [_as_float32(np.asarray(inputs[row.name])) for row in graph.inputs]
         with torch.no_grad():
             made = module(*given)
         results = made if isinstance(made, tuple) else (made,)
         return {row.name: result.numpy() for row, result in zip(graph.outputs, results, strict=True)}
 
     return run
+
+
+def _as_float32(array: Array) -> Tensor:
+    """Floats are widened, numbers of slots stay what they are."""
+    return torch.from_numpy(array.astype(np.float32) if array.dtype.kind == "f" else array)
 
 
 def _converted(name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:

@@ -55,6 +55,7 @@ class Part:
     cases: Callable[[Arrays], Iterator[Case]]
     # A loaded graph over the whole clip: what the next part gets beside what this one got.
     forward: Callable[[Session, Arrays, Progress], Arrays]
+    calls: Callable[[Arrays], int]  # of the graph that `forward` makes for a clip
     # What the clip had become, from the inputs of its fixture; None where the reference needs weights.
     clip_of: Callable[[Arrays], Arrays] | None = None
     activations: int = 0  # bytes of the largest tensors that are alive at once in float32, weights left out

@@ -51,6 +51,7 @@ def token_merger(recipe: Recipe) -> Part:
         reference=lambda _: reference,
         cases=partial(_cases, recipe),
         forward=partial(_forward, recipe),
+        calls=lambda _: 1,
         clip_of=partial(_clip_of, recipe),
         activations=4 * _COPIES * merge.frames * merge.cells * merge.channels,
     )

@@ -59,6 +59,7 @@ def vision_encoder(
         reference=lambda state: as_stage(reference(state), graph),
         cases=partial(_cases, graph, recipe.model),
         forward=partial(_forward, graph, recipe.model.frames_per_step),
+        calls=lambda clip: -(-len(clip[graph.inputs[0].name]) // graph.inputs[0].shape[0]),
         activations=activations,
     )
 

@@ -10,13 +10,13 @@ from sttm_export.families.llava.architecture import Llava, llava_of
 from sttm_export.families.llava.checkpoint import checkpoint_form, distribution, parameter_shapes
 from sttm_export.families.llava.encoder import VisionEncoder
 from sttm_export.families.llava.reference import build_reference
+from sttm_export.families.assembly import assembled
 from sttm_export.families.part import Family, Part
-from sttm_export.families.token_merger import token_merger
 from sttm_export.families.vision_encoder import vision_encoder
 
 
 def parts(recipe: Recipe) -> tuple[Part, ...]:
-    """Vision encoder and token merger."""
+    """Vision encoder, token merger, and the language model where it is exported."""
     llava = llava_of(recipe.model)
     tower = llava.tower
     encoder = vision_encoder(
@@ -29,7 +29,7 @@ def parts(recipe: Recipe) -> tuple[Part, ...]:
         attention_blocks=tower.layers,
         activations=recipe.batch * _activations(llava),
     )
-    return encoder, token_merger(recipe)
+    return assembled(recipe, encoder)
 
 
 def _activations(llava: Llava) -> int:

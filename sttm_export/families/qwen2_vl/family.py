@@ -6,17 +6,17 @@ from functools import partial
 
 from sttm_export.contracts.graph import Judge
 from sttm_export.contracts.recipe import Recipe
+from sttm_export.families.assembly import assembled
 from sttm_export.families.part import Family, Part
 from sttm_export.families.qwen2_vl.architecture import Qwen2VL, qwen2_vl_of
 from sttm_export.families.qwen2_vl.checkpoint import checkpoint_form, distribution, parameter_shapes
 from sttm_export.families.qwen2_vl.reference import build_reference
 from sttm_export.families.qwen2_vl.tower import VisionTower
-from sttm_export.families.token_merger import token_merger
 from sttm_export.families.vision_encoder import vision_encoder
 
 
 def parts(recipe: Recipe) -> tuple[Part, ...]:
-    """Vision tower and token merger."""
+    """Vision tower, token merger, and the language model where it is exported."""
     qwen = qwen2_vl_of(recipe.model)
     tower = qwen.tower
     encoder = vision_encoder(
@@ -29,7 +29,7 @@ def parts(recipe: Recipe) -> tuple[Part, ...]:
         attention_blocks=tower.depth,
         activations=recipe.batch // recipe.model.frames_per_step * _activations(qwen),
     )
-    return encoder, token_merger(recipe)
+    return assembled(recipe, encoder)
 
 
 def _activations(qwen: Qwen2VL) -> int:
