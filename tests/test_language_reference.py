@@ -1,13 +1,16 @@
 """The oracle of the language model against the published forwards, prefill and decode."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
+import torch
 from helpers_language import CASES, load_case
 
 from sttm_export.contracts.decoder import DecoderSpec
 from sttm_export.errors import UserError
-from sttm_export.language.positions import next_position, prompt_positions
-from sttm_export.language.reference import ReferenceDecoder
+from sttm_export.language.positions import Prompt, next_position, prompt_positions
+from sttm_export.language.reference import ReferenceDecoder, ReferenceGroup, reference_head
 from sttm_export.language.rotary import rotary_tables
 
 # Float32 sums of up to 96 terms in 4 layers; logits are of size 1, and the best token leads by 0.03 at least.
@@ -51,8 +54,35 @@ def test_a_wrong_position_after_merging_shows():
     assert np.abs(second.numpy() - ids["logits"][1]).max() > 100 * TOLERANCE
 
 
+def test_groups_and_head_chained_are_the_whole_reference():
+    """The prompt in two chunks, then a token, through buffers that hold noise where nothing was written."""
+    case = load_case("qwen2_layer2_8x14x14")
+    spec, ids = case.spec, case.arrays["question_ids"]
+    whole = ReferenceDecoder(spec, case.state)
+    nothing = torch.empty(0, spec.hidden_size)
+    prompt = Prompt(0, 0, 1, 1, len(ids))
+    expected = [whole.prefill(ids[:0], nothing, ids, prompt, replace(case.merging, layer=-1)).logits]
+    expected.append(whole.step(7, len(ids)))
+    groups = [ReferenceGroup(spec, case.state, *layers) for layers in ((0, 1), (1, 4))]
+    noise = torch.Generator().manual_seed(1)
+    shape = (spec.kv_heads, len(ids) + 3, spec.head_dim)
+    buffers = [[torch.randn(shape, generator=noise) for _ in range(2 * count)] for count in (1, 3)]
+    untouched = [[buffer[:, len(ids) + 1 :].clone() for buffer in of] for of in buffers]
+    logits, chunks = [], ((0, 3), (3, len(ids)), (len(ids), len(ids) + 1))
+    for first, last in chunks:
+        hidden = case.state["language.embed.weight"][[*ids, 7]][first:last]
+        tables = [torch.from_numpy(table) for table in rotary_tables(spec, np.arange(first, last)[None])]
+        for index, group in enumerate(groups):
+            hidden, *buffers[index] = group(
+                hidden, *tables, torch.arange(first, last, dtype=torch.int32), *buffers[index]
+            )
+        logits.append(reference_head(spec, case.state)(hidden[-1:])[0])
+    assert max((made - want).abs().max() for made, want in zip(logits[1:], expected, strict=True)) < TOLERANCE
+    for of, before in zip(buffers, untouched, strict=True):
+        assert all(torch.equal(new[:, len(ids) + 1 :], old) for new, old in zip(of, before, strict=True))
+
+
 def test_rotary_tables_are_those_of_transformers():
-    torch = pytest.importorskip("torch")
     from transformers.models.qwen2.modeling_qwen2 import Qwen2Config, Qwen2RotaryEmbedding
 
     spec = load_case(CASES[0]).spec

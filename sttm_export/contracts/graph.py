@@ -6,8 +6,9 @@ The exporter names tensors after it, the validator compares by it, sessions allo
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 from sttm_export.contracts.merge import MergeSpec
 from sttm_export.contracts.model import ModelSpec
@@ -68,6 +69,14 @@ class TensorSpec:
     def sized(self, rows: int) -> tuple[int, ...]:
         """Shape in a call of so many rows."""
         return tuple(rows if side == ROWS else side for side in self.shape)
+
+
+def rows_of(declared: Iterable[TensorSpec], given: Mapping[str, Any]) -> int:
+    """Rows of a call, by the first of its arrays that has them; 0 where none does."""
+    for tensor in declared:
+        if ROWS in tensor.shape and tensor.name in given and given[tensor.name].ndim == len(tensor.shape):
+            return int(given[tensor.name].shape[tensor.shape.index(ROWS)])
+    return 0
 
 
 @dataclass(frozen=True)

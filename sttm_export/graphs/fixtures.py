@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from sttm_export.contracts.graph import GraphSpec, TensorSpec
+from sttm_export.contracts.graph import GraphSpec, TensorSpec, rows_of
 from sttm_export.errors import UserError
 
 Array = npt.NDArray[Any]
@@ -80,9 +80,10 @@ def _matched(declared: tuple[TensorSpec, ...], given: Mapping[str, Array], side:
     names = [tensor.name for tensor in declared]
     if set(names) != set(given):
         raise ValueError(f"{side} tensors are {sorted(given)}, declared are {sorted(names)}.")
+    rows = rows_of(declared, given)
     for tensor in declared:
-        array = np.asarray(given[tensor.name])
-        if array.shape != tensor.shape or array.dtype != tensor.dtype:
-            found, wanted = f"{array.dtype} {list(array.shape)}", f"{tensor.dtype} {list(tensor.shape)}"
+        array, shape = np.asarray(given[tensor.name]), tensor.sized(rows)
+        if array.shape != shape or array.dtype != tensor.dtype:
+            found, wanted = f"{array.dtype} {list(array.shape)}", f"{tensor.dtype} {list(shape)}"
             raise ValueError(f"{side} '{tensor.name}' is {found}, declared is {wanted}.")
         yield f"{side}.{tensor.name}", array

@@ -1,6 +1,8 @@
 """The oracle of the language model: `transformers`' own Qwen2, layer by layer, with the published merging in between.
 
 Dynamic shapes, float32, a cache that grows; it shares with the exported graphs only how positions are counted.
+`ReferenceDecoder` is a whole model that is asked. `ReferenceGroup` and `reference_head` stand for one graph each, with
+its inputs and outputs, so that every part is judged on its own.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from sttm_export.contracts.decoder import DecoderSpec
 from sttm_export.contracts.merge import MergeSpec
@@ -41,6 +43,46 @@ class Prefilled:
     position: int  # of the first decoded token
 
 
+class ReferenceGroup(nn.Module):
+    """Layers `first` to `last` - 1 behind the interface of their graph (`language/graphs.py`).
+
+    Args:
+        spec: of the whole decoder.
+        state: float tensors by canonical name; those of other layers are not read, float32 ones are shared.
+        first: its first layer.
+        last: one past its last layer.
+    """
+
+    def __init__(self, spec: DecoderSpec, state: Mapping[str, Tensor], first: int, last: int) -> None:
+        super().__init__()
+        self.layers = _layers(spec, state, first, last)
+
+    def forward(self, hidden: Tensor, cos: Tensor, sin: Tensor, slots: Tensor, *buffers: Tensor) -> tuple[Tensor, ...]:
+        """Run S rows through the layers; all of them must fit into the buffers.
+
+        Args:
+            hidden: [S, C] float32, the residual stream.
+            cos: [S, D] float32.
+            sin: [S, D] float32.
+            slots: [S] int32, consecutive; the buffers' slots before the first of them are the past.
+            buffers: keys and values of each layer in turn, [G, M, D] float32 each.
+
+        Returns:
+            The residual stream [S, C], and the buffers with the rows written.
+        """
+        from transformers.cache_utils import DynamicCache
+
+        cache: Any = DynamicCache()
+        past = int(slots[0])
+        with torch.no_grad():
+            for index, (layer, keys, values) in enumerate(zip(self.layers, buffers[::2], buffers[1::2], strict=True)):
+                cache.update(keys[None, :, :past], values[None, :, :past], index)
+                hidden = _through(layer, hidden, (cos, sin), cache, past)
+        grown = [tensor[0] for layer in cache.layers for tensor in (layer.keys, layer.values)]
+        written = (torch.cat([new, old[:, new.shape[1] :]], 1) for new, old in zip(grown, buffers, strict=True))
+        return hidden, *written
+
+
 class ReferenceDecoder:
     """A language model that is asked one prompt, then steps token by token.
 
@@ -50,32 +92,17 @@ class ReferenceDecoder:
     """
 
     def __init__(self, spec: DecoderSpec, state: Mapping[str, Tensor]) -> None:
-        from transformers import Qwen2Config, Qwen2Model
         from transformers.cache_utils import DynamicCache
 
-        config = Qwen2Config(
-            hidden_size=spec.hidden_size,
-            intermediate_size=spec.intermediate_size,
-            num_hidden_layers=spec.layers,
-            num_attention_heads=spec.heads,
-            num_key_value_heads=spec.kv_heads,
-            vocab_size=spec.vocabulary,
-            rms_norm_eps=spec.rms_norm_eps,
-            rope_parameters={"rope_type": "default", "rope_theta": spec.rope_theta},
-            attn_implementation="eager",
-        )
-        with torch.device("meta"):
-            model: Any = Qwen2Model(config)
-        inner = {name.removeprefix("language."): tensor.float() for name, tensor in state.items()}
-        self._head, inner["embed_tokens.weight"] = inner.pop("head.weight"), inner.pop("embed.weight")
-        model.load_state_dict(inner, assign=True)
-        self._model, self._spec, self._cache = model.eval(), spec, DynamicCache(config=config)
+        self._embeddings = state["language.embed.weight"].float()
+        self._layers, self._head = _layers(spec, state, 0, spec.layers), reference_head(spec, state)
+        self._spec, self._cache = spec, DynamicCache()
 
     def prefill(
         self, system: NDArray[np.int64], video: Tensor, question: NDArray[np.int64], prompt: Prompt, merging: Merging
     ) -> Prefilled:
         """Run the prompt [system ids][video embeddings, [T·N, C]][question ids]."""
-        embed = self._model.embed_tokens.weight
+        embed = self._embeddings
         hidden = torch.cat([embed[torch.from_numpy(system)], video, embed[torch.from_numpy(question)]])
         positions = whole = prompt_positions(prompt, merging.policy)
         tokens, boxes = torch.empty(0), torch.empty(0)
@@ -95,7 +122,7 @@ class ReferenceDecoder:
         """Feed one token back; return the logits [V] of the next."""
         rows = 3 if self._spec.mrope_section else 1
         with torch.no_grad():
-            hidden = self._model.embed_tokens.weight[[token]]
+            hidden = self._embeddings[[token]]
             for layer in range(self._spec.layers):
                 hidden = self._layer(layer, hidden, np.full((rows, 1), position))
             return self._logits(hidden)
@@ -116,18 +143,54 @@ class ReferenceDecoder:
         )
 
     def _layer(self, layer: int, hidden: Tensor, positions: NDArray[np.int64]) -> Tensor:
-        new, past = len(hidden), int(self._cache.get_seq_length(layer))
-        mask = torch.full((new, past + new), -torch.inf).triu(past + 1)
-        tables = tuple(torch.from_numpy(table)[None] for table in rotary_tables(self._spec, positions))
-        made: Tensor = self._model.layers[layer](
-            hidden[None],
-            attention_mask=mask[None, None],
-            position_embeddings=tables,
-            cache=self._cache,
-            use_cache=True,
-        )
-        return made[0]
+        cos, sin = map(torch.from_numpy, rotary_tables(self._spec, positions))
+        past = int(self._cache.get_seq_length(layer))
+        return _through(self._layers[layer], hidden, (cos, sin), self._cache, past)
 
     def _logits(self, hidden: Tensor) -> Tensor:
-        normed: Tensor = self._model.norm(hidden[-1:])
-        return normed[0] @ self._head.T
+        logits: Tensor = self._head(hidden[-1:])
+        return logits[0]
+
+
+def reference_head(spec: DecoderSpec, state: Mapping[str, Tensor]) -> nn.Module:
+    """Return norm and vocabulary behind the interface of the head's graph: [1, C] float32 → logits [1, V] float32."""
+    from transformers.models.qwen2.modeling_qwen2 import Qwen2RMSNorm
+
+    head = nn.Sequential()
+    with torch.device("meta"):
+        head.add_module("norm", Qwen2RMSNorm(spec.hidden_size, spec.rms_norm_eps))
+        head.add_module("head", nn.Linear(spec.hidden_size, spec.vocabulary, bias=False))
+    head.load_state_dict({name: state[f"language.{name}"].float() for name in head.state_dict()}, assign=True)
+    return head.requires_grad_(False).eval()
+
+
+def _layers(spec: DecoderSpec, state: Mapping[str, Tensor], first: int, last: int) -> nn.ModuleList:
+    """Layers of `transformers`, numbered from 0 as their cache is."""
+    from transformers import Qwen2Config
+    from transformers.models.qwen2.modeling_qwen2 import Qwen2DecoderLayer
+
+    config = Qwen2Config(
+        hidden_size=spec.hidden_size,
+        intermediate_size=spec.intermediate_size,
+        num_hidden_layers=last - first,
+        num_attention_heads=spec.heads,
+        num_key_value_heads=spec.kv_heads,
+        rms_norm_eps=spec.rms_norm_eps,
+        attn_implementation="eager",
+    )
+    with torch.device("meta"):
+        layers = nn.ModuleList(Qwen2DecoderLayer(config, index) for index in range(last - first))
+    for index, layer in enumerate(layers):
+        prefix = f"language.layers.{first + index}."
+        own = {name.removeprefix(prefix): tensor.float() for name, tensor in state.items() if name.startswith(prefix)}
+        layer.load_state_dict(own, assign=True)
+    return layers.requires_grad_(False).eval()
+
+
+def _through(layer: nn.Module, hidden: Tensor, tables: tuple[Tensor, Tensor], cache: Any, past: int) -> Tensor:
+    """Rows [S, C] with cosines and sines [S, D] through a layer, behind `past` rows in its cache."""
+    mask = torch.full((len(hidden), past + len(hidden)), -torch.inf).triu(past + 1)
+    batched = tuple(table[None] for table in tables)
+    # By place: releases of transformers 5 call the cache by two names, and swallow the other one in silence.
+    made: Tensor = layer(hidden[None], mask[None, None], None, cache, True, position_embeddings=batched)
+    return made[0]

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Protocol
+from collections.abc import Mapping, Sequence
+from typing import Protocol, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sttm_export.contracts.graph import ROWS, GraphSpec, TensorSpec
+from sttm_export.contracts.graph import GraphSpec, TensorSpec, rows_of
 from sttm_export.errors import UserError
 
 Array = NDArray[np.generic]
@@ -49,6 +49,18 @@ class StatefulSession(Session, Protocol):
         ...
 
 
+def run_whole(session: Session, inputs: Mapping[str, Array]) -> Arrays:
+    """Run once from the state that stands among the inputs; what the call leaves stands among the outputs."""
+    graph = session.graph
+    if not graph.state:
+        return session.run(inputs)
+    keeping = cast("StatefulSession", session)
+    keeping.restore({tensor.name: inputs[tensor.name] for tensor in graph.kept})
+    outputs = session.run({tensor.name: inputs[tensor.name] for tensor in graph.fed})
+    left = keeping.state()
+    return outputs | {pair.output: left[pair.input] for pair in graph.state}
+
+
 def check_inputs(graph: GraphSpec, inputs: Mapping[str, Array]) -> None:
     """Refuse inputs that differ from the declaration in name, shape or dtype; every fault in one message.
 
@@ -77,14 +89,6 @@ def check_tensors(graph: GraphSpec, side: str, declared: Sequence[TensorSpec], g
     if faults:
         advice = "pass the tensors that the manifest declares" if side == "input" else "export the bundle again"
         raise UserError(f"Graph '{graph.name}': {'; '.join(faults)}; {advice}.")
-
-
-def rows_of(declared: Iterable[TensorSpec], given: Mapping[str, Array]) -> int:
-    """Rows of a call, by the first tensor that has them; 0 where none does."""
-    for tensor in declared:
-        if ROWS in tensor.shape and tensor.name in given and given[tensor.name].ndim == len(tensor.shape):
-            return int(given[tensor.name].shape[tensor.shape.index(ROWS)])
-    return 0
 
 
 def _faults(tensor: TensorSpec, array: Array, rows: int) -> list[str]:

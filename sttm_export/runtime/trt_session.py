@@ -13,14 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sttm_export.bundle.records import BUILD_HERE, Sidecar, read_sidecar, sha256_of
-from sttm_export.contracts.graph import ROWS, GraphSpec, TensorSpec
+from sttm_export.contracts.graph import ROWS, GraphSpec, TensorSpec, rows_of
 from sttm_export.engines.api import Api, load_api
 from sttm_export.engines.compatibility import check_runs_here, flavour_of
 from sttm_export.engines.cuda import Cuda
 from sttm_export.engines.driver import gpu_capability
 from sttm_export.engines.execution import EngineTensor, Layer, LoadedEngine
 from sttm_export.errors import UserError
-from sttm_export.runtime.session import Array, Arrays, check_inputs, check_outputs, rows_of
+from sttm_export.runtime.session import Array, Arrays, check_inputs, check_outputs
 from sttm_export.runtime.session import check_tensors as check_declared
 
 # As bytes of a whole output: no truth value, no index, and for floats one value of 2^32 in every place.
@@ -139,14 +139,14 @@ class TrtSession:
         """Time runs by the clock of the GPU (CUDA events): Python not included.
 
         Args:
-            inputs: as for `run`, which is called once before, to warm up and to capture.
+            inputs: as for `run`, which is called once before, to warm up and to capture; state among them is not read.
             runs: how many.
             copies: whether copies of inputs and outputs count; a CUDA graph holds them.
 
         Returns:
             Milliseconds of each run.
         """
-        self.run(inputs)
+        self.run({tensor.name: inputs[tensor.name] for tensor in self._graph.fed if tensor.name in inputs})
         first, last = self._cuda.event(), self._cuda.event()
         taken = []
         for _ in range(runs):

@@ -14,10 +14,11 @@ from typing import cast
 import numpy as np
 from numpy.typing import NDArray
 
+from sttm_export.contracts.graph import GraphSpec
 from sttm_export.contracts.merge import MergeSpec
 from sttm_export.contracts.recipe import Rules
 from sttm_export.errors import UserError
-from sttm_export.runtime.session import Session
+from sttm_export.runtime.session import Session, run_whole
 from sttm_export.validation.alignment import aligned_tokens
 from sttm_export.validation.decisions import DecisionReport, compare_decisions, tied_cells
 from sttm_export.validation.finiteness import nonfinite, undefined_frames
@@ -52,7 +53,7 @@ def run_stage(session: Session, inputs: Outputs, rules: Rules) -> Stage:
         if rules.graph.judge.by == "floats"
         else "float32"
     )
-    return Stage(session.backend, session.run(inputs), rules.dtype, sums)
+    return Stage(session.backend, run_whole(session, inputs), rules.dtype, sums)
 
 
 def judge_stages(
@@ -85,7 +86,7 @@ def unjudged(stages: Sequence[Stage], inputs: Outputs, rules: Rules, why: str) -
     name = rules.graph.name
     for stage in stages:
         if rules.graph.judge.by == "floats":
-            results += [skipped(stage.name, "", name, output, why) for output in stage.outputs]
+            results += [skipped(stage.name, "", name, row.name, why) for row in rules.graph.fetched]
             continue
         results.append(skipped(stage.name, "", name, "assignment", why))
         results.append(_budget_result(name, "", stage, rules.merge.clip_budget(int(inputs["num_frames"]))))
@@ -99,8 +100,16 @@ def _float_results(stages: Sequence[Stage], rules: Rules) -> list[StageResult]:
     results = _nonfinite_first(stages[0], name)
     for before, stage in pairwise(stages):
         tolerance = _between(before, stage, judge.layers, judge.longest_sum)
-        results += [_float_result(name, output, before, stage, tolerance) for output in stage.outputs]
+        found = {output: _float_result(name, output, before, stage, tolerance) for output in stage.outputs}
+        results += _state_joined(rules.graph, found)
     return results
+
+
+def _state_joined(graph: GraphSpec, found: Mapping[str, StageResult]) -> list[StageResult]:
+    """Verdicts in order; of state that passed only the worst, as a group of layers has dozens of such tensors."""
+    passed = [found[pair.output] for pair in graph.state if pair.output in found and found[pair.output].passed]
+    worst = max(passed, key=lambda row: row.gate.needed if row.gate else 0.0, default=None)
+    return [row for row in found.values() if row is worst or row not in passed]
 
 
 def _merger_results(stages: Sequence[Stage], inputs: Outputs, rules: Rules, exact: Collection[str]) -> ValidationReport:
