@@ -24,11 +24,10 @@ from sttm_export.language.positions import (
     next_position,
     prompt_positions,
 )
-from sttm_export.language.rotary import rotary_tables
+from sttm_export.language.rows import Floats, rows_through
 from sttm_export.runtime.merged import MergedTokens
 from sttm_export.runtime.session import Arrays, StatefulSession
 
-Floats = NDArray[np.float32]
 Merge = Callable[[Floats], MergedTokens]
 """Hidden states [T', N, C] at the input of the merge layer → merged tokens."""
 
@@ -170,24 +169,9 @@ class LanguageModel:
         return self._run(self._graphs.above, hidden, above, slots[1])
 
     def _run(self, sessions: Sequence[StatefulSession], hidden: Floats, positions: Ints, slot: int) -> Floats:
-        """Rows through groups of layers, in the largest chunks that the graphs take."""
         for session in sessions:
-            hidden = self._run_group(session, hidden, positions, slot)
+            hidden = rows_through(session, self._spec, hidden, positions, slot)
         return hidden
-
-    def _run_group(self, session: StatefulSession, hidden: Floats, positions: Ints, slot: int) -> Floats:
-        made, done, counts = np.empty_like(hidden), 0, session.graph.row_counts
-        while done < len(hidden):
-            left = len(hidden) - done
-            rows = 1 if left == 1 else counts[0]
-            used = slice(done, done + min(rows, left))
-            cos, sin = rotary_tables(self._spec, positions[:, used])
-            feed = {"hidden": hidden[used], "cos": cos, "sin": sin}
-            inputs: Arrays = {name: _padded(rows, array) for name, array in feed.items()}
-            inputs["slots"] = np.arange(slot + done, slot + done + rows, dtype=np.int32)
-            made[used] = session.run(inputs)["hidden_out"][: min(rows, left)]
-            done += rows
-        return made
 
     def _logits(self, hidden: Floats) -> Floats:
         return np.asarray(self._graphs.head.run({"hidden": hidden})["logits"][0], np.float32)
@@ -196,8 +180,3 @@ class LanguageModel:
 def greedy(logits: Floats) -> int:
     """The likeliest token."""
     return int(logits.argmax())
-
-
-def _padded(rows: int, array: Floats) -> Floats:
-    """Rows behind the end are zeros; nobody sees what becomes of them."""
-    return np.concatenate([array, np.zeros((rows - len(array), *array.shape[1:]), array.dtype)])

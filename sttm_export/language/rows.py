@@ -1,0 +1,45 @@
+"""Rows through one loaded group of decoder layers, in the calls that its graph takes."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sttm_export.contracts.decoder import DecoderSpec
+from sttm_export.language.positions import Ints
+from sttm_export.language.rotary import rotary_tables
+from sttm_export.runtime.session import Arrays, StatefulSession
+
+Floats = NDArray[np.float32]
+
+
+def rows_through(session: StatefulSession, spec: DecoderSpec, hidden: Floats, positions: Ints, slot: int) -> Floats:
+    """Run rows through a group of layers; their keys and values are in its state afterwards.
+
+    Args:
+        session: a loaded group.
+        spec: of the whole decoder.
+        hidden: [S, C] float32, the residual stream before the group; any number of rows.
+        positions: [P, S].
+        slot: where the first row goes in the buffers; the others follow.
+
+    Returns:
+        [S, C] float32, the residual stream behind the group.
+    """
+    made, done = np.empty_like(hidden), 0
+    while done < len(hidden):
+        left = len(hidden) - done
+        rows = 1 if left == 1 else session.graph.row_counts[0]
+        used = slice(done, done + min(rows, left))
+        cos, sin = rotary_tables(spec, positions[:, used])
+        feed = {"hidden": hidden[used], "cos": cos, "sin": sin}
+        inputs: Arrays = {name: _padded(rows, array) for name, array in feed.items()}
+        inputs["slots"] = np.arange(slot + done, slot + done + rows, dtype=np.int32)
+        made[used] = session.run(inputs)["hidden_out"][: min(rows, left)]
+        done += rows
+    return made
+
+
+def _padded(rows: int, array: Floats) -> Floats:
+    """Rows behind the end are zeros; nobody sees what becomes of them."""
+    return np.concatenate([array, np.zeros((rows - len(array), *array.shape[1:]), array.dtype)])
