@@ -193,11 +193,6 @@ class LanguageModel:
         return np.asarray(self._graphs.head.run({"hidden": hidden})["logits"][0], np.float32)
 
 
-def greedy(logits: Floats) -> int:
-    """The likeliest token."""
-    return int(logits.argmax())
-
-
 def _padded(rows: int, array: Floats) -> Floats:
     """Rows behind the end are zeros; nobody sees what becomes of them."""
     return np.concatenate([array, np.zeros((rows - len(array), *array.shape[1:]), array.dtype)])
