@@ -1,4 +1,4 @@
-"""The parts of a language model: they are what the recipe declares, agree with their references, and errors are named."""
+"""Parts of a language model: they are as the recipe declares and agree with their references; errors are named."""
 
 from dataclasses import replace
 from functools import partial
@@ -6,7 +6,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from helpers_language import tiny_decoder
+from helpers_language import tiny_decoder, tiny_prompt
 from helpers_networks import tiny_model, tiny_recipe
 
 from sttm_export.contracts.decoding import Decoding, largest_group, split_layers
@@ -15,6 +15,7 @@ from sttm_export.families.registry import load_model, parts_of
 from sttm_export.families.weights import open_weights
 from sttm_export.graphs.export import export_graph
 from sttm_export.language import decoder
+from sttm_export.language.checkpoint import group_shapes
 from sttm_export.runtime.ort_session import OrtSession
 from sttm_export.runtime.preprocess import pixel_values
 from sttm_export.validation.results import ValidationReport
@@ -26,7 +27,7 @@ LAYERS = 5
 
 def recipe_of(layer=2, precision="fp32", **changes):
     """An export of a tiny model with a decoder of five layers; two at most in a graph."""
-    model = replace(tiny_model(), decoder=tiny_decoder(layers=LAYERS, **changes))
+    model = replace(tiny_model(), decoder=tiny_decoder(layers=LAYERS, **changes), prompt=tiny_prompt())
     if model.decoder.mrope_section:
         model = replace(model, merging=replace(model.merging, positions="representative"))
     recipe = tiny_recipe(model, frames=4, precision=precision)
@@ -51,7 +52,7 @@ def run_parts(recipe, folder):
     return report, clip
 
 
-@pytest.mark.parametrize(("layer", "precision"), [(0, "fp16"), (1, "fp32"), (2, "fp16"), (3, "fp32"), (4, "fp32")])
+@pytest.mark.parametrize(("layer", "precision"), [(0, "fp16"), (3, "fp16"), (2, "fp32")])
 def test_every_part_agrees_with_its_reference(tmp_path, layer, precision):
     recipe = recipe_of(layer, precision)
     report, clip = run_parts(recipe, tmp_path)
@@ -86,21 +87,15 @@ def test_layers_are_cut_evenly():
     assert split_layers(0, 2, 7) == ((0, 2),)
 
 
-@pytest.mark.parametrize(("name", "precision", "layers"), [("llava-video-7b", "fp16", 7), ("llava-video-72b", "fp16", 2)])
-def test_groups_of_the_published_models_fit_into_memory(name, precision, layers):
-    assert largest_group(load_model(name).decoder, precision) == layers
+@pytest.mark.parametrize(("name", "layers"), [("llava-video-7b", 7), ("llava-video-72b", 2)])
+def test_groups_of_the_published_models_fit_into_memory(name, layers):
+    assert largest_group(load_model(name).decoder, "fp16") == layers
 
 
 def test_a_group_at_the_published_size_has_its_parameters():
     spec = load_model("llava-video-7b").decoder
-    made = sum(int(np.prod(shape)) for shape in decoder_shapes(spec).values())
+    made = sum(int(np.prod(shape)) for shape in group_shapes(spec, 0, 1).values())
     assert made == spec.layer_parameters == 233_057_792
-
-
-def decoder_shapes(spec):
-    from sttm_export.language.checkpoint import group_shapes
-
-    return group_shapes(spec, 0, 1)
 
 
 def shifted_angles(turned):

@@ -63,7 +63,7 @@ class ExportPlan:
 def default_output(
     model: ModelSpec, budget: float, frames: int, precision: str, decoding: Decoding | None = None
 ) -> Path:
-    """`llava-video-7b-t32-b0.5-fp16` in the working directory; `-l2` behind it where tokens merge at decoder layer 2."""
+    """`llava-video-7b-t32-b0.5-fp16` in the working directory; `-l2` behind it where tokens merge at layer 2."""
     layer = f"-l{decoding.merge_layer}" if decoding else ""
     return Path(f"{model.name}-t{frames}-b{budget:g}-{precision}{layer}")
 
