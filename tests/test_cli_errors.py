@@ -177,7 +177,7 @@ def test_a_broken_rule_is_refused(export, monkeypatch):
 
     rule = next(rule for rule in rule_table.rules().values() if rule.severity == "error")
     found = [rules.Finding(rule, "rtx", "node 'sort'", "")]
-    monkeypatch.setattr(rules, "check_structure", lambda _graph, _target: found)
+    monkeypatch.setattr(rules, "check_structures", lambda _graphs, _target: found)
     message = export()
     assert "Target rtx cannot build these graphs: vision_encoder.onnx: error" in message
     assert rule.id in message

@@ -214,7 +214,7 @@ def test_refusals(orin, small, capsys, options, target, message):
 def test_a_rule_that_is_broken_is_refused_before_anything_is_built(orin, small, monkeypatch, capsys):
     rule = next(rule for rule in rules().values() if rule.severity == "error")
     found = [Finding(rule, "jetson-orin-jp62", "node 'x'", "")]
-    monkeypatch.setattr("sttm_export.graphs.rules.check_rules", lambda path, target: found)
+    monkeypatch.setattr("sttm_export.graphs.rules.check_rules", lambda path, target, rows: found)
     assert build(small) == 2
     assert "cannot build vision_encoder.onnx: error" in capsys.readouterr().err
     assert "Builder.build_serialized_network" not in orin.log.names()

@@ -47,8 +47,10 @@ def language_parts(recipe: Recipe) -> tuple[tuple[Part, ...], tuple[Part, ...]]:
 
 def _group_part(recipe: Recipe, span: Span) -> Part:
     spec, rows = recipe.decoder, _Rows(recipe, span)
-    judge = Judge("floats", span[1] - span[0], spec.intermediate_size, FLOAT_OF[recipe.precision])
-    graph = JudgedGraph.of(recipe.group_graph(span), judge, span[1] - span[0])
+    layers = span[1] - span[0]
+    # A gate counts eight stored tensors a layer (`validation/gates.py`); attention and MLP have as many each.
+    judge = Judge("floats", 2 * layers, spec.intermediate_size, FLOAT_OF[recipe.precision])
+    graph = JudgedGraph.of(recipe.group_graph(span), judge, layers)
 
     def build(state: State) -> DecoderGroup:
         return build_module(lambda: DecoderGroup(spec, *span), module_state(state), recipe.precision)
@@ -62,7 +64,7 @@ def _group_part(recipe: Recipe, span: Span) -> Part:
         cases=rows.cases,
         forward=rows.forward,
         calls=rows.calls,
-        operations=2 * graph.row_counts[0] * spec.layer_parameters * (span[1] - span[0]),
+        operations=2 * graph.row_counts[0] * spec.layer_parameters * layers,
         activations=_activations(graph, spec.heads),
     )
 

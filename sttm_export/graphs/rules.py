@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,18 +28,29 @@ class Finding:
         return f"{rule.severity} {rule.id}: {self.where}{detail}: {rule.what}. Instead: {rule.instead}."
 
 
-def check_rules(onnx_path: Path, target: TargetSpec) -> list[Finding]:
-    """Apply every rule that speaks of the target; rules in the order of the table, places in the order of the graph.
+def structures_of(onnx_path: Path, row_counts: Sequence[int] = ()) -> list[Structure]:
+    """Load a graph as a builder sees it: with a free number of rows once for each profile, all shapes in numbers.
 
     Raises:
         UserError: the file is missing or is not an ONNX graph.
         GraphError: types or shapes in it contradict each other.
     """
-    return check_structure(load_structure(onnx_path), target)
+    return [load_structure(onnx_path, rows) for rows in row_counts or (0,)]
+
+
+def check_rules(onnx_path: Path, target: TargetSpec, row_counts: Sequence[int] = ()) -> list[Finding]:
+    """Apply every rule that speaks of the target; see `structures_of` for the arguments and what is raised."""
+    return check_structures(structures_of(onnx_path, row_counts), target)
+
+
+def check_structures(structures: Sequence[Structure], target: TargetSpec) -> list[Finding]:
+    """The same for a graph that is loaded already; what is found in every profile is told once."""
+    found = (finding for structure in structures for finding in check_structure(structure, target))
+    return list({str(finding): finding for finding in found}.values())
 
 
 def check_structure(structure: Structure, target: TargetSpec) -> list[Finding]:
-    """The same for a graph that is loaded already, to be held against several targets."""
+    """Rules in the order of the table, places in the order of the graph."""
     found: list[Finding] = []
     for rule in rules().values():
         if rule.applies_to(target):

@@ -7,7 +7,7 @@ show again in the next.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import cast
 
@@ -100,9 +100,20 @@ def _float_results(stages: Sequence[Stage], rules: Rules) -> list[StageResult]:
     results = _nonfinite_first(stages[0], name)
     for before, stage in pairwise(stages):
         tolerance = _between(before, stage, judge.layers, judge.longest_sum)
-        found = {output: _float_result(name, output, before, stage, tolerance) for output in stage.outputs}
+        pair = _by_slot(rules.graph, before), _by_slot(rules.graph, stage)
+        found = {output: _float_result(name, output, *pair, tolerance) for output in stage.outputs}
         results += _state_joined(rules.graph, found)
     return results
+
+
+def _by_slot(graph: GraphSpec, stage: Stage) -> Stage:
+    """With the heads of a slot side by side, [G, M, D] → [M, G·D]: that is the row which a layer makes of a token."""
+    kept = {pair.output for pair in graph.state}
+    outputs = {
+        name: array.swapaxes(0, 1).reshape(array.shape[1], -1) if name in kept and array.ndim > 1 else array
+        for name, array in stage.outputs.items()
+    }
+    return replace(stage, outputs=outputs)
 
 
 def _state_joined(graph: GraphSpec, found: Mapping[str, StageResult]) -> list[StageResult]:

@@ -115,9 +115,11 @@ def _check_rules(bundle: Bundle, target: TargetSpec) -> None:
     from sttm_export.graphs.rules import check_rules
     from sttm_export.graphs.structure import external_files
 
-    for graph in graphs_of(bundle):
-        for name in external_files(graph):
-            check_links(bundle.path, check_component(name, graph.name), graph.name)
-        broken = [finding for finding in check_rules(graph, target) if finding.rule.severity == "error"]
+    for graph in bundle.manifest.graphs:
+        path = bundle.onnx_path(graph.name)
+        for name in external_files(path):
+            check_links(bundle.path, check_component(name, path.name), path.name)
+        findings = check_rules(path, target, graph.row_counts)
+        broken = [finding for finding in findings if finding.rule.severity == "error"]
         if broken:
-            raise UserError(f"Target {target.name} cannot build {graph.name}: {broken[0]} ({len(broken)} in all).")
+            raise UserError(f"Target {target.name} cannot build {path.name}: {broken[0]} ({len(broken)} in all).")

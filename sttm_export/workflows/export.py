@@ -119,7 +119,7 @@ def _make_graphs(plan: ExportPlan, partial: Path, steps: Steps) -> _Made:
             made.digests += [graph.weights_sha256] if state else []
             path = _export_graph(part, state, plan, partial, advance)
             made.graphs.append(graph)
-            for target, rows in _check_targets(path, plan).items():
+            for target, rows in _check_targets(path, graph, plan).items():
                 made.findings.setdefault(target, []).extend(rows)
         if scene is None:
             continue
@@ -178,25 +178,24 @@ def _draw(path: Path, scene: Scene, merged: MergedTokens, model: ModelSpec) -> N
     draw_tokens(scene.frames[::step], merged, model.grid, path, timestamps=scene.timestamps[::step], title=title)
 
 
-def _check_targets(graph: Path, plan: ExportPlan) -> dict[str, list[dict[str, str]]]:
+def _check_targets(path: Path, graph: GraphSpec, plan: ExportPlan) -> dict[str, list[dict[str, str]]]:
     """Findings of the rules for every target there is: the device kit in a bundle may be run for any of them.
 
     Raises:
         UserError: a rule of severity error is broken for a target that was asked for.
     """
-    from sttm_export.graphs.rules import check_structure
-    from sttm_export.graphs.structure import load_structure
+    from sttm_export.graphs.rules import check_structures, structures_of
 
-    structure = load_structure(graph)
+    structures = structures_of(path, graph.row_counts)
     findings: dict[str, list[dict[str, str]]] = {}
     for target in targets().values():
         findings[target.name] = [
-            {"graph": graph.name, "severity": row.rule.severity, "finding": str(row)}
-            for row in check_structure(structure, target)
+            {"graph": path.name, "severity": row.rule.severity, "finding": str(row)}
+            for row in check_structures(structures, target)
         ]
         broken = [row for row in findings[target.name] if row["severity"] == "error"]
         if broken and target in plan.targets:
-            first = f"{graph.name}: {broken[0]['finding']}"
+            first = f"{path.name}: {broken[0]['finding']}"
             raise UserError(f"Target {target.name} cannot build these graphs: {first} ({len(broken)} in all).")
     return findings
 
