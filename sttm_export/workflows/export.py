@@ -167,7 +167,7 @@ def _partial_writer(partial: Path, graph: JudgedGraph) -> PackFixture:
         with np.errstate(over="ignore"):
             # What float16 cannot hold becomes an infinity, which is found when the fixture is used.
             stored = {row.name: outputs[row.name].astype(row.dtype) for row in graph.outputs}
-        write_fixture(path, graph, case.inputs, stored, packed=case.key != CLIP)
+        write_fixture(path, graph, case.inputs, stored, packed=case.key != CLIP or bool(graph.state))
 
     return write
 
