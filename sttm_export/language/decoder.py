@@ -11,6 +11,9 @@ reaches 10^4 in some channels, where float16 has steps of 8.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -35,40 +38,42 @@ class RMSNorm(nn.Module):
 class Attention(nn.Module):
     """Grouped-query attention of S new rows over a buffer of M slots.
 
-    Query heads of a group are folded into rows, so that keys and values are never repeated in memory.
+    Query heads of a group are folded into rows, so that keys and values are never repeated in memory. Scores have four
+    dimensions and go from one product to the other without a reshape: only so does TensorRT-RTX 1.7 fuse them.
     """
 
     def __init__(self, spec: DecoderSpec) -> None:
         super().__init__()
         width, inner = spec.hidden_size, spec.kv_heads * spec.head_dim
         self.groups, self.shared, self.head_dim = spec.kv_heads, spec.queries_per_key, spec.head_dim
-        self.q_proj = nn.Linear(width, width)
-        self.k_proj = nn.Linear(width, inner)
-        self.v_proj = nn.Linear(width, inner)
+        # One product, so that an engine with a profile for chunks and one for tokens stores its weights once; the bias
+        # stands apart, because a float32 product with a bias inside is taken for one with float32 weights.
+        self.qkv_proj = nn.Linear(width, width + 2 * inner, bias=False)
+        self.qkv_bias = nn.Parameter(torch.zeros(width + 2 * inner))
         self.o_proj = nn.Linear(width, width, bias=False)
+        _take_joined(self, "qkv_proj.weight", [f"{kind}_proj.weight" for kind in "qkv"])
+        _take_joined(self, "qkv_bias", [f"{kind}_proj.bias" for kind in "qkv"])
 
     def forward(
         self, x: Tensor, cos: Tensor, sin: Tensor, slots: Tensor, keys: Tensor, values: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Map rows [S, C] and buffers [G, M, D] to rows [S, C] and the buffers with those rows written."""
-        groups, shared, width, slots_there = self.groups, self.shared, self.head_dim, keys.shape[1]
+        groups, shared, width = self.groups, self.shared, self.head_dim
         # S is free in the graph; every reshape leaves it to -1.
-        query = _turned(self.q_proj(x).reshape(-1, groups * shared, width), cos, sin)
-        key = _turned(self.k_proj(x).reshape(-1, groups, width), cos, sin)
-        value = self.v_proj(x).reshape(-1, groups, width)
-        places = torch.arange(slots_there, dtype=torch.int32)
+        heads = (self.qkv_proj(x).float() + self.qkv_bias.float()).reshape(-1, groups * (shared + 2), width)
+        turned = _turned(heads[:, : groups * (shared + 1)], cos, sin)
+        # The scale goes to the query, in float32: float16 scores would overflow, and 1/sqrt(D) is no float16 number.
+        query = (turned[:, : groups * shared] * width**-0.5).to(x.dtype)
+        key, value = turned[:, groups * shared :].to(x.dtype), heads[:, groups * (shared + 1) :].to(x.dtype)
+        places = torch.arange(keys.shape[1], dtype=torch.int32)
         keys = _written(keys, key.transpose(0, 1), places, slots)
         values = _written(values, value.transpose(0, 1), places, slots)
-        # [S, G, R, D] → [G, S·R, D]: one product a group. The scale goes to the query, in float32: float16 scores would
-        # overflow, and 1/sqrt(D) is no float16 number.
-        query = (query.float() * width**-0.5).to(x.dtype)
-        query = query.reshape(-1, groups, shared, width).transpose(0, 1).reshape(groups, -1, width)
-        scores = torch.matmul(query, keys.transpose(1, 2)).float().reshape(groups, -1, shared, slots_there)
-        seen = places <= slots.unsqueeze(1)  # [S, M]
-        scores = torch.where(seen.unsqueeze(1), scores, torch.full((), -1e9))
-        weights = torch.softmax(scores, dim=-1).to(x.dtype).reshape(groups, -1, slots_there)
-        mixed = torch.matmul(weights, values).reshape(groups, -1, shared * width)
-        return self.o_proj(mixed.transpose(0, 1).reshape(-1, groups * shared * width)), keys, values
+        # [S, G·R, D] → [1, G, S·R, D]: one product a group.
+        query = query.reshape(-1, groups, shared, width).transpose(0, 1).reshape(1, groups, -1, width)
+        scores = torch.matmul(query, keys.transpose(1, 2).unsqueeze(0)).float() + _unseen(slots, shared, places)
+        mixed = torch.matmul(torch.softmax(scores, dim=-1).to(x.dtype), values.unsqueeze(0))
+        mixed = mixed.reshape(groups, -1, shared * width).transpose(0, 1)
+        return self.o_proj(mixed.reshape(-1, groups * shared * width)), keys, values
 
 
 class MLP(nn.Module):
@@ -76,18 +81,19 @@ class MLP(nn.Module):
 
     def __init__(self, spec: DecoderSpec) -> None:
         super().__init__()
-        self.gate_proj = nn.Linear(spec.hidden_size, spec.intermediate_size, bias=False)
-        self.up_proj = nn.Linear(spec.hidden_size, spec.intermediate_size, bias=False)
+        # One product, and float32 before it is parted: else an engine with two profiles stores its weights twice.
+        self.gate_up_proj = nn.Linear(spec.hidden_size, 2 * spec.intermediate_size, bias=False)
         self.down_proj = nn.Linear(spec.intermediate_size, spec.hidden_size, bias=False)
+        _take_joined(self, "gate_up_proj.weight", ["gate_proj.weight", "up_proj.weight"])
 
     def forward(self, x: Tensor) -> Tensor:
         """Map [S, C] to [S, C]."""
-        active = F.silu(self.gate_proj(x).float()).to(x.dtype)
-        return self.down_proj(active * self.up_proj(x))  # type: ignore[no-any-return]
+        gate, up = self.gate_up_proj(x).float().chunk(2, dim=-1)
+        return self.down_proj((F.silu(gate) * up).to(x.dtype))  # type: ignore[no-any-return]
 
 
 class DecoderLayer(nn.Module):
-    """One pre-norm layer; names of parameters are the published ones."""
+    """One pre-norm layer; it loads parameters under their published names."""
 
     def __init__(self, spec: DecoderSpec) -> None:
         super().__init__()
@@ -151,12 +157,27 @@ class Head(nn.Module):
         return self.head(self.norm(hidden)).float()  # type: ignore[no-any-return]
 
 
+def _take_joined(module: nn.Module, name: str, parts: Sequence[str]) -> None:
+    """Let `load_state_dict` make one parameter of several published ones, their rows one below the other."""
+
+    def join(_: nn.Module, state: dict[str, Tensor], prefix: str, *_unused: Any) -> None:
+        published = [prefix + part for part in parts]
+        if all(part in state for part in published):
+            state[prefix + name] = torch.cat([state.pop(part) for part in published])
+
+    module.register_load_state_dict_pre_hook(join)
+
+
 def _turned(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Turn pairs of channels (i, i + D/2) of [S, heads, D] by the angle of each row."""
-    wide = x.float()
-    first, second = wide.chunk(2, dim=-1)
-    turned = wide * cos.unsqueeze(1) + torch.cat([-second, first], dim=-1) * sin.unsqueeze(1)
-    return turned.to(x.dtype)
+    """Turn pairs of channels (i, i + D/2) of [S, heads, D] float32 by the angle of each row."""
+    first, second = x.chunk(2, dim=-1)
+    return x * cos.unsqueeze(1) + torch.cat([-second, first], dim=-1) * sin.unsqueeze(1)
+
+
+def _unseen(slots: Tensor, shared: int, places: Tensor) -> Tensor:
+    """[S·R, M] float32 to be added to scores: 0 where a row sees a slot, elsewhere so little that softmax gives 0."""
+    rows = slots.unsqueeze(1).expand(-1, shared).reshape(-1, 1)
+    return torch.where(places <= rows, torch.full((), 0.0), torch.full((), -1e9))
 
 
 def _written(buffer: Tensor, rows: Tensor, places: Tensor, slots: Tensor) -> Tensor:
