@@ -9,6 +9,7 @@ import torch
 
 from sttm_export.contracts.decoder import DecoderSpec
 from sttm_export.contracts.merge import MergeSpec
+from sttm_export.contracts.prompt import PromptSpec
 from sttm_export.language.checkpoint import parameter_shapes, prefixes
 from sttm_export.language.positions import Prompt
 from sttm_export.language.reference import Merging
@@ -28,6 +29,17 @@ def tiny_decoder(**changes):
     """Three layers of 48 channels."""
     sizes = {"layers": 3, "heads": 4, "kv_heads": 2, "head_dim": 12, "intermediate_size": 64, "vocabulary": 80}
     return DecoderSpec(**sizes | {"rope_theta": 1e6, "rms_norm_eps": 1e-6} | changes)
+
+
+def tiny_prompt(**changes):
+    """A prompt of Qwen2's kind, with everything that one may hold."""
+    texts = {
+        "before": "<|im_start|>user\n",
+        "behind": "\n{seconds} s, {frames} frames: {times}.\n",
+        "after": "<|im_end|>\n<|im_start|>assistant\n",
+        "stop": ("<|im_end|>", "<|endoftext|>"),
+    }
+    return PromptSpec(**texts | changes)
 
 
 @dataclass(frozen=True)

@@ -90,6 +90,8 @@ def write_tiny_model_toml(path: Path, model: ModelSpec | None = None) -> Path:
         lines += [f"[architecture.{key}]", *_rows(values)]
     if model.decoder:
         lines += ["[decoder]", *_rows(vars(model.decoder))]
+    if model.prompt:
+        lines += ["[prompt]", *_rows(vars(model.prompt))]
     merging = dict(vars(model.merging))
     thresholds = merging.pop("thresholds")
     lines += ["[merging]", *_rows(merging)]

@@ -57,7 +57,17 @@ ROOMS["cli"] = set(ROOMS)
 ROOMS["__main__"] = {"cli"}
 
 HEAVY = {
-    *("torch", "transformers", "safetensors", "huggingface_hub", "onnx", "onnx_ir", "onnxscript", "onnxruntime"),
+    *(
+        "torch",
+        "transformers",
+        "tokenizers",
+        "safetensors",
+        "huggingface_hub",
+        "onnx",
+        "onnx_ir",
+        "onnxscript",
+        "onnxruntime",
+    ),
     *("tensorrt", "tensorrt_rtx", "tensorrt_rtx_bindings", "polygraphy", "av", "PIL", "jinja2", "rich", "numpy"),
 }
 # Third-party packages each room may import, inside functions too.
@@ -68,9 +78,9 @@ ALLOWED = {
     "files": set(),
     "contracts": set(),
     "merging": {"torch", "numpy"},
-    "language": {"torch", "numpy", "transformers"},
+    "language": {"torch", "numpy", "transformers", "tokenizers"},
     "families": {"torch", "numpy", "transformers"},
-    "weights": {"torch", "numpy", "safetensors", "huggingface_hub"},
+    "weights": {"torch", "numpy", "safetensors", "huggingface_hub", "transformers", "tokenizers"},
     "graphs": {"torch", "numpy", "onnx", "onnx_ir"},
     "bundle": set(),
     "engines": set(),
@@ -182,10 +192,22 @@ def test_help_imports_nothing_heavy(verb):
         ("validation.stages", "judge_stages"),
         ("families.registry", "load_model"),
         ("bundle.opened", "open_bundle"),
+        ("language.tokenizer", "read_tokenizer"),
+        ("language.prompt", "question_ids"),
+        ("language.choose", "Sampler"),
+        ("language.model", "LanguageModel"),
     ],
 )
 def test_what_a_device_uses_needs_no_torch(module, name):
     result = run_lean(module, name, "", HEAVY - {"numpy"})
+    assert result.returncode == 0, result.stderr
+
+
+def test_a_tokenizer_is_read_without_transformers():
+    """Nor torch: an answer is made on devices."""
+    call = "data = __import__('sttm_export.weights.stand_in_tokenizer', fromlist=['x']).stand_in_tokenizer(300)\n"
+    call += "assert load_tokenizer(data, 'made', 'again', 300).get_vocab_size() == 300"
+    result = run_lean("weights.tokenizer_file", "load_tokenizer", call, HEAVY - {"numpy", "tokenizers"})
     assert result.returncode == 0, result.stderr
 
 

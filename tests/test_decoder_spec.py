@@ -3,13 +3,13 @@
 from dataclasses import replace
 
 import pytest
-from helpers_language import tiny_decoder
+from helpers_language import tiny_decoder, tiny_prompt
 from helpers_networks import tiny_model, write_tiny_model_toml
 
 from sttm_export.errors import UserError
 from sttm_export.families.registry import load_model
 
-MODEL = replace(tiny_model(), decoder=tiny_decoder())
+MODEL = replace(tiny_model(), decoder=tiny_decoder(), prompt=tiny_prompt())
 
 
 def refused(path):

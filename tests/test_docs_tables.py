@@ -16,6 +16,7 @@ from sttm_export.graphs.export import OPSET, export_graph
 from sttm_export.graphs.rule_table import rules
 from sttm_export.graphs.rules import check_rules
 from sttm_export.merging.static import TokenMerger
+from sttm_export.weights.stand_in_tokenizer import stand_in_tokenizer
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 MODELS = (DOCS / "models.md").read_text(encoding="utf-8")
@@ -52,6 +53,20 @@ def test_table_of_decoders(name):
         f"{decoder.rms_norm_eps:g}",
         ", ".join(map(str, decoder.mrope_section)),
     ]
+
+
+def test_prompts():
+    """What the section says of each model's text, and the section's limit of a stand-in."""
+    text = " ".join(MODELS.split("## 6. ")[1].split())
+    prompts = {name: load_model(name).prompt for name in model_names()}
+    for prompt in prompts.values():
+        assert prompt.before.removeprefix("<|im_start|>system\n").split("<|im_end|>")[0] in text
+        assert " or ".join(f"`{token}`" for token in prompt.stop) in text
+    assert f'"{prompts["llava-video-7b"].behind.strip()}"' in text
+    assert prompts["llava-onevision-7b"].behind == "\n"
+    assert f"in Qwen2-VL `{prompts['qwen2-vl-7b'].behind}`, and `{prompts['qwen2-vl-7b'].before[-16:]}`" in text
+    assert "needs 261 ids" in text
+    stand_in_tokenizer(261)
 
 
 def test_facts_of_the_tower():

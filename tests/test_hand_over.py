@@ -22,7 +22,7 @@ from transformers import (
 )
 
 from sttm_export.errors import UserError
-from sttm_export.language.prompt import llava_video_prompt, splice, spliced_positions
+from sttm_export.language.prompt import splice, spliced_positions
 from sttm_export.language.reference import ReferenceDecoder
 from sttm_export.runtime.merged import MergedTokens, write_npz
 from sttm_export.runtime.sample_clips import find_sample_clip
@@ -155,19 +155,6 @@ def test_a_prompt_that_cannot_be_spliced(llava):
         spliced_positions([VIDEO], VIDEO, boxes, (7, 14, 14), "reassigned")
     with pytest.raises(UserError, match="no policy 'kept' of positions; give one of reassigned, representative"):
         spliced_positions([VIDEO], VIDEO, boxes, (8, 14, 14), "kept")
-
-
-def test_prompt_of_the_published_runs():
-    assert llava_video_prompt("Who sings?", [0, 1.004], 2) == (
-        "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n<image>\n"
-        "The video lasts for 2.00 seconds, and 2 frames are uniformly sampled from it. "
-        "These frames are located at 0.00s,1.00s. Please answer the following questions related to this video.\n"
-        "Who sings?<|im_end|>\n<|im_start|>assistant\n"
-    )
-    with pytest.raises(UserError, match="names the frames' times and there are none"):
-        llava_video_prompt("Who sings?", [], 2)
-    with pytest.raises(UserError, match="The question holds <image>"):
-        llava_video_prompt("<image> Who?", [0], 2)
 
 
 def write_checkpoint(case, folder):

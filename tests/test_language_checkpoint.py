@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from helpers_language import tiny_decoder
+from helpers_language import tiny_decoder, tiny_prompt
 from helpers_networks import TOWER_ID, encoder_shapes, record_reads, tiny_model
 from helpers_qwen2_vl import model_of, tiny_qwen
 from safetensors.torch import load_file, save_file
@@ -34,8 +34,8 @@ TOLERANCE = 1e-5
 
 SPECS = {"llava": tiny_decoder(), "qwen2-vl": tiny_decoder(mrope_section=(1, 2, 3))}
 MODELS = {
-    "llava": replace(tiny_model(), decoder=SPECS["llava"]),
-    "qwen2-vl": replace(model_of(tiny_qwen()), decoder=SPECS["qwen2-vl"]),
+    "llava": replace(tiny_model(), decoder=SPECS["llava"], prompt=tiny_prompt()),
+    "qwen2-vl": replace(model_of(tiny_qwen()), decoder=SPECS["qwen2-vl"], prompt=tiny_prompt()),
 }
 # Layout → family, and beginnings of transformers' own names → those of the layout.
 _HF = {"model.language_model.": "language_model.model.", "lm_head.": "language_model.lm_head."}

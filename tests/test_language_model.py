@@ -12,8 +12,9 @@ from sttm_export.contracts.graph import token_merger_graph
 from sttm_export.errors import UserError
 from sttm_export.graphs.export import export_graph
 from sttm_export.language.checkpoint import group_shapes, head_shapes, module_state
+from sttm_export.language.choose import greedy
 from sttm_export.language.decoder import DecoderGroup, Head
-from sttm_export.language.model import Graphs, LanguageModel, greedy
+from sttm_export.language.model import Graphs, LanguageModel
 from sttm_export.merging.static import TokenMerger
 from sttm_export.runtime.ort_session import OrtSession
 from sttm_export.runtime.pipeline import merge_features

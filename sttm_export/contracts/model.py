@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 from sttm_export.contracts.decoder import DecoderSpec
+from sttm_export.contracts.prompt import PromptSpec
 from sttm_export.contracts.records import Cosine, Range, Share, Size
 
 MAX_FPS = 1000.0
@@ -85,6 +86,7 @@ class ModelSpec:
     merging: MergingDefaults
     frames_per_step: Annotated[int, Range(1, 64)] = 1  # frames that become one H×W grid of tokens
     decoder: DecoderSpec | None = None  # the language model; None where only the vision encoder is known
+    prompt: PromptSpec | None = None  # what stands around a video and a question; with a decoder, and only with one
 
     @property
     def step(self) -> str:
@@ -103,6 +105,10 @@ def inconsistencies(spec: ModelSpec) -> list[str]:
     checks = [
         (plain, f"name must be letters, digits, '.', '_' and '-', at most 100, got {spec.name[:120]!r}"),
         (bool(spec.merging.thresholds), "'merging.thresholds' needs at least one table"),
+        (
+            (spec.decoder is None) == (spec.prompt is None),
+            "decoder and prompt belong together, and one of them is missing",
+        ),
     ]
     if decoder := spec.decoder:
         merging = spec.merging

@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
+from sttm_export.contracts.decoder import DecoderSpec
 from sttm_export.contracts.model import ModelSpec
+from sttm_export.contracts.prompt import PromptSpec
 from sttm_export.contracts.weights import WeightSource
 from sttm_export.errors import UserError
 from sttm_export.families.registry import family_of
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class Weights(Protocol):
-    """Parameters that are read part by part."""
+    """Parameters that are read part by part, and what turns text into ids for them."""
 
     @property
     def source(self) -> WeightSource:
@@ -29,6 +31,10 @@ class Weights(Protocol):
 
     def read(self, shapes: Mapping[str, Shape]) -> dict[str, Tensor]:
         """Return these parameters by canonical name, in their order."""
+        ...
+
+    def tokenizer(self, spec: DecoderSpec, prompt: PromptSpec) -> bytes:
+        """Return a `tokenizer.json` for a decoder, which has all tokens of the prompt."""
         ...
 
 

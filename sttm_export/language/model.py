@@ -178,8 +178,3 @@ class LanguageModel:
 
     def _logits(self, hidden: Floats) -> Floats:
         return np.asarray(self._graphs.head.run({"hidden": hidden})["logits"][0], np.float32)
-
-
-def greedy(logits: Floats) -> int:
-    """The likeliest token."""
-    return int(logits.argmax())

@@ -1,10 +1,11 @@
-"""Prompts with merged tokens in them, for runtimes that take input embeddings (docs/hand-over.md).
+"""Prompts: their text and ids, and merged tokens in them for runtimes that take input embeddings (docs/hand-over.md).
 
 The video merges before the first layer here, so the whole language model sees the merged prompt and no other.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import get_args
@@ -12,6 +13,7 @@ from typing import get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from sttm_export.contracts.prompt import PLACEHOLDERS, SPECIAL, PromptSpec
 from sttm_export.errors import UserError
 from sttm_export.language.positions import (
     Ints,
@@ -22,9 +24,7 @@ from sttm_export.language.positions import (
     next_position,
     prompt_positions,
 )
-
-IMAGE = "<image>"
-"""Where the video stands in the text of a prompt."""
+from sttm_export.language.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True)
@@ -94,29 +94,70 @@ def spliced_positions(
     return SplicedPositions(merged_positions(whole, prompt, cells_of(boxes, prompt), policy), next_position(whole))
 
 
-def llava_video_prompt(question: str, timestamps: Sequence[float], duration: float) -> str:
-    """Return the prompt of the published LLaVA-Video runs, with `<image>` where the video goes.
+def video_texts(prompt: PromptSpec, timestamps: Sequence[float], duration: float) -> tuple[str, str]:
+    """Return the text before a video and the text right behind it.
 
     Args:
-        question: of the user.
+        prompt: of the model.
         timestamps: [T'] seconds, of the frames.
         duration: seconds that the video lasts.
 
     Raises:
-        UserError: no frames, or a question with `<image>` in it.
+        UserError: no frames, where the text tells of them.
     """
-    if len(timestamps) == 0:
+    told = any(name in prompt.behind for name in PLACEHOLDERS)
+    if told and len(timestamps) == 0:
         raise UserError("The prompt names the frames' times and there are none; give `timestamps` of the clip.")
-    if IMAGE in question:
-        raise UserError(f"The question holds {IMAGE}, which marks the place of the video; take it out.")
-    times = ",".join(f"{float(time):.2f}s" for time in timestamps)
-    return (
-        "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"
-        f"<|im_start|>user\n{IMAGE}\n"
-        f"The video lasts for {float(duration):.2f} seconds, and {len(timestamps)} frames are uniformly sampled from "
-        f"it. These frames are located at {times}. Please answer the following questions related to this video.\n"
-        f"{question}<|im_end|>\n<|im_start|>assistant\n"
-    )
+    values = {
+        "{seconds}": f"{float(duration):.2f}",
+        "{frames}": str(len(timestamps)),
+        "{times}": ",".join(f"{float(time):.2f}s" for time in timestamps),
+    }
+    # Three names are replaced and nothing is evaluated: model files come from anybody.
+    return prompt.before, re.sub("|".join(map(re.escape, PLACEHOLDERS)), lambda found: values[found[0]], prompt.behind)
+
+
+def question_text(question: str) -> str:
+    """Return a question as it stands in a prompt: without whitespace around it.
+
+    Published questions have none, and a newline at the edge would melt into tokens of the text beside it.
+
+    Raises:
+        UserError: nothing in it, or no Unicode text.
+    """
+    try:
+        question.encode()
+    except UnicodeEncodeError as error:  # bytes of a terminal that is not set to UTF-8
+        raise UserError("The question is no valid UTF-8 text; check the terminal's or the file's encoding.") from error
+    if not (stripped := question.strip()):
+        raise UserError("The question is empty; ask something.")
+    return stripped
+
+
+def video_ids(
+    tokenizer: Tokenizer, prompt: PromptSpec, timestamps: Sequence[float], duration: float
+) -> tuple[list[int], list[int]]:
+    """Return the ids before a video and right behind it; arguments as for `video_texts`.
+
+    They do not depend on the question: `behind` ends with a newline or a special token (`PromptSpec`), a question
+    begins with no whitespace, and between the two Qwen2's rules always part tokens.
+    """
+    before, behind = video_texts(prompt, timestamps, duration)
+    return tokenizer.encode(before, special=True), tokenizer.encode(behind, special=True)
+
+
+def question_ids(tokenizer: Tokenizer, prompt: PromptSpec, question: str) -> list[int]:
+    """Return the ids of a question and of all text up to the answer.
+
+    Names of special tokens in a question are spelled out, not refused: a user may ask what they mean, and spelled out
+    they end no turn and begin none. Text of the prompt up to its first special token is read in one with the question,
+    so that the tokens are those of the joined text.
+    """
+    asked = question_text(question)
+    found = SPECIAL.search(prompt.after)
+    plain = found.start() if found else len(prompt.after)
+    ids = tokenizer.encode(asked + prompt.after[:plain], special=False)
+    return ids + tokenizer.encode(prompt.after[plain:], special=True)
 
 
 def _split(ids: Sequence[int], placeholder: int) -> tuple[int, list[int], list[int]]:

@@ -10,9 +10,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from sttm_export.contracts.decoder import DecoderSpec
 from sttm_export.contracts.model import counted
+from sttm_export.contracts.prompt import PromptSpec
 from sttm_export.contracts.weights import WeightSource
 from sttm_export.errors import UserError
+from sttm_export.weights.checkpoint_tokenizer import checkpoint_tokenizer
 from sttm_export.weights.files import CheckpointFiles, LocalFiles
 from sttm_export.weights.layout import CheckpointForm, Closed, Layout, Shape, check_config, detect_layout
 from sttm_export.weights.sources import resolve_checkpoint
@@ -109,6 +112,14 @@ class Checkpoint:
         found = self._beside.read(beside) if self._beside and beside else {}
         found |= self._main.read({name: shape for name, shape in shapes.items() if name not in beside})
         return {name: found[name] for name in shapes}
+
+    def tokenizer(self, spec: DecoderSpec, prompt: PromptSpec) -> bytes:
+        """Return its tokenizer as a `tokenizer.json`.
+
+        Raises:
+            UserError: none there, damaged, or of another model.
+        """
+        return checkpoint_tokenizer(self._main.files, spec, prompt)
 
     def _parts_apart(self, shapes: Mapping[str, Shape]) -> dict[str, Shape]:
         prefix = self._apart.prefix if self._apart else None

@@ -17,9 +17,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sttm_export.contracts.decoder import DecoderSpec
+from sttm_export.contracts.prompt import PromptSpec
 from sttm_export.contracts.weights import WeightSource
 from sttm_export.errors import UserError
 from sttm_export.weights.layout import Shape
+from sttm_export.weights.stand_in_tokenizer import stand_in_tokenizer
 
 Distribution = Callable[[str, Shape], tuple[float, float]]
 _LARGEST_SEED = 2**63 - 1
@@ -42,6 +45,10 @@ class RandomWeights:
     def read(self, shapes: Mapping[str, Shape]) -> dict[str, Tensor]:
         """Return these parameters by canonical name, in their order."""
         return {name: self._tensor(name, shape) for name, shape in shapes.items()}
+
+    def tokenizer(self, spec: DecoderSpec, prompt: PromptSpec) -> bytes:
+        """Return a `tokenizer.json` that fits them: the same for every seed."""
+        return stand_in_tokenizer(spec.vocabulary, prompt.tokens)
 
     def _tensor(self, name: str, shape: Shape) -> Tensor:
         centre, deviation = self._distribution(name, shape)
