@@ -317,7 +317,9 @@ def test_features_that_are_not_finite_are_reported(tiny_bundle):
     session, packed = OrtSession(bundle.onnx_path(TOKEN_MERGER), graph), []
     rules = bundle.rules(TOKEN_MERGER)
     pack = lambda case, _: packed.append(case)  # noqa: E731
-    report, made = examine(part, {}, session, rules, {"features": features}, lambda *_: None, name="a", pack=pack)
+    report, made = examine(
+        part, {}, lambda: session, rules, {"features": features}, lambda *_: None, name="a", pack=pack
+    )
     assert any("hold 1 NaN/Inf in frames 2" in finding for finding in report.findings)
     assert MergedTokens.from_outputs(made, len(features), bundle.merge).num_tokens <= bundle.merge.max_tokens
     assert not packed

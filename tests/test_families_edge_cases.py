@@ -155,7 +155,7 @@ def examined(part, state, path, merge, clip, name):
     session, keys = OrtSession(path, part.graph), []
     rules = Rules(part.graph, merge, "fp32")
     pack = lambda case, _: keys.append(case.key)  # noqa: E731
-    report, _ = examine_part(part, state, session, rules, clip, lambda *_: None, name=name, pack=pack)
+    report, _ = examine_part(part, dict(state), lambda: session, rules, clip, lambda *_: None, name=name, pack=pack)
     return report, keys
 
 

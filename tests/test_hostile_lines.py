@@ -198,7 +198,7 @@ def test_memory_is_estimated_before_work(place, capsys):
     assert "GiB of memory and" in said or "The bundle needs about" in said
     from sttm_export.cli import build_parser
     from sttm_export.commands.export import make_plan
-    from sttm_export.workflows.plan import estimate_memory
+    from sttm_export.workflows.estimate import estimate_memory
 
     def plan(*extra):
         return make_plan(build_parser().parse_args(["export", *EXPORT, "--model", "llava-video-7b", *extra]))

@@ -41,7 +41,7 @@ def examined(encoder, frames):
     counting, told = Counting(session), []
     clip = {"pixel_values": pixel_values(synthetic_scene(frames).frames, MODEL.pixels)}
     rules = Rules(part.graph, None, "fp32")
-    report, made = examine(part, state, counting, rules, clip, lambda *row: told.append(row))
+    report, made = examine(part, dict(state), lambda: counting, rules, clip, lambda *row: told.append(row))
     report.raise_on_miss()
     return counting, clip, made["features"], told
 
@@ -86,6 +86,6 @@ def test_a_part_without_weights_gives_no_fraction(tmp_path):
     features = np.random.default_rng(0).standard_normal((4, 36, 16)).astype(np.float32)
     told, counting = [], Counting(OrtSession(path, part.graph))
     rules = Rules(part.graph, merge, "fp32")
-    examine(part, {}, counting, rules, {"features": features}, lambda *row: told.append(row))
+    examine(part, {}, lambda: counting, rules, {"features": features}, lambda *row: told.append(row))
     assert {fraction for _, fraction in told} == {None}
     assert len(counting.seen) == 5, "clip, part of it, across frames, two edge clips; the clip is not run again"

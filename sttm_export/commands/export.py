@@ -10,9 +10,14 @@ from sttm_export.commands.values import path_value, text_value
 from sttm_export.errors import UserError
 
 if TYPE_CHECKING:
+    from sttm_export.contracts.decoding import Decoding
     from sttm_export.contracts.model import ModelSpec
 
-HELP = "Export vision encoder and token merger, build engines, validate, and write a bundle."
+CHUNK = 256
+"""Rows a call: enough for a processor to be busy, few enough for scores that fit beside the weights."""
+TEXT, TEXT_A_FRAME = 1024, 8
+"""Tokens of prompt, question and answer; LLaVA-Video's prompt names the time of each frame."""
+HELP = "Export vision encoder, token merger and, if wanted, language model; build engines, validate, write a bundle."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -49,6 +54,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     merging.add_argument("--root-level", type=int, metavar="L", help="pyramid level to start at (default: the model's)")
     merging.add_argument("--weighted-avg", action="store_true", help="area-weighted means (default: off)")
     merging.add_argument("--head-dim", type=int, default=0, metavar="D", help="per-head similarity (default: 0, off)")
+    language = parser.add_argument_group("language model")
+    language.add_argument("--decoder", action="store_true", help="export it too: `sttm-export ask` answers questions")
+    language.add_argument(
+        "--merge-layer",
+        type=int,
+        metavar="L",
+        help="decoder layer at whose input tokens merge (default: the published one; without --decoder 0)",
+    )
+    language.add_argument(
+        "--chunk", type=int, metavar="R", help=f"rows of a prompt a call of the decoder (default: {CHUNK})"
+    )
+    language.add_argument(
+        "--text-tokens",
+        type=int,
+        metavar="N",
+        help=f"most tokens of prompt, question and answer together (default: {TEXT} and {TEXT_A_FRAME} a frame)",
+    )
+    language.add_argument(
+        "--group-layers", type=int, metavar="N", help="most layers in one graph (default: what 3.6 GB of weights hold)"
+    )
     weights = parser.add_argument_group("weights: one of --weights and --random-weights is needed")
     weights.add_argument(
         "--weights",
@@ -88,20 +113,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--output", type=path_value, metavar="DIR", help="the bundle (default: MODEL-tT-bBUDGET-PRECISION)"
     )
     output.add_argument("--force", action="store_true", help="replace a bundle that is there")
+    output.add_argument(
+        "--dry-run", action="store_true", help="show sizes, memory and time of every part, and write nothing"
+    )
 
 
 def execute(options: argparse.Namespace) -> None:
     """Plan, run, and show the closing table."""
     from sttm_export.terminal import Steps
+    from sttm_export.workflows.estimate import check_room
     from sttm_export.workflows.plan import check_plan
 
     plan = make_plan(options)
     check_plan(plan)
+    if options.dry_run:
+        from sttm_export.commands.dry_run import print_estimate
+
+        print_estimate(plan)
+        return
+    check_room(plan)
     from sttm_export.commands.tables import print_bundle
     from sttm_export.workflows.export import run_export
 
     each = 1 + bool(plan.validation_frames)
-    steps = Steps(2 + each * len(plan.parts) + plan.engines)
+    steps = Steps(2 + bool(plan.recipe.decoding) + each * len(plan.parts) + plan.engines)
     bundle = run_export(plan, steps)
     print_bundle(bundle)
 
@@ -136,8 +171,9 @@ def make_plan(options: argparse.Namespace):  # type: ignore[no-untyped-def]  # n
         )
     wanted = min(options.frames, 32) if options.validation_frames is None else options.validation_frames
     thresholds = pick_thresholds(model, options.budget, options.spatial_threshold, options.temporal_threshold)
+    decoding = _decoding(options, model)
     return ExportPlan(
-        recipe=Recipe(model, merge, thresholds, options.precision, options.accumulate, options.batch),
+        recipe=Recipe(model, merge, thresholds, options.precision, options.accumulate, options.batch, decoding),
         weights=options.weights,
         random_seed=options.random_weights,
         tower_weights=options.tower_weights,
@@ -146,9 +182,32 @@ def make_plan(options: argparse.Namespace):  # type: ignore[no-untyped-def]  # n
         engines=not options.no_engines,
         clip=options.clip,
         validation_frames=0 if options.no_validation else wanted,
-        output=options.output or default_output(model, options.budget, options.frames, options.precision),
+        output=options.output or default_output(model, options.budget, options.frames, options.precision, decoding),
         force=options.force,
     )
+
+
+def _decoding(options: argparse.Namespace, model: ModelSpec) -> Decoding | None:
+    """What `--decoder` and the options beside it ask for; those mean nothing without it."""
+    from sttm_export.workflows.plan import pick_decoding
+
+    given = {
+        "--merge-layer": options.merge_layer,
+        "--chunk": options.chunk,
+        "--text-tokens": options.text_tokens,
+        "--group-layers": options.group_layers,
+    }
+    asked = [name for name, value in given.items() if value is not None]
+    if not options.decoder:
+        if asked and not (asked == ["--merge-layer"] and options.merge_layer == 0):
+            raise UserError(
+                f"{asked[0]} is about the language model, which is not exported without --decoder; give --decoder, or "
+                f"leave {asked[0]} out."
+            )
+        return None
+    text = options.text_tokens if options.text_tokens is not None else TEXT + TEXT_A_FRAME * options.frames
+    chunk = CHUNK if options.chunk is None else options.chunk
+    return pick_decoding(model, options.precision, options.merge_layer, options.group_layers, chunk, text)
 
 
 def _steps(options: argparse.Namespace, model: ModelSpec) -> int:

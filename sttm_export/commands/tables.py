@@ -54,6 +54,10 @@ def _facts(bundle: Bundle) -> list[tuple[str, str]]:
         ),
         ("thresholds", f"spatial {thresholds.spatial:g}, temporal {thresholds.temporal:g} ({thresholds.source})"),
     ]
+    if decoding := manifest.decoding:
+        groups = f"{len(manifest.recipe.below)} + {len(manifest.recipe.above)} groups of layers"
+        text = f"chunks of {decoding.chunk} rows, {decoding.text} slots for text"
+        rows.append(("language model", f"tokens merge before layer {decoding.merge_layer}; {groups}; {text}"))
     if example:
         used = example.num_tokens / max(example.max_tokens, 1)
         solved = "spatial {:.4f}, temporal {:.4f}".format(*map(float, example.thresholds))

@@ -16,6 +16,7 @@ from sttm_export.contracts.graph import (
 )
 from sttm_export.contracts.merge import MergeSpec, Thresholds
 from sttm_export.contracts.model import ModelSpec
+from sttm_export.contracts.prompt import PromptSpec
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,12 @@ class Recipe:
         """Sizes of the language model that is exported."""
         assert self.model.decoder is not None, "an export with a decoder has been checked for one"
         return self.model.decoder
+
+    @property
+    def prompt(self) -> PromptSpec:
+        """What stands around video and question."""
+        assert self.model.prompt is not None, "a model with a decoder has a prompt"
+        return self.model.prompt
 
     @property
     def below(self) -> tuple[Span, ...]:

@@ -58,15 +58,16 @@ class Chain:
     An operator is a node; a product with the casts that ask for float32 sums is one operator, too.
 
     Args:
-        path: an ONNX file whose shapes are all static, as `export_graph` writes it.
+        path: an ONNX file as `export_graph` writes it.
+        rows: of the call that is looked into, for a graph that leaves their number free.
 
     Raises:
         UserError: the file is missing or is not an ONNX graph.
         GraphError: a tensor without a static shape, or nodes that hold graphs of their own.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.structure = load_structure(path)
+    def __init__(self, path: Path, rows: int = 0) -> None:
+        self.structure = load_structure(path, rows)
         graph = self.structure.model.graph
         if len(graph.node) != len(self.structure.nodes):
             raise GraphError(f"{path.name} has nodes that hold graphs; those cannot be taken apart.")

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from sttm_export.contracts.graph import Accumulate, GraphSpec
+from sttm_export.contracts.graph import ROWS, Accumulate, GraphSpec
 from sttm_export.drift.origins import Origin, keep_frames, origin_of
 from sttm_export.graphs.cleanup import clean_up
 from sttm_export.graphs.export import trace
@@ -182,7 +182,12 @@ def _only_reader(value: Any) -> Any | None:
 
 def _same_shape(value: Any, node: Node) -> bool:
     known = node.op == "call_function" and value.shape is not None
-    return known and list(value.shape) == list(getattr(node.meta.get("val"), "shape", [-1]))
+    return known and _sides(value.shape) == _sides(getattr(node.meta.get("val"), "shape", [-1]))
+
+
+def _sides(shape: Any) -> list[int]:
+    """Sizes; one that depends on the rows of a call is a symbol, which ONNX and PyTorch name differently."""
+    return [side if isinstance(side, int) else ROWS for side in shape]
 
 
 def _widened(tensor: torch.Tensor) -> torch.Tensor:

@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sttm_export.bundle.opened import Bundle
+from sttm_export.contracts.graph import rows_of
 from sttm_export.drift.checks import Check, Place, check_tensor
 from sttm_export.drift.parts import Chain, link_weights, write_part
 from sttm_export.drift.report import DriftReport
@@ -75,7 +76,7 @@ def bisect_graph(
     inputs, _ = read_fixture(fixture, bundle.graph(name))
     _refuse_nonfinite(fixture, inputs)
     with steps.step(f"Trace {name} in PyTorch"):
-        chain = Chain(bundle.onnx_path(name))
+        chain = Chain(bundle.onnx_path(name), rows_of(bundle.graph(name).fed, inputs))
         reference = _reference(bundle, name, weights, tower_weights)
         _check_same_graph(chain, reference, bundle, name)
     with steps.step(f"Search {name}") as advance, tempfile.TemporaryDirectory(prefix="sttm-bisect-") as folder:

@@ -20,20 +20,22 @@ from sttm_export.contracts.graph import CLIP, FLOAT_OF, GraphSpec, Judge, Judged
 from sttm_export.contracts.model import counted
 from sttm_export.contracts.recipe import Recipe
 from sttm_export.families.modules import as_stage, build_module
-from sttm_export.families.part import Arrays, Case, Part, Progress, State
+from sttm_export.families.part import Array, Arrays, Case, Part, Progress, State
 from sttm_export.language.checkpoint import group_shapes, head_shapes, module_state
 from sttm_export.language.decoder import DecoderGroup, Head
 from sttm_export.language.positions import Ints, Policy, Prompt, cells_of, merged_positions, prompt_positions
 from sttm_export.language.reference import ReferenceGroup, reference_head
 from sttm_export.language.rotary import rotary_tables
-from sttm_export.language.rows import rows_through
+from sttm_export.language.rows import padded, rows_through
 from sttm_export.runtime.session import Session, StatefulSession
 
 Floats = NDArray[np.float32]
 # Some channels of a trained decoder's residual stream reach this; its square is past float16.
 _OUTLIER = 1e4
-# Slots that are filled before the rows of a case: few, so that a fixture is mostly zeros.
+# Slots that are filled before the rows of a case, where there are so many: few, so that a fixture is mostly zeros.
 _PAST = 48
+# Its square is next to nothing beside the eps of a norm; smaller numbers are denormal on the way, and slow.
+_LEAST = 1e-20
 
 
 def language_parts(recipe: Recipe) -> tuple[tuple[Part, ...], tuple[Part, ...]]:
@@ -60,6 +62,7 @@ def _group_part(recipe: Recipe, span: Span) -> Part:
         cases=rows.cases,
         forward=rows.forward,
         calls=rows.calls,
+        operations=2 * graph.row_counts[0] * spec.layer_parameters * (span[1] - span[0]),
         activations=_activations(graph, spec.heads),
     )
 
@@ -85,6 +88,7 @@ def _head_part(recipe: Recipe) -> Part:
         cases=cases,
         forward=lambda session, clip, _: session.run({"hidden": _floats(clip, "hidden")[-1:]}),
         calls=lambda _: 1,
+        operations=2 * spec.vocabulary * spec.hidden_size,
     )
 
 
@@ -105,9 +109,11 @@ class _Rows:
         """Whether tokens merge behind this group."""
         return self.span in self.recipe.below
 
-    def calls(self, clip: Arrays) -> int:
-        """Calls of the graph that the clip takes."""
-        return -(-len(self.given(clip)[0]) // self.graph.row_counts[0])
+    def calls(self, frames: int) -> int:
+        """Calls of the graph that a clip of so many frames takes, the text before it left out."""
+        model = self.recipe.model
+        rows = frames // model.frames_per_step * model.grid.cells
+        return -(-rows // self.graph.row_counts[0]) if self.is_below else 1
 
     def given(self, clip: Arrays) -> tuple[Floats, Ints]:
         """Rows that go in, [S, C], and their positions, [P, S]."""
@@ -119,7 +125,9 @@ class _Rows:
             first = self.span[0] == 0
             return (_joined(system, _floats(clip, "features")) if first else _floats(clip, "hidden")), whole
         count = int(clip["num_tokens"])
-        places = merged_positions(whole, prompt, cells_of(clip["token_box"][:count], prompt), policy)
+        places = merged_positions(
+            whole, prompt, cells_of(np.asarray(clip["token_box"], np.int64)[:count], prompt), policy
+        )
         if self.span[0] > layer:
             hidden = _floats(clip, "hidden")
         else:
@@ -133,10 +141,11 @@ class _Rows:
         chunk, slots = self.graph.row_counts[0], self.graph.kept[0].shape[1]
         first, some = hidden[:chunk], places[:, :chunk]
         yield Case(CLIP, counted(len(first), "row"), self._inputs(chunk, first, some, 0, 0))
-        step = self._inputs(1, hidden[-1:], places[:, -1:], _PAST, _PAST)
-        yield Case("step", f"one row behind {_PAST}", step, edge=True)
+        past = min(_PAST, slots - chunk)
+        step = self._inputs(1, hidden[-1:], places[:, -1:], past, past)
+        yield Case("step", f"one row behind {past}", step, edge=True)
         end = np.tile(np.arange(slots - chunk, slots), (len(places), 1))
-        hard = self._inputs(chunk, _hard(np.resize(first, (chunk, first.shape[1]))), end, slots - chunk, _PAST)
+        hard = self._inputs(chunk, _hard(np.resize(first, (chunk, first.shape[1]))), end, slots - chunk, past)
         yield Case("edges", "rows of zeros and large channels at the end of the buffers", hard, edge=True)
 
     def forward(self, session: Session, clip: Arrays, progress: Progress) -> Arrays:
@@ -158,20 +167,20 @@ class _Rows:
         """Inputs of one call, padded with zeros to `rows`; `past` slots of the buffers are filled with noise."""
         cos, sin = rotary_tables(self.recipe.decoder, places)
         feed = {"hidden": hidden, "cos": cos, "sin": sin}
-        padded = {name: np.concatenate([row, np.zeros((rows - len(row), row.shape[1]), row.dtype)]) for name, row in feed.items()}
+        inputs: dict[str, Array] = {name: padded(rows, array) for name, array in feed.items()}
         noise = np.random.default_rng(0)
         for tensor in self.graph.kept:
             buffer = np.zeros(tensor.shape, tensor.dtype)
             buffer[:, :past] = noise.standard_normal((tensor.shape[0], past, tensor.shape[2]), np.float32)
-            padded[tensor.name] = buffer
-        return {**padded, "slots": np.arange(slot, slot + rows, dtype=np.int32)}
+            inputs[tensor.name] = buffer
+        return {**inputs, "slots": np.arange(slot, slot + rows, dtype=np.int32)}
 
 
 def _hard(rows: Floats) -> Floats:
-    """Every third row has a channel that trained decoders have; one is zero, one of the least numbers there are."""
+    """Every third row has a channel that trained decoders have; one is zero, one next to nothing."""
     hard = rows.copy()
     hard[::3] = _with_outlier(hard[::3])
-    hard[1], hard[-1] = 0.0, np.finfo(np.float32).tiny
+    hard[1], hard[-1] = 0.0, _LEAST
     return hard
 
 

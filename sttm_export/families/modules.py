@@ -65,12 +65,16 @@ def _as_float32(array: Array) -> Tensor:
     return torch.from_numpy(array.astype(np.float32) if array.dtype.kind == "f" else array)
 
 
-def _converted(name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    result = tensor.to(dtype)
+def check_fits(name: str, tensor: Tensor, dtype: torch.dtype) -> None:
+    """Refuse a parameter that a format cannot hold, the UserError names another."""
     # The extremes stand for all values here: NaN passes through aminmax, and it is 50 times faster than isfinite.
-    if dtype == torch.float16 and not all(bool(torch.isfinite(extreme)) for extreme in torch.aminmax(result)):
+    if dtype == torch.float16 and not all(bool(torch.isfinite(row.to(dtype))) for row in torch.aminmax(tensor)):
         peak = tensor.abs().max().item()
         raise UserError(
             f"Parameter {name} reaches {peak:.3g}, and float16 ends at 65504; export with --precision fp32 instead."
         )
-    return result
+
+
+def _converted(name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    check_fits(name, tensor, dtype)
+    return tensor.to(dtype)

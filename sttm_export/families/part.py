@@ -55,9 +55,10 @@ class Part:
     cases: Callable[[Arrays], Iterator[Case]]
     # A loaded graph over the whole clip: what the next part gets beside what this one got.
     forward: Callable[[Session, Arrays, Progress], Arrays]
-    calls: Callable[[Arrays], int]  # of the graph that `forward` makes for a clip
+    calls: Callable[[int], int]  # of the graph that `forward` makes for a clip of so many frames, about
     # What the clip had become, from the inputs of its fixture; None where the reference needs weights.
     clip_of: Callable[[Arrays], Arrays] | None = None
+    operations: int = 0  # multiplications and additions of one call with its weights
     activations: int = 0  # bytes of the largest tensors that are alive at once in float32, weights left out
 
     @property

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
+from math import prod
 from typing import cast
 
 import numpy as np
@@ -32,6 +33,7 @@ def vision_encoder(
     module: Callable[[], nn.Module],
     reference: Callable[[State], nn.Module],
     attention_blocks: int,
+    patches: int,
     activations: int,
 ) -> Part:
     """Return the part of a vision encoder.
@@ -43,6 +45,7 @@ def vision_encoder(
         module: makes the exported module, called on the meta device: `pixel_values` → `features`.
         reference: makes the published model from a state, float32, the same way in and out.
         attention_blocks: blocks that an engine should fuse.
+        patches: of one call.
         activations: see `Part`.
     """
     graph = JudgedGraph.of(recipe.encoder_graph, judge, attention_blocks)
@@ -59,7 +62,8 @@ def vision_encoder(
         reference=lambda state: as_stage(reference(state), graph),
         cases=partial(_cases, graph, recipe.model),
         forward=partial(_forward, graph, recipe.model.frames_per_step),
-        calls=lambda clip: -(-len(clip[graph.inputs[0].name]) // graph.inputs[0].shape[0]),
+        calls=lambda frames: -(-frames // recipe.batch),
+        operations=2 * patches * sum(prod(shape) for shape in shapes.values()),
         activations=activations,
     )
 

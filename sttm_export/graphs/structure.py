@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from sttm_export.contracts.graph import ROWS_SYMBOL
 from sttm_export.errors import UserError
 from sttm_export.graphs.faults import GraphError
 
@@ -62,14 +63,21 @@ def external_files(path: Path) -> set[str]:
     return {row.value for tensor in tensors for row in tensor.external_data if row.key == "location"}
 
 
-def load_structure(path: Path) -> Structure:
+def load_structure(path: Path, rows: int = 0) -> Structure:
     """Load a graph without its external data and infer every type that can be inferred.
+
+    Args:
+        path: an ONNX file.
+        rows: what a free number of rows is taken for, so that every shape is in numbers; 0 leaves it free.
 
     Raises:
         UserError: the file is missing or is not an ONNX graph.
         GraphError: types or shapes contradict each other.
     """
-    model = _infer(_load(path), path)
+    model = _load(path)
+    if rows:
+        _fix_rows(model.graph, rows)
+    model = _infer(model, path)
     graphs = list(_graphs(model.graph))
     types: dict[str, TensorType] = {}
     for graph in graphs:
@@ -121,6 +129,15 @@ def _load(path: Path) -> Any:
         raise UserError(f"Cannot read {path}: {error.strerror}; give the path of an ONNX graph.") from error
     except DecodeError as error:
         raise UserError(f"{path} is not an ONNX graph; give the path of a file that an export wrote.") from error
+
+
+def _fix_rows(graph: Any, rows: int) -> None:
+    """Give inputs and outputs so many rows; what is noted of values between them follows from that anew."""
+    del graph.value_info[:]
+    for value in (*graph.input, *graph.output):
+        for side in value.type.tensor_type.shape.dim:
+            if side.dim_param == ROWS_SYMBOL:
+                side.dim_value = rows
 
 
 def _infer(model: Any, path: Path) -> Any:

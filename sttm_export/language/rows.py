@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -13,7 +15,14 @@ from sttm_export.runtime.session import Arrays, StatefulSession
 Floats = NDArray[np.float32]
 
 
-def rows_through(session: StatefulSession, spec: DecoderSpec, hidden: Floats, positions: Ints, slot: int) -> Floats:
+def rows_through(
+    session: StatefulSession,
+    spec: DecoderSpec,
+    hidden: Floats,
+    positions: Ints,
+    slot: int,
+    on_progress: Callable[[int, int], None] = lambda _done, _count: None,
+) -> Floats:
     """Run rows through a group of layers; their keys and values are in its state afterwards.
 
     Args:
@@ -22,6 +31,7 @@ def rows_through(session: StatefulSession, spec: DecoderSpec, hidden: Floats, po
         hidden: [S, C] float32, the residual stream before the group; any number of rows.
         positions: [P, S].
         slot: where the first row goes in the buffers; the others follow.
+        on_progress: called with (rows done, S) after each call of the graph.
 
     Returns:
         [S, C] float32, the residual stream behind the group.
@@ -33,13 +43,14 @@ def rows_through(session: StatefulSession, spec: DecoderSpec, hidden: Floats, po
         used = slice(done, done + min(rows, left))
         cos, sin = rotary_tables(spec, positions[:, used])
         feed = {"hidden": hidden[used], "cos": cos, "sin": sin}
-        inputs: Arrays = {name: _padded(rows, array) for name, array in feed.items()}
+        inputs: Arrays = {name: padded(rows, array) for name, array in feed.items()}
         inputs["slots"] = np.arange(slot + done, slot + done + rows, dtype=np.int32)
         made[used] = session.run(inputs)["hidden_out"][: min(rows, left)]
         done += rows
+        on_progress(min(done, len(hidden)), len(hidden))
     return made
 
 
-def _padded(rows: int, array: Floats) -> Floats:
-    """Rows behind the end are zeros; nobody sees what becomes of them."""
+def padded(rows: int, array: Floats) -> Floats:
+    """Return so many rows; those behind the end are zeros, and nobody sees what becomes of them."""
     return np.concatenate([array, np.zeros((rows - len(array), *array.shape[1:]), array.dtype)])

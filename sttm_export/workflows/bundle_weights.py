@@ -10,12 +10,14 @@ from sttm_export.errors import UserError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from sttm_export.families.part import Part, State
+    from torch import Tensor
+
+    from sttm_export.families.part import Part
 
 
 def bundle_weights(
     bundle: Bundle, parts: tuple[Part, ...], weights: str | None, tower_weights: str | None, otherwise: str
-) -> Callable[[Part], State]:
+) -> Callable[[Part], dict[str, Tensor]]:
     """Return what reads the parameters that a part of the bundle was exported with.
 
     Args:
@@ -41,7 +43,7 @@ def bundle_weights(
         )
     opened = open_weights(bundle.model, shapes, weights, made_of.seed if weights is None else None, tower_weights)
 
-    def read(part: Part) -> State:
+    def read(part: Part) -> dict[str, Tensor]:
         state, recorded = opened.read(part.shapes), bundle.graph(part.name).weights_sha256
         if part.shapes and (found := digest(state)) != recorded:
             raise UserError(

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from functools import cached_property
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sttm_export.contracts.graph import CLIP, GraphSpec
+from sttm_export.contracts.merge import MergeSpec
 from sttm_export.contracts.recipe import Rules
-from sttm_export.families.part import Array, Arrays, Case, Part, State
+from sttm_export.families.part import Array, Arrays, Case, Part
 from sttm_export.runtime.merged import MergedTokens
-from sttm_export.runtime.session import Session
+from sttm_export.runtime.session import Session, StatefulSession
 from sttm_export.terminal import Advance
 from sttm_export.validation.finiteness import nonfinite, undefined_frames
 from sttm_export.validation.results import StageResult, ValidationReport
@@ -25,8 +27,8 @@ PackFixture = Callable[[Case, Arrays], None]
 
 def examine(
     part: Part,
-    state: State,
-    session: Session,
+    state: dict[str, Any],
+    open_session: Callable[[], Session],
     rules: Rules,
     clip: Arrays,
     advance: Advance,
@@ -38,8 +40,8 @@ def examine(
 
     Args:
         part: whose stages are run.
-        state: its parameters.
-        session: the exported graph.
+        state: its parameters; emptied once no stage needs them, as a large part is in memory once only.
+        open_session: loads the exported graph, which happens after that.
         rules: what outputs are judged by.
         clip: what the clip has become before this part.
         advance: told how far it is.
@@ -52,24 +54,32 @@ def examine(
     fed = {tensor: nonfinite(array) for tensor, array in clip.items()}
     bad = [f"the {tensor.replace('_', ' ')} it would be judged on: {fault}" for tensor, fault in fed.items() if fault]
     if bad:
-        return _without_reference(part, session, rules, clip, bad[0], name)
-    report, remembering, progress = ValidationReport(), _Remembering(session), _Progress(part, clip, advance)
-    for case, stages in _stages(part, state, remembering, rules, clip, progress):
+        return _without_reference(part, open_session(), rules, clip, bad[0], name)
+    report, session, progress = ValidationReport(), _Remembering(open_session), _Progress(part, clip, advance)
+    for case, stages in _stages(part, state, session, rules, clip, progress):
         exact = (session.backend,) if case.exact else ()
         found = judge_stages(stages, case.inputs, rules, exact)
         report += found.on(case.name if case.edge or not name else f"{case.name} of {name}")
         if case.key and pack:
             pack(case, stages[0].outputs)
-    made = part.forward(remembering, clip, progress.clip(session.backend))
+    made = part.forward(session, clip, progress.clip(session.backend))
     return report + _judge_all(part, session, made, name), made
 
 
 class _Remembering:
-    """A session that is not run again on the clip's case, which comes again where the whole clip is run."""
+    """A session that is loaded when it is first needed, and not run again on the clip's case.
 
-    def __init__(self, session: Session) -> None:
-        self._session = session
+    That case comes again where the whole clip is run. A graph with state is run again all the same: what counts there
+    is also what the call leaves.
+    """
+
+    def __init__(self, open_session: Callable[[], Session]) -> None:
+        self._open = open_session
         self._known: tuple[Arrays, dict[str, Array]] | None = None
+
+    @cached_property
+    def _session(self) -> StatefulSession:
+        return cast("StatefulSession", self._open())
 
     @property
     def graph(self) -> GraphSpec:
@@ -87,10 +97,14 @@ class _Remembering:
             return self._known[1]
         return self._session.run(inputs)
 
+    def reset(self) -> None:
+        """As the session does."""
+        self._session.reset()
+
     def run_case(self, case: Case, rules: Rules) -> Stage:
         """Run a case as a stage, and remember the clip's."""
         stage = run_stage(self._session, case.inputs, rules)
-        if case.key == CLIP:
+        if case.key == CLIP and not self.graph.state:
             self._known = case.inputs, dict(stage.outputs)
         return stage
 
@@ -98,15 +112,15 @@ class _Remembering:
 class _Progress:
     """Tells what runs, and how far the whole is.
 
-    Every stage of a part with weights takes about as long for as many frames, so runs that are done give a share of the
-    time. A part without weights is short, and how many cases it has is not known beforehand: it gives none.
+    Every call of a part with weights takes about as long, so calls that are done give a share of the time. A part
+    without weights is short, and how many cases it has is not known beforehand: it gives none.
     """
 
     def __init__(self, part: Part, clip: Arrays, advance: Advance) -> None:
-        first = part.graph.inputs[0]
-        self._advance, self._batch, self._done = advance, first.shape[0], 0
-        # Batches of the clip but the one that is remembered; stages of cases are added when they are known.
-        self._total = -(-len(clip[first.name]) // self._batch) - 1
+        self._advance, self._done, self._calls = advance, 0, part.calls(len(clip.get("pixel_values", ())))
+        self._unit = "rows" if part.graph.row_counts else "frames"
+        # Stages of cases are added when they are known.
+        self._total = self._calls
         self._measured = bool(part.shapes)
 
     def expect(self, cases: int) -> None:
@@ -119,17 +133,17 @@ class _Progress:
         self._done += 1
 
     def clip(self, backend: str) -> Callable[[int, int], None]:
-        """What is to be told of frames of the clip that are done."""
-        return lambda frames, count: self._tell(
-            f"{frames} of {count} frames, {backend}", self._done + max(0, -(-frames // self._batch) - 1)
+        """What is to be told of frames, or rows, of the clip that are done."""
+        return lambda done, count: self._tell(
+            f"{done} of {count} {self._unit}, {backend}", self._done + self._calls * done / count
         )
 
-    def _tell(self, what: str, done: int) -> None:
+    def _tell(self, what: str, done: float) -> None:
         self._advance(what, min(1.0, done / self._total) if self._measured else None)
 
 
 def _stages(
-    part: Part, state: State, session: _Remembering, rules: Rules, clip: Arrays, progress: _Progress
+    part: Part, state: dict[str, Any], session: _Remembering, rules: Rules, clip: Arrays, progress: _Progress
 ) -> Iterator[tuple[Case, list[Stage]]]:
     """Cases that every stage has run on, each with the stages.
 
@@ -148,6 +162,8 @@ def _stages(
                 outputs[stage] = run(case.inputs, outputs.get(EAGER, {}))
             del run
             gc.collect()
+        if part.shapes:
+            state.clear()
         for case, outputs in zip(group, made, strict=True):
             progress.run(session.backend, case)
             ran = [Stage(stage, outputs[stage], rules.dtype) for stage in (REFERENCE, EAGER)]
@@ -189,9 +205,9 @@ def example_json(scene: Scene, merged: MergedTokens, frames_per_step: int) -> di
     }
 
 
-def merged_of(made: Mapping[str, NDArray[np.generic]], rules: Rules) -> MergedTokens:
+def merged_of(made: Mapping[str, NDArray[np.generic]], merge: MergeSpec) -> MergedTokens:
     """The merged tokens of a clip, from all that its parts made."""
-    return MergedTokens.from_outputs(made, len(made["features"]), rules.merge)
+    return MergedTokens.from_outputs(made, len(made["features"]), merge)
 
 
 def one_frame_note(clip: Arrays, step: str) -> Sequence[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import functools
 import gc
 import platform
 from collections.abc import Callable, Sequence
@@ -39,6 +40,7 @@ from sttm_export.runtime.ort_session import OrtSession
 from sttm_export.runtime.preprocess import pixel_values
 from sttm_export.terminal import Advance, Steps
 from sttm_export.validation.results import ValidationReport
+from sttm_export.workflows.language_files import rows_before, write_language_files
 from sttm_export.workflows.output import keep_rejected, publish, staging
 from sttm_export.workflows.plan import ExportPlan
 from sttm_export.workflows.scene import Scene, take_scene
@@ -85,6 +87,7 @@ class _Made:
 
     source: WeightSource
     graphs: list[JudgedGraph] = field(default_factory=list)
+    digests: list[str] = field(default_factory=list)  # of all weights, in the order in which they were read
     findings: dict[str, list[dict[str, str]]] = field(default_factory=dict)
     report: ValidationReport | None = None
     example: dict[str, Any] | None = None
@@ -97,19 +100,23 @@ def _make_graphs(plan: ExportPlan, partial: Path, steps: Steps) -> _Made:
     from sttm_export.workflows.evidence import examine, example_json, merged_of, one_frame_note
 
     with steps.step("Open the weights"):
-        shapes = {name: shape for part in plan.parts for name, shape in part.shapes.items()}
-        weights = open_weights(plan.model, shapes, plan.weights, plan.random_seed, plan.tower_weights)
+        weights = open_weights(plan.model, plan.shapes, plan.weights, plan.random_seed, plan.tower_weights)
         scene, clip = _take_clip(plan)
     made = _Made(weights.source)
     steps.say(made.source.describe())
     if scene and scene.note:
         steps.say(scene.note)
+    if plan.recipe.decoding:
+        with steps.step("Write tokenizer and embeddings"):
+            made.digests.append(write_language_files(partial, plan.recipe, weights))
+            clip |= {"system": rows_before(partial, plan.recipe)} if scene else {}
     for part in plan.parts:
         title = part.name.replace("_", " ")
         with steps.step(f"Export the {title}") as advance:
             advance("reading its weights", None)
             state = weights.read(part.shapes)
             graph = replace(part.graph, weights_sha256=digest(state) if state else "")
+            made.digests += [graph.weights_sha256] if state else []
             path = _export_graph(part, state, plan, partial, advance)
             made.graphs.append(graph)
             for target, rows in _check_targets(path, plan).items():
@@ -117,17 +124,16 @@ def _make_graphs(plan: ExportPlan, partial: Path, steps: Steps) -> _Made:
         if scene is None:
             continue
         with steps.step(f"Validate the {title}", steady=True) as advance:
-            session, rules = OrtSession(path, graph, low_memory=bool(state)), plan.recipe.rules(graph)
-            pack = _partial_writer(partial, graph)
+            session = functools.partial(OrtSession, path, graph, low_memory=bool(part.shapes))
+            rules, pack = plan.recipe.rules(graph), _partial_writer(partial, graph)
             found, outputs = examine(part, state, session, rules, clip, advance, name=scene.name, pack=pack)
             made.report = (made.report or ValidationReport()) + found
             clip |= outputs
         del state, session
         gc.collect()
-    digests = [row.weights_sha256 for row in made.graphs if row.weights_sha256]
-    made.source = replace(made.source, sha256=combined(digests))
+    made.source = replace(made.source, sha256=combined(made.digests))
     if scene is not None and made.report is not None:
-        merged = merged_of(clip, plan.recipe.rules(made.graphs[-1]))
+        merged = merged_of(clip, plan.merge)
         made.report += ValidationReport([], list(one_frame_note(clip, plan.model.step)))
         made.example = example_json(scene, merged, plan.model.frames_per_step)
         _draw(partial / PICTURE, scene, merged, plan.model)

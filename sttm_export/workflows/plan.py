@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from sttm_export.contracts.graph import ACCUMULATES, FLOAT_OF, PRECISIONS, STORAGE
+from sttm_export.contracts.decoding import MOST_CHUNK, MOST_TEXT, Decoding, largest_group
+from sttm_export.contracts.graph import ACCUMULATES, PRECISIONS
 from sttm_export.contracts.merge import MAX_FRAMES, MergeSpec, Thresholds
 from sttm_export.contracts.model import ModelSpec
 from sttm_export.contracts.recipe import Recipe
 from sttm_export.contracts.target import TargetSpec, find_target
-from sttm_export.engines.build import capabilities_for, check_capabilities
+from sttm_export.engines.build import check_capabilities
 from sttm_export.errors import UserError, did_you_mean
 from sttm_export.families.part import Part
 from sttm_export.families.registry import parts_of
-from sttm_export.system import read_memory, size_text
+from sttm_export.language.checkpoint import embedding_shapes
+from sttm_export.weights.layout import Shape
 from sttm_export.workflows.output import check_output
 
 
@@ -52,10 +53,49 @@ class ExportPlan:
         """Parts of the model, built once; the options must have been checked."""
         return parts_of(self.recipe)
 
+    @property
+    def shapes(self) -> dict[str, Shape]:
+        """All parameters that are read."""
+        table = embedding_shapes(self.recipe.decoder) if self.recipe.decoding else {}
+        return table | {name: shape for part in self.parts for name, shape in part.shapes.items()}
 
-def default_output(model: ModelSpec, budget: float, frames: int, precision: str) -> Path:
-    """`llava-video-7b-t32-b0.5-fp16` in the working directory."""
-    return Path(f"{model.name}-t{frames}-b{budget:g}-{precision}")
+
+def default_output(
+    model: ModelSpec, budget: float, frames: int, precision: str, decoding: Decoding | None = None
+) -> Path:
+    """`llava-video-7b-t32-b0.5-fp16` in the working directory; `-l2` behind it where tokens merge at layer 2."""
+    layer = f"-l{decoding.merge_layer}" if decoding else ""
+    return Path(f"{model.name}-t{frames}-b{budget:g}-{precision}{layer}")
+
+
+def pick_decoding(
+    model: ModelSpec, precision: str, merge_layer: int | None, group_layers: int | None, chunk: int, text: int
+) -> Decoding:
+    """How the language model is exported, with the model's own layer and groups where none are given.
+
+    Raises:
+        UserError: the model has no language model, or a number that is not possible.
+    """
+    decoder = model.decoder
+    if decoder is None:
+        raise UserError(
+            f"The file of {model.name} describes no language model; add its table 'decoder', or leave --decoder out."
+        )
+    layer = model.merging.published_layer if merge_layer is None else merge_layer
+    _check_option("--merge-layer", layer, 0, decoder.layers - 1, f"a layer of the {decoder.layers} of {model.title}")
+    if group_layers is None:
+        # Another precision is refused later, with the reason.
+        known = next((name for name in PRECISIONS if name == precision), PRECISIONS[0])
+        group_layers = min(decoder.layers, largest_group(decoder, known))
+    _check_option("--group-layers", group_layers, 1, decoder.layers, "layers in one graph")
+    _check_option("--chunk", chunk, 2, MOST_CHUNK, "rows a call")
+    _check_option("--text-tokens", text, chunk, MOST_TEXT, "tokens, one chunk at least")
+    return Decoding(layer, group_layers, chunk, text)
+
+
+def _check_option(name: str, value: int, least: int, most: int, what: str) -> None:
+    if not least <= value <= most:
+        raise UserError(f"{name} {value} is not possible; give {what}, {least} to {most}.")
 
 
 def pick_thresholds(model: ModelSpec, budget: float, spatial: float | None, temporal: float | None) -> Thresholds:
@@ -84,7 +124,7 @@ def pick_targets(names: Sequence[str], capabilities: Sequence[str], precision: s
 
 
 def check_plan(plan: ExportPlan) -> None:
-    """Refuse what cannot work, before any work: precision, batch, output, clip, disk.
+    """Refuse what cannot work, before any work: precision, batch, output, clip.
 
     Raises:
         UserError: one sentence for the first thing that is wrong.
@@ -113,45 +153,3 @@ def check_plan(plan: ExportPlan) -> None:
         from sttm_export.runtime.probe import probe
 
         probe(plan.clip)
-    check_disk(plan)
-    check_memory(plan)
-
-
-def check_memory(plan: ExportPlan) -> None:
-    """Refuse what this machine has no memory for, before it is found out by the kernel."""
-    memory = read_memory()
-    if memory.usable is None:
-        return
-    free, need = memory.usable + (memory.swap_free or 0), estimate_memory(plan)
-    if free < need:
-        raise UserError(
-            f"The export needs at least {size_text(need)} of memory and {size_text(free)} are free; give "
-            "fewer --frames or a smaller --batch, or export on a machine with more memory."
-        )
-
-
-def estimate_memory(plan: ExportPlan) -> int:
-    """Bytes that the export takes at least: of its largest part once as weights and once as module in float32."""
-    pixels = plan.model.pixels
-    largest = max(4 * 2 * part.parameters + part.activations for part in plan.parts)
-    return largest + 4 * 3 * pixels.height * pixels.width * plan.validation_frames
-
-
-def check_disk(plan: ExportPlan) -> None:
-    """Refuse when the bundle would not fit on the disk."""
-    parent = next(folder for folder in (plan.output.parent, *plan.output.parent.parents) if folder.exists())
-    free, need = shutil.disk_usage(parent).free, estimate_bytes(plan)
-    if free < need:
-        raise UserError(
-            f"The bundle needs about {size_text(need)} and {parent.resolve()} has {size_text(free)} free; "
-            "free some space, choose another --output, or leave the engines out with --no-engines."
-        )
-
-
-def estimate_bytes(plan: ExportPlan) -> int:
-    """Rough size of the bundle: weights once in ONNX and once in every engine, fixtures, a little over."""
-    weights = sum(part.parameters for part in plan.parts) * STORAGE[FLOAT_OF[plan.recipe.precision]].nbytes
-    copies = sum(len(capabilities_for(t, plan.capabilities)) for t in plan.targets if t.builds_without_gpu)
-    tensors = [tensor for part in plan.parts for tensor in part.graph.inputs + part.graph.outputs]
-    fixtures = sum(tensor.nbytes for tensor in tensors)
-    return weights * (1 + copies * plan.engines) + fixtures * bool(plan.validation_frames) + 32 * 2**20

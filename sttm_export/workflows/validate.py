@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,7 @@ from sttm_export.validation.fixture_check import check_finite
 from sttm_export.validation.results import ValidationReport, skipped
 from sttm_export.workflows.bundle_weights import bundle_weights
 from sttm_export.workflows.evidence import examine, one_frame_note
+from sttm_export.workflows.language_files import rows_before
 from sttm_export.workflows.scene import take_scene
 
 if TYPE_CHECKING:
@@ -55,9 +57,9 @@ def _check(part: Part, bundle: Bundle, advance: Advance) -> ValidationReport:
         why = "the bundle has no fixture of it, because the features it would be judged on were not finite"
         output = graph.outputs[0].name
         return ValidationReport([skipped("every stage", "", graph.name, output, why)]).on(_FIXTURES)
-    session = OrtSession(bundle.onnx_path(part.name), graph, low_memory=bool(part.shapes))
+    session = partial(OrtSession, bundle.onnx_path(part.name), graph, low_memory=bool(part.shapes))
     if part.clip_of is None:
-        return check_fixtures(session, bundle).on(_FIXTURES)
+        return check_fixtures(session(), bundle).on(_FIXTURES)
     for case, file in bundle.fixture_paths(part.name).items():
         if damaged := check_finite(graph, read_fixture(file, graph), "every stage"):
             return ValidationReport(damaged).on("the clip" if case == CLIP else f"the case {case}").on(_FIXTURES)
@@ -102,9 +104,11 @@ def validate_on_clip(
     with steps.step("Validate on the clip", steady=True) as advance:
         report = ValidationReport()
         made: dict[str, Any] = {"pixel_values": pixel_values(scene.frames, model.pixels, model.frames_per_step)}
+        if bundle.manifest.decoding:
+            made["system"] = rows_before(bundle.path, bundle.manifest.recipe)
         for place, part in enumerate(parts):
             state = first if place == 0 else read(part)
-            session = OrtSession(bundle.onnx_path(part.name), bundle.graph(part.name), low_memory=bool(state))
+            session = partial(OrtSession, bundle.onnx_path(part.name), bundle.graph(part.name), low_memory=bool(state))
             found, outputs = examine(part, state, session, bundle.rules(part.name), made, advance, name=clip.name)
             report, made = report + found, made | dict(outputs)
     return report + ValidationReport([], list(one_frame_note(made, model.step)))

@@ -18,7 +18,7 @@ from sttm_export.families.vision_encoder import vision_encoder
 def parts(recipe: Recipe) -> tuple[Part, ...]:
     """Vision tower, token merger, and the language model where it is exported."""
     qwen = qwen2_vl_of(recipe.model)
-    tower = qwen.tower
+    tower, steps = qwen.tower, recipe.batch // recipe.model.frames_per_step
     encoder = vision_encoder(
         recipe,
         # Blocks of the tower, and the merger's two Linears.
@@ -27,7 +27,8 @@ def parts(recipe: Recipe) -> tuple[Part, ...]:
         module=partial(VisionTower, qwen),
         reference=partial(build_reference, qwen),
         attention_blocks=tower.depth,
-        activations=recipe.batch // recipe.model.frames_per_step * _activations(qwen),
+        patches=steps * qwen.patches,
+        activations=steps * _activations(qwen),
     )
     return assembled(recipe, encoder)
 

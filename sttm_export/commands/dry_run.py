@@ -1,0 +1,43 @@
+"""`--dry-run`: what an export would take, part by part."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rich.text import Text
+
+from sttm_export.commands.layout import print_facts, print_table
+from sttm_export.system import size_text
+from sttm_export.terminal import table_console
+from sttm_export.workflows.estimate import engine_copies, estimate_bytes, estimate_memory, estimate_parts
+
+if TYPE_CHECKING:
+    from sttm_export.workflows.plan import ExportPlan
+
+
+def print_estimate(plan: ExportPlan) -> None:
+    """Print a row for each part, and the sums; nothing is read and nothing is written."""
+    console, rows, copies = table_console(), estimate_parts(plan), engine_copies(plan)
+    print_facts(console, f"Dry run of {plan.output}", [("model", f"{plan.model.title}, {plan.recipe.precision}")])
+    header = ("part", "parameters", "weights", "memory to export", "memory to build", "minutes")
+    shown = [
+        (
+            row.name,
+            f"{row.parameters:,}",
+            size_text(row.weights),
+            size_text(row.memory),
+            size_text(row.engine_memory) if row.engine_memory else "",
+            f"{row.seconds / 60:.1f}",
+        )
+        for row in rows
+    ]
+    print_table(console, "Parts", header, shown)
+    most = max(row.engine_memory for row in rows)
+    builds = f", {size_text(most)} to build engines" if most else ""
+    facts = [
+        ("disk", f"about {size_text(estimate_bytes(plan))}, with {copies} engine(s) of each graph"),
+        ("memory", f"about {size_text(estimate_memory(plan))} to export{builds}; parts are done one after the other"),
+        ("time", f"about {sum(row.seconds for row in rows) / 60:.0f} minutes on two cores, as measured once"),
+    ]
+    print_facts(console, "Together", facts)
+    console.print(Text("Nothing was written; leave --dry-run out to export."), soft_wrap=True)

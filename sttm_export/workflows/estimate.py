@@ -1,0 +1,117 @@
+"""What an export will take, before it is begun: bytes on disk and in memory, and seconds, part by part.
+
+Memory and disk follow from sizes. Seconds are those of two cores of a server of 2024 (docs/models.md, section 7); on
+another machine they tell parts from each other rather than the time.
+"""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from math import prod
+
+from sttm_export.contracts.graph import FLOAT_OF, STORAGE
+from sttm_export.engines.build import capabilities_for
+from sttm_export.engines.memory import PER_WEIGHT, RTX_BASE
+from sttm_export.errors import UserError
+from sttm_export.families.part import Part
+from sttm_export.language.checkpoint import embedding_shapes
+from sttm_export.system import read_memory, size_text
+from sttm_export.workflows.plan import ExportPlan
+
+# A part is in memory as it was read, two bytes a parameter, and as a module in float32.
+_BYTES_A_PARAMETER = 2 + 4
+# Of a part's examination: three stages on about three cases, one of them a call of another size.
+_STAGES, _CASES = 3, 3
+# Measured: reading or drawing weights, tracing and writing, both by parameter; arithmetic in float32; a builder.
+_READ, _WRITE, _START = 5e-9, 10e-9, 4.0
+_ARITHMETIC = 1e11  # operations a second
+_BUILD = 7e-9  # seconds a byte
+
+
+@dataclass(frozen=True)
+class PartEstimate:
+    """One part, or the table of embeddings, which is no graph."""
+
+    name: str
+    parameters: int
+    weights: int  # bytes in the bundle
+    memory: int  # bytes to export and check it
+    engine_memory: int  # bytes to build one engine of it; 0 where none is built
+    seconds: float
+
+
+def estimate_parts(plan: ExportPlan) -> list[PartEstimate]:
+    """Return a row for each part, in the order of the data, and one for the embeddings where there are some."""
+    rows = [_estimate(plan, part) for part in plan.parts]
+    if plan.recipe.decoding is None:
+        return rows
+    count = prod(*embedding_shapes(plan.recipe.decoder).values())
+    weights = count * _bytes_a_weight(plan)
+    return [*rows, PartEstimate("embeddings", count, weights, weights + 2 * count, 0, (_READ + _WRITE) * count)]
+
+
+def estimate_memory(plan: ExportPlan) -> int:
+    """Bytes that the export takes at least: of its largest part, and the frames it is validated on."""
+    pixels = plan.model.pixels
+    largest = max(_memory(part) for part in plan.parts)
+    return largest + 4 * 3 * pixels.height * pixels.width * plan.validation_frames
+
+
+def estimate_bytes(plan: ExportPlan) -> int:
+    """Rough size of the bundle: weights once in ONNX and once in every engine, fixtures, a little over."""
+    rows = estimate_parts(plan)
+    graphs = sum(row.weights for row in rows)
+    engines = sum(row.weights for row in rows if row.engine_memory) * engine_copies(plan)
+    # State is mostly zeros, and packed.
+    sides = [(part.graph.row_counts, (*part.graph.fed, *part.graph.fetched)) for part in plan.parts]
+    fixtures = sum(tensor.nbytes * max(counts, default=1) for counts, side in sides for tensor in side)
+    return graphs + engines + fixtures * bool(plan.validation_frames) + 32 * 2**20
+
+
+def check_room(plan: ExportPlan) -> None:
+    """Refuse what this machine has no disk or no memory for, before it is found out by the kernel.
+
+    Raises:
+        UserError: says what is needed and what is there.
+    """
+    parent = next(folder for folder in (plan.output.parent, *plan.output.parent.parents) if folder.exists())
+    free, need = shutil.disk_usage(parent).free, estimate_bytes(plan)
+    if free < need:
+        raise UserError(
+            f"The bundle needs about {size_text(need)} and {parent.resolve()} has {size_text(free)} free; "
+            "free some space, choose another --output, or leave the engines out with --no-engines."
+        )
+    memory = read_memory()
+    if memory.usable is None:
+        return
+    free, need = memory.usable + (memory.swap_free or 0), estimate_memory(plan)
+    if free < need:
+        fewer = "fewer --group-layers, " if plan.recipe.decoding else ""
+        raise UserError(
+            f"The export needs at least {size_text(need)} of memory and {size_text(free)} are free; give {fewer}"
+            "fewer --frames or a smaller --batch, or export on a machine with more memory."
+        )
+
+
+def engine_copies(plan: ExportPlan) -> int:
+    """Engines of each graph that the export builds."""
+    copies = sum(len(capabilities_for(row, plan.capabilities)) for row in plan.targets if row.builds_without_gpu)
+    return copies * plan.engines
+
+
+def _estimate(plan: ExportPlan, part: Part) -> PartEstimate:
+    weights = part.parameters * _bytes_a_weight(plan)
+    built = engine_copies(plan)
+    calls = (_STAGES * _CASES + part.calls(plan.validation_frames)) * bool(plan.validation_frames)
+    seconds = _START + (_READ + _WRITE) * part.parameters + calls * part.operations / _ARITHMETIC
+    memory = int(RTX_BASE + PER_WEIGHT * weights) if built else 0
+    return PartEstimate(part.name, part.parameters, weights, _memory(part), memory, seconds + built * _BUILD * weights)
+
+
+def _memory(part: Part) -> int:
+    return _BYTES_A_PARAMETER * part.parameters + part.activations
+
+
+def _bytes_a_weight(plan: ExportPlan) -> int:
+    return STORAGE[FLOAT_OF[plan.recipe.precision]].nbytes
