@@ -1,8 +1,8 @@
 """A language model whose graphs are loaded: the video is read once, and each question pays for its own tokens.
 
 Layers below the merge layer see [system][video][behind], layers from it on [system][merged video][behind]; both keep
-keys and values in the sessions' state. A question goes behind them, its answer behind the question, and the next question
-over both: slots are overwritten before they are seen.
+keys and values in the sessions' state. A question goes behind them, its answer behind the question, and the next
+question over both: slots are overwritten before they are seen.
 """
 
 from __future__ import annotations
