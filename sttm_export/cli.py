@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sttm_export import __version__
-from sttm_export.commands import build, doctor, export, inspect, models, run, targets, validate
+from sttm_export.commands import ask, build, doctor, export, inspect, models, run, targets, validate
 from sttm_export.errors import UserError, did_you_mean
 from sttm_export.program import run_program
 
@@ -24,7 +24,24 @@ VERBS = {
     "inspect": inspect,
     "validate": validate,
     "run": run,
+    "ask": ask,
 }
+
+
+class _VerbParser(argparse.ArgumentParser):
+    """Takes words without a dash before, between and behind options; argparse by itself wants them in one place."""
+
+    _inside = False
+
+    def parse_known_args(self, args=None, namespace=None):  # type: ignore[no-untyped-def,override]  # noqa: ANN001, ANN202
+        """Parse; the call that is made of it from within is argparse's own."""
+        if self._inside:
+            return super().parse_known_args(args, namespace)
+        self._inside = True
+        try:
+            return self.parse_known_intermixed_args(args, namespace)
+        finally:
+            self._inside = False
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -36,7 +53,7 @@ def build_parser() -> argparse.ArgumentParser:
         "`sttm-export export …`; its options are listed by `sttm-export export --help`.",
     )
     parser.add_argument("--version", action="version", version=f"sttm-export {__version__}")
-    verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
+    verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True, parser_class=_VerbParser)
     for name, module in VERBS.items():
         sub = verbs.add_parser(name, help=module.HELP, description=module.HELP)
         module.add_arguments(sub)

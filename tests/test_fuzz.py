@@ -46,7 +46,12 @@ def test_options(place, monkeypatch):
     def accepted(*_arguments, **_options):
         raise UserError("accepted")
 
-    for work in ("workflows.export.run_export", "workflows.build.build_bundle", "workflows.run.run_bundle"):
+    for work in (
+        "workflows.export.run_export",
+        "workflows.build.build_bundle",
+        "workflows.run.run_bundle",
+        "workflows.ask.ask_bundle",
+    ):
         monkeypatch.setattr(f"sttm_export.{work}", accepted)
     for work in ("validate_on_fixtures", "validate_on_clip", "validate_engines"):
         monkeypatch.setattr(f"sttm_export.workflows.validate.{work}", accepted)

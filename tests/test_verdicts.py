@@ -194,7 +194,7 @@ def test_anything_that_is_not_finite_anywhere_is_a_sentence(broken, capsys):
 
 
 def test_a_clip_that_did_not_converge_is_said(tiny_bundle, tmp_path, monkeypatch, capsys):
-    from sttm_export.workflows import run as running
+    from sttm_export.workflows import viewing as running
 
     merge = running.merge_features
     monkeypatch.setattr(running, "merge_features", lambda *given: replace(merge(*given), converged=False))

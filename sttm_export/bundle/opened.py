@@ -11,7 +11,7 @@ import json
 import os
 import re
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -171,6 +171,18 @@ def verify_manifest(directory: Path) -> None:
     path = directory / MANIFEST
     if path.is_file() and read_sums(directory).get(MANIFEST) != sha256_of(path):
         raise UserError(f"{path} was changed after the export; copy the bundle anew, or {AGAIN}.")
+
+
+def verify_files_of(bundle: Bundle, names: Sequence[str]) -> None:
+    """Compare some files of a bundle with the sums in its manifest, where not all of them are read.
+
+    Raises:
+        UserError: one of them differs, or is missing.
+    """
+    for row in bundle.manifest.files:
+        path = bundle.path / row.path
+        if row.path in names and (not path.is_file() or sha256_of(path) != row.sha256):
+            raise UserError(f"{path} was changed after the export; copy the bundle anew, or {AGAIN}.")
 
 
 def verify_files(directory: Path, manifest: Manifest, *, engines: bool = True) -> None:

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from sttm_export.commands.values import path_value
+from sttm_export.commands.viewing import add_viewing, viewing_values
 
 HELP = "Run a bundle on a video, with ONNX Runtime or its engines: merged tokens as .npz, and a picture of them."
 
@@ -18,16 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--output", type=path_value, default=Path("tokens.npz"), metavar="FILE", help="default: tokens.npz"
     )
     parser.add_argument("--picture", type=path_value, metavar="FILE", help="default: the output with .png")
-    parser.add_argument("--fps", type=float, metavar="F", help="frames a second to sample (default: the model's)")
-    parser.add_argument("--spatial-threshold", type=float, metavar="F", help="default: the bundle's")
-    parser.add_argument(
-        "--temporal-threshold", type=float, metavar="F", help="policy threshold only; default: the bundle's"
-    )
-    help_provider = "cpu, cuda or tensorrt of ONNX Runtime, or a provider's full name (default: cpu)"
-    parser.add_argument("--provider", metavar="P", help=help_provider)
-    parser.add_argument("--engine", action="store_true", help="run the bundle's TensorRT engines, not ONNX Runtime")
-    parser.add_argument("--target", metavar="NAME", help="engines of this target (default: the first that run here)")
-    parser.add_argument("--cuda-graph", action="store_true", help="launch each engine as one CUDA graph")
+    add_viewing(parser)
 
 
 def execute(options: argparse.Namespace) -> None:
@@ -43,13 +35,7 @@ def execute(options: argparse.Namespace) -> None:
         video=options.video,
         output=options.output,
         picture=options.picture or options.output.with_suffix(".png"),
-        fps=options.fps,
-        spatial=options.spatial_threshold,
-        temporal=options.temporal_threshold,
-        provider=options.provider,
-        engine=options.engine,
-        target=options.target,
-        cuda_graph=options.cuda_graph,
+        **viewing_values(options),
     )
     steps = Steps(5)
     with steps.step("Check the bundle"):

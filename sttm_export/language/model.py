@@ -1,8 +1,8 @@
 """A language model whose graphs are loaded: the video is read once, and each question pays for its own tokens.
 
-Layers below the merge layer see [system][video], layers from it on [system][merged video]; both keep keys and values in
-the sessions' state. A question goes behind the video, its answer behind the question, and the next question over both:
-slots are overwritten before they are seen.
+Layers below the merge layer see [system][video][behind], layers from it on [system][merged video][behind]; both keep
+keys and values in the sessions' state. A question goes behind them, its answer behind the question, and the next
+question over both: slots are overwritten before they are seen.
 """
 
 from __future__ import annotations
@@ -55,6 +55,7 @@ class Watched:
     system: int  # tokens before it
     frames: int  # T'
     cells: Ints  # [n] cell of the video that stands for each merged token
+    behind: int = 0  # tokens of text behind it that every question shares
 
 
 class LanguageModel:
@@ -71,31 +72,32 @@ class LanguageModel:
         self._spec, self._graphs, self._grid, self._policy = spec, graphs, grid, policy
         self._watched: Watched | None = None
 
-    def watch(self, system: Sequence[int], video: Floats) -> Watched:
-        """Read a video: prefill all layers with [system][video], merging in between.
+    def watch(self, system: Sequence[int], video: Floats, behind: Sequence[int] = ()) -> Watched:
+        """Read a video: prefill all layers with [system][video][behind], merging in between.
 
         Args:
             system: ids of the text before the video.
             video: [T', N, C] embeddings.
+            behind: ids of text behind the video that is the same for every question. The merging never looks at it.
         """
         frames, cells, channels = video.shape
-        before, prompt = len(system), self._prompt(len(system), frames, 0)
+        prompt = self._prompt(len(system), frames, len(behind))
         whole = prompt_positions(prompt, self._policy)
-        hidden = np.concatenate([self._embedded(system), video.reshape(-1, channels)]).astype(np.float32)
-        hidden = self._run(self._graphs.below, hidden, whole, 0)
-        merged = self._graphs.merge(hidden[before:].reshape(frames, cells, channels))
+        parts = [self._embedded(system), video.reshape(-1, channels), self._embedded(behind)]
+        hidden = self._run(self._graphs.below, np.concatenate(parts).astype(np.float32), whole, 0)
+        before, seen, after = np.split(hidden, [prompt.system, prompt.system + prompt.video])
+        merged = self._graphs.merge(seen.reshape(frames, cells, channels))
         represented = cells_of(merged.token_box, prompt)
         positions = merged_positions(whole, prompt, represented, self._policy)
-        hidden = np.concatenate([hidden[:before], merged.tokens.astype(np.float32)])
-        self._run(self._graphs.above, hidden, positions, 0)
-        self._watched = Watched(before, frames, represented)
+        self._run(self._graphs.above, np.concatenate([before, merged.tokens.astype(np.float32), after]), positions, 0)
+        self._watched = Watched(prompt.system, frames, represented, len(behind))
         return self._watched
 
     def ask(self, question: Sequence[int], most: int, choose: Callable[[Floats], int]) -> Iterator[int]:
         """Yield the answer's tokens; who asks stops at an end token by not taking further ones.
 
         Args:
-            question: ids of the text behind the video.
+            question: ids of the text behind what was read.
             most: tokens at most.
             choose: logits [V] → the next token.
 
@@ -103,11 +105,12 @@ class LanguageModel:
             UserError: no video was read, an empty question, or no room for question and answer.
         """
         watched = self._ready(question, most)
-        prompt = self._prompt(watched.system, watched.frames, len(question))
+        prompt = self._prompt(watched.system, watched.frames, watched.behind + len(question))
         whole = prompt_positions(prompt, self._policy)
         merged = merged_positions(whole, prompt, watched.cells, self._policy)
         behind, above = (positions[:, -len(question) :] for positions in (whole, merged))
-        slots = watched.system + prompt.video, watched.system + len(watched.cells)
+        read = watched.system + watched.behind
+        slots = read + prompt.video, read + len(watched.cells)
         hidden = self._through(self._embedded(question), behind, above, slots)
         position = next_position(whole)
         slots = slots[0] + len(question), slots[1] + len(question)
@@ -150,10 +153,10 @@ class LanguageModel:
             raise UserError("The question is empty; ask something.")
         watched = self._watched
         video = self._prompt(watched.system, watched.frames, 0).video
-        need = len(question) + most - 1
+        need, read = len(question) + most - 1, watched.system + watched.behind
         for sessions, taken in ((self._graphs.above, len(watched.cells)), (self._graphs.below, video)):
             for session in sessions:
-                room = session.graph.kept[0].shape[1] - watched.system - taken
+                room = session.graph.kept[0].shape[1] - read - taken
                 if need > room:
                     raise UserError(
                         f"A question of {len(question)} tokens and an answer of {most} need {need} slots behind the "

@@ -38,6 +38,11 @@ class VideoInfo:
     declared_frames: int  # that the header promises; 0 when it does not say
     fps: Fraction  # average rate, frames a second
 
+    @property
+    def duration(self) -> float:
+        """Seconds that the video lasts, as the published evaluation has them: frames over their average rate."""
+        return float(self.frames / self.fps)
+
 
 def probe(path: str | Path) -> VideoInfo:
     """Count frames and read rates by demuxing.

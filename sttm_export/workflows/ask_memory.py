@@ -1,0 +1,48 @@
+"""What memory the language model of a bundle takes on a processor, before it is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from sttm_export.bundle.opened import Bundle
+from sttm_export.contracts.decoding import HEAD
+from sttm_export.contracts.graph import FLOAT_OF, VISION_ENCODER
+from sttm_export.errors import UserError
+from sttm_export.system import read_memory, size_text
+
+
+def check_memory(bundle: Bundle, *, video: bool) -> None:
+    """Refuse what this machine has no memory for, before it is found out by the kernel.
+
+    Args:
+        bundle: with a decoder, whose graphs ONNX Runtime runs on the processor.
+        video: whether its vision encoder runs too, which is freed before the language model is loaded.
+
+    Raises:
+        UserError: says what is needed and what is free.
+    """
+    memory = read_memory()
+    if memory.usable is None:
+        return
+    free, need = memory.usable + (memory.swap_free or 0), estimate_memory(bundle, video=video)
+    if free < need:
+        raise UserError(
+            f"The language model of {bundle.path} needs at least {size_text(need)} of memory and {size_text(free)} are "
+            "free; close other programs, use --engine on a machine with a GPU, or use one with more memory."
+        )
+
+
+def estimate_memory(bundle: Bundle, *, video: bool) -> int:
+    """Bytes at least: weights as ONNX Runtime has them, and keys and values as given and as written."""
+    recipe = bundle.manifest.recipe
+    groups = [recipe.group_graph(span).name for span in (*recipe.below, *recipe.above)]
+    state = sum(tensor.nbytes for name in groups for tensor in bundle.graph(name).kept)
+    language = _weights(bundle, [*groups, HEAD]) + 2 * state
+    return max(language, _weights(bundle, [VISION_ENCODER]) if video else 0)
+
+
+def _weights(bundle: Bundle, names: Iterable[str]) -> int:
+    """Float32, which the processor computes in: weights of a float16 graph double as they are loaded."""
+    paths = [bundle.path / f"{bundle.graph(name).onnx_file}{end}" for name in names for end in ("", ".data")]
+    times = 2 if FLOAT_OF[bundle.manifest.precision] == "float16" else 1
+    return times * sum(path.stat().st_size for path in paths if path.is_file())

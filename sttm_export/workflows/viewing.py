@@ -1,0 +1,171 @@
+"""A video through the vision side of a bundle, up to its merged tokens: what `run` and `ask` have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sttm_export.bundle.opened import Bundle, bundle_around
+from sttm_export.contracts.graph import TOKEN_MERGER, VISION_ENCODER
+from sttm_export.contracts.model import MAX_FPS
+from sttm_export.engines.compatibility import engines_here
+from sttm_export.errors import UserError
+from sttm_export.files.whole import check_not_input, check_writable
+from sttm_export.runtime.merged import NOT_CONVERGED, MergedTokens
+from sttm_export.runtime.ort_session import OrtSession, check_provider
+from sttm_export.runtime.pipeline import encode_frames, merge_features
+from sttm_export.runtime.preprocess import pixel_values
+from sttm_export.runtime.providers import CPU
+from sttm_export.runtime.session import StatefulSession
+from sttm_export.runtime.trt_session import TrtSession
+from sttm_export.runtime.video import Video, published_sampler, read_video
+from sttm_export.terminal import Steps
+from sttm_export.validation.finiteness import nonfinite
+
+Features = NDArray[np.floating]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Viewing:
+    """How a video is looked at and what runs the graphs; None leaves the bundle's or the model's value."""
+
+    fps: float | None = None  # frames a second to sample
+    spatial: float | None = None  # threshold
+    temporal: float | None = None  # threshold
+    provider: str | None = None  # of ONNX Runtime; None for the CPU, or with engines
+    engine: bool = False  # run the bundle's engines, not ONNX Runtime
+    target: str | None = None  # the target whose engines; None takes the first that run here
+    cuda_graph: bool = False  # launch each engine as one CUDA graph
+
+
+class Loader:
+    """Loads graphs of a bundle, as engines or in ONNX Runtime.
+
+    Args:
+        bundle: opened.
+        viewing: what runs them.
+
+    Raises:
+        UserError: no engines that run here, or a provider that this ONNX Runtime does not have.
+    """
+
+    def __init__(self, bundle: Bundle, viewing: Viewing) -> None:
+        self.bundle, self._viewing = bundle, viewing
+        self.provider = CPU if viewing.provider is None else viewing.provider
+        self._selection = engines_here(bundle, viewing.target) if viewing.engine else None
+        if self._selection is None:
+            check_provider(self.provider)
+
+    @property
+    def in_memory(self) -> bool:
+        """Whether weights come to lie in the memory of the processor, not of a GPU."""
+        return self._selection is None and self.provider == CPU
+
+    @contextmanager
+    def open(self, name: str) -> Iterator[StatefulSession]:
+        """Load a graph, and free it at the end of the block."""
+        graph = self.bundle.graph(name)
+        if self._selection is None:
+            yield OrtSession(self.bundle.onnx_path(name), graph, provider=self.provider, low_memory=True)
+            return
+        engine = self._selection.engines[name]
+        with TrtSession(engine, graph, cuda_graph=self._viewing.cuda_graph) as session:
+            yield session
+
+
+def check_viewing(viewing: Viewing) -> None:
+    """Refuse, before any work, values that are not possible."""
+    if viewing.engine and viewing.provider is not None:
+        raise UserError(
+            f"--engine runs TensorRT engines and --provider {viewing.provider} runs ONNX Runtime; give one of the two."
+        )
+    if not viewing.engine and (viewing.target is not None or viewing.cuda_graph):
+        raise UserError("--target and --cuda-graph are about engines; give --engine with them.")
+    if viewing.fps is not None and not 0 < viewing.fps <= MAX_FPS:
+        raise UserError(
+            f"--fps {viewing.fps:g} is not possible; give frames a second, above 0 and at most {MAX_FPS:g}."
+        )
+    for name, value in (("spatial", viewing.spatial), ("temporal", viewing.temporal)):
+        if value is not None and not -1.0 <= value <= 1.0:
+            raise UserError(f"--{name}-threshold {value:g} is no cosine; give a number from -1 to 1.")
+
+
+def check_outputs(written: Mapping[str, Path], inputs: Mapping[str, Path]) -> None:
+    """Refuse outputs that cannot be written, that are an input, one file, or in a bundle; also by links.
+
+    Args:
+        written: the files by their options.
+        inputs: what is read, by what it is.
+    """
+    before = list(inputs.items())
+    for option, path in written.items():
+        check_writable(path, option)
+        check_not_input(path, option, before)
+        if (around := bundle_around(path)) is not None:
+            raise UserError(
+                f"{option} {path} would lie in the bundle {around}, which holds nothing else; give {option} a file "
+                "elsewhere."
+            )
+        before.append((f"the {option} {path}", path))
+
+
+def check_policy(bundle: Bundle, viewing: Viewing) -> None:
+    """Refuse a threshold that the bundle solves itself."""
+    if bundle.merge.policy == "budget" and viewing.temporal is not None:
+        raise UserError(
+            "--temporal-threshold does nothing here: the bundle has policy budget, which solves it for every clip; "
+            "leave it out, or export with --policy threshold."
+        )
+
+
+def decode(bundle: Bundle, path: Path, viewing: Viewing, steps: Steps) -> Video:
+    """Decode the frames that the bundle looks at.
+
+    Raises:
+        UserError: unreadable video.
+    """
+    model, most = bundle.model, bundle.merge.frames * bundle.model.frames_per_step
+    with steps.step("Decode the video"):
+        # The graph takes at most T frames, whatever the model was evaluated with.
+        bound = min(model.sampling.max_frames, most)
+        video = read_video(path, published_sampler(viewing.fps or model.sampling.fps, bound))
+    steps.say(f"{len(video.frames)} of {video.info.frames} frames, at most {most} a clip {video.note}".rstrip())
+    return video
+
+
+def encode(loader: Loader, video: Video, steps: Steps) -> Features:
+    """Run the vision encoder over the frames; [T', N, C]."""
+    bundle = loader.bundle
+    with steps.step("Encode the frames", steady=True) as advance:
+        graph = bundle.graph(VISION_ENCODER)
+        values = pixel_values(video.frames, bundle.model.pixels, bundle.model.frames_per_step)
+        # One session at a time: on an edge GPU two sets of weights may be one too many.
+        with loader.open(VISION_ENCODER) as session:
+            backend = session.backend
+            features = encode_frames(session, graph, values, lambda done, n: advance(f"{done} of {n}", done / n))
+    steps.say(f"with {backend}")
+    if fault := nonfinite(features):
+        steps.say(f"the vision encoder's features: {fault}; tokens of those cells mean nothing")
+    return features
+
+
+def merge(loader: Loader, viewing: Viewing, features: Features) -> MergedTokens:
+    """Run the token merger over what merges, [T', N, C], with the thresholds given or the bundle's."""
+    defaults = loader.bundle.manifest.thresholds
+    spatial = defaults.spatial if viewing.spatial is None else viewing.spatial
+    temporal = defaults.temporal if viewing.temporal is None else viewing.temporal
+    with loader.open(TOKEN_MERGER) as session:
+        return merge_features(session, loader.bundle.merge, features, len(features), spatial, temporal)
+
+
+def say_merged(merged: MergedTokens, bundle: Bundle, steps: Steps) -> None:
+    """Say what is unusual about a merge."""
+    if not merged.converged:
+        steps.say(NOT_CONVERGED)
+    if merged.num_frames == 1:
+        steps.say(f"the clip has one {bundle.model.step}, so there was nothing to merge across frames")
