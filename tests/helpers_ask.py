@@ -1,9 +1,6 @@
 """Tiny bundles with a language model, and questions to them in this process."""
 
 import dataclasses
-import io
-import json
-from pathlib import Path
 
 import numpy as np
 from helpers_bundles import FIELDS
@@ -11,7 +8,6 @@ from helpers_language import tiny_decoder, tiny_prompt
 from helpers_networks import tiny_model
 
 from sttm_export.bundle.opened import list_files, write_manifest
-from sttm_export.cli import main
 from sttm_export.contracts.decoding import EMBEDDINGS, TOKENIZER, Decoding
 from sttm_export.contracts.graph import FLOAT_OF
 from sttm_export.contracts.merge import MergeSpec, Thresholds
