@@ -1,9 +1,11 @@
 """Fixtures shared by the tests: a tiny model and one bundle of it."""
 
 import os
+from dataclasses import replace
 
 import pytest
-from helpers_networks import write_tiny_model_toml
+from helpers_language import tiny_decoder, tiny_prompt
+from helpers_networks import tiny_model, write_tiny_model_toml
 
 # Before any test file imports ONNX Runtime, which is told here not to report to its vendor.
 import sttm_export  # noqa: F401
@@ -15,7 +17,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 @pytest.fixture(scope="session")
 def tiny_toml(tmp_path_factory):
     path = tmp_path_factory.mktemp("model") / "tiny.toml"
-    write_tiny_model_toml(path)
+    write_tiny_model_toml(path, replace(tiny_model(), decoder=tiny_decoder(vocabulary=300), prompt=tiny_prompt()))
     return path
 
 

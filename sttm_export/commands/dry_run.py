@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import groupby
 from typing import TYPE_CHECKING
 
 from rich.text import Text
@@ -9,7 +10,13 @@ from rich.text import Text
 from sttm_export.commands.layout import print_facts, print_table
 from sttm_export.system import size_text
 from sttm_export.terminal import table_console
-from sttm_export.workflows.estimate import engine_copies, estimate_bytes, estimate_memory, estimate_parts
+from sttm_export.workflows.estimate import (
+    PartEstimate,
+    engine_copies,
+    estimate_bytes,
+    estimate_memory,
+    estimate_parts,
+)
 
 if TYPE_CHECKING:
     from sttm_export.workflows.plan import ExportPlan
@@ -20,17 +27,7 @@ def print_estimate(plan: ExportPlan) -> None:
     console, rows, copies = table_console(), estimate_parts(plan), engine_copies(plan)
     print_facts(console, f"Dry run of {plan.output}", [("model", f"{plan.model.title}, {plan.recipe.precision}")])
     header = ("part", "parameters", "weights", "memory to export", "memory to build", "minutes")
-    shown = [
-        (
-            row.name,
-            f"{row.parameters:,}",
-            size_text(row.weights),
-            size_text(row.memory),
-            size_text(row.engine_memory) if row.engine_memory else "",
-            f"{row.seconds / 60:.1f}",
-        )
-        for row in rows
-    ]
+    shown = [_shown(list(alike)) for _, alike in groupby(rows, key=_figures)]
     print_table(console, "Parts", header, shown)
     most = max(row.engine_memory for row in rows)
     builds = f", {size_text(most)} to build engines" if most else ""
@@ -41,3 +38,16 @@ def print_estimate(plan: ExportPlan) -> None:
     ]
     print_facts(console, "Together", facts)
     console.print(Text("Nothing was written; leave --dry-run out to export."), soft_wrap=True)
+
+
+def _figures(row: PartEstimate) -> tuple[str, ...]:
+    build = size_text(row.engine_memory) if row.engine_memory else ""
+    minutes = f"{row.seconds / 60:.1f}"
+    return (f"{row.parameters:,}", size_text(row.weights), size_text(row.memory), build, minutes)
+
+
+def _shown(alike: list[PartEstimate]) -> tuple[str, ...]:
+    """One row for parts in turn that take the same, as the groups of a decoder do; its figures are of one of them."""
+    first, count = alike[0], len(alike)
+    name = first.name if count == 1 else f"{first.name} … {alike[-1].name}, {count}, each"
+    return (name, *_figures(first))
