@@ -54,7 +54,7 @@ def run_part(recipe, part, clip, folder):
     return found
 
 
-@pytest.mark.parametrize(("layer", "precision"), [(0, "fp16"), (1, "fp16"), (3, "fp32")])
+@pytest.mark.parametrize(("layer", "precision"), [(0, "fp16"), (1, "fp32"), (3, "fp16")])
 def test_every_part_agrees_with_its_reference(tmp_path, layer, precision):
     recipe = recipe_of(layer, precision)
     report, clip = run_parts(recipe, tmp_path)
@@ -68,7 +68,7 @@ def test_every_part_agrees_with_its_reference(tmp_path, layer, precision):
 
 
 def test_three_positions_a_token(tmp_path):
-    report, _ = run_parts(recipe_of(2, "fp32", mrope_section=(2, 2, 2)), tmp_path)
+    report, _ = run_parts(recipe_of(2, "fp16", mrope_section=(2, 2, 2)), tmp_path)
     report.raise_on_miss()
 
 

@@ -49,8 +49,9 @@ def _group_part(recipe: Recipe, span: Span) -> Part:
     spec, rows = recipe.decoder, _Rows(recipe, span)
     layers = span[1] - span[0]
     # A gate counts eight stored tensors a layer (`validation/gates.py`); attention and MLP have as many each.
-    judge = Judge("floats", 2 * layers, spec.intermediate_size, FLOAT_OF[recipe.precision])
-    graph = JudgedGraph.of(recipe.group_graph(span), judge, layers)
+    declared = recipe.group_graph(span)
+    longest = max(spec.intermediate_size, declared.kept[0].shape[1])
+    graph = JudgedGraph.of(declared, Judge("floats", 2 * layers, longest, FLOAT_OF[recipe.precision]), layers)
 
     def build(state: State) -> DecoderGroup:
         return build_module(lambda: DecoderGroup(spec, *span), module_state(state), recipe.precision)
