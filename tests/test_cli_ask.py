@@ -5,10 +5,13 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from helpers_ask import answers, ask, export_asked, refusal
+from helpers_language import tiny_decoder, tiny_prompt
+from helpers_qwen2_vl import model_of, tiny_qwen
 from helpers_runtime import write_video
 
 from sttm_export.bundle.opened import open_bundle
@@ -55,7 +58,14 @@ def loads(monkeypatch):
     return names
 
 
-@pytest.mark.parametrize("name", ["layered", "merged"])
+@pytest.fixture(scope="module")
+def qwen(tmp_path_factory):
+    """Three positions a token, two frames a step; tokens merge at the input of layer 1."""
+    model = replace(model_of(tiny_qwen(rows=6)), decoder=tiny_decoder(vocabulary=400, mrope_section=(2, 2, 2)))
+    return export_asked(tmp_path_factory.mktemp("qwen"), layer=1, model=replace(model, prompt=tiny_prompt()))
+
+
+@pytest.mark.parametrize("name", ["layered", "merged", "qwen"])
 def test_questions_with_and_without_reuse(request, name, video, tmp_path):
     bundle = request.getfixturevalue(name)
     one_by_one = [answers(bundle, "--video", video, question, *SHORT) for question in QUESTIONS]

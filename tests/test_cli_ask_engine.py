@@ -3,6 +3,7 @@
 import json
 import shutil
 
+import numpy as np
 import pytest
 from helpers_ask import answers, ask, export_asked, refusal
 from helpers_runtime import write_video
@@ -109,3 +110,14 @@ def test_a_bundle_without_engines(orin, bundle, video, tmp_path):
     bare = shutil.copytree(bundle, tmp_path / "bare")
     shutil.rmtree(bare / ENGINES)
     assert "The bundle has no engines" in refusal(bare, "--engine", "--video", video, "What?")
+
+
+def test_run_on_engines_gives_what_merges_there(orin, bundle, video, tmp_path):
+    found = []
+    for more in ((), ("--engine",)):
+        out = tmp_path / f"{len(more)}.npz"
+        assert main(["run", str(bundle), "--video", str(video), "--output", str(out), *more]) == 0
+        found.append(dict(np.load(out)))
+    for key, array in found[0].items():
+        np.testing.assert_array_equal(found[1][key], array)
+    assert orin.driver.live() == {}
