@@ -26,8 +26,8 @@ from sttm_export.language.tokenizer import read_tokenizer
 from sttm_export.runtime.sample_clips import find_sample_clip
 from sttm_export.runtime.video import published_sampler, read_video
 from sttm_export.system import MemoryFacts
-from sttm_export.workflows import ask as asking
 from sttm_export.workflows import ask_memory, viewing
+from sttm_export.workflows import ask_request as asking
 
 QUESTIONS = ("What is this?", "And that?", "Is it été 日本?")
 SHORT = ("--max-new-tokens", "12")
