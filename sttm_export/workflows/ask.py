@@ -40,6 +40,8 @@ def ask_bundle(bundle: Bundle, request: Request, questions: Questions, steps: St
         if bundle.weights.is_random:
             steps.say(f"{bundle.weights.describe()}: the text proves the graphs and means nothing")
         for question in questions:
+            if not questions.interactive:
+                steps.say(f"question: {question}")
             try:
                 _answer(bundle, reader, reading, request, question, steps)
             except UserError as error:
@@ -70,7 +72,6 @@ def _answer(bundle: Bundle, reader: Reader, reading: Reading, request: Request, 
     most = longest_answer(len(ids), reading.room, request.most)
     if most < (request.most or USUAL_ANSWER):
         steps.say(f"there is room for an answer of {most} tokens")
-    steps.say(f"question: {question}")
     stop = reader.tokenizer.stop_ids(prompt)
     record, text = answer(reading.model, reader.tokenizer, ids, most, request.chooser(), stop)
     terminal = sys.stdout is not None and sys.stdout.isatty()
