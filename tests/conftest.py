@@ -40,3 +40,15 @@ def tiny_bundle(tmp_path_factory, tiny_toml):
     ]
     assert main(command) == 0
     return output
+
+
+@pytest.fixture(scope="session")
+def language_bundle(tmp_path_factory, tiny_toml):
+    """A whole bundle with a language model that merges before layer 2, without engines. Do not change it: copy it."""
+    from sttm_export.cli import main
+
+    output = tmp_path_factory.mktemp("bundles") / "language"
+    command = ["--model", str(tiny_toml), "--budget", "0.5", "--frames", "4", "--batch", "2", "--random-weights", "7"]
+    command += ["--decoder", "--chunk", "16", "--text-tokens", "200", "--no-engines", "--output", str(output)]
+    assert main(command) == 0
+    return output

@@ -1,50 +1,52 @@
-"""Tiny bundles with a language model, and questions to them in this process."""
+"""Tiny bundles with a language model, and what is needed to ask them."""
 
+import contextlib
 import dataclasses
+import io
 
-import numpy as np
-from helpers_bundles import FIELDS
 from helpers_language import tiny_decoder, tiny_prompt
-from helpers_networks import tiny_model
+from helpers_networks import tiny_model, write_tiny_model_toml
 
-from sttm_export.bundle.opened import list_files, write_manifest
-from sttm_export.contracts.decoding import EMBEDDINGS, TOKENIZER, Decoding
-from sttm_export.contracts.graph import FLOAT_OF
-from sttm_export.contracts.merge import MergeSpec, Thresholds
-from sttm_export.contracts.recipe import Recipe
-from sttm_export.families.registry import parts_of
-from sttm_export.families.weights import open_weights
-from sttm_export.graphs.export import export_graph
-from sttm_export.language.checkpoint import embedding_shapes
+from sttm_export.cli import main
+
+TEXT = 192
+"""Slots for prompt, question and answer; the stand-in tokenizer has a token for every byte."""
 
 
 def asked_model(**changes):
+    """A tiny model with a decoder of three layers; ids enough for every byte."""
     return dataclasses.replace(tiny_model(), decoder=tiny_decoder(vocabulary=400), prompt=tiny_prompt(), **changes)
 
 
-def make_asked_bundle(directory, *, merge_layer, precision="fp32", group_layers=1, text=160, seed=7):
-    model = asked_model()
-    merge = MergeSpec(4, 3, 3, 48, 0.5)
-    decoding = Decoding(merge_layer, group_layers, 16, text)
-    recipe = Recipe(model, merge, Thresholds(0.85, 0.65, "a test"), precision, "fp32", 2, decoding)
-    directory.mkdir(parents=True)
-    parts = parts_of(recipe)
-    shapes = {name: shape for part in parts for name, shape in part.shapes.items()}
-    weights = open_weights(model, shapes | embedding_shapes(model.decoder), None, seed)
-    for part in parts:
-        export_graph(part.module(weights.read(part.shapes)), part.graph, directory)
-    table = weights.read(embedding_shapes(model.decoder))["language.embed.weight"]
-    np.save(directory / EMBEDDINGS, table.float().numpy().astype(FLOAT_OF[precision]))
-    (directory / TOKENIZER).write_bytes(weights.tokenizer(model.decoder, model.prompt))
-    manifest = FIELDS | {
-        "model": dataclasses.asdict(model),
-        "precision": precision,
-        "batch": 2,
-        "merge": dataclasses.asdict(merge),
-        "decoding": dataclasses.asdict(decoding),
-        "weights": dataclasses.asdict(weights.source) | {"sha256": "0" * 64},
-        "graphs": [dataclasses.asdict(part.graph) for part in parts],
-    }
-    manifest["files"] = list_files(directory)
-    write_manifest(directory, manifest)
-    return directory
+def export_asked(folder, *, layer, precision="fp32", model=None, more=()):
+    """Export a bundle of it with a graph for every layer, without validation; returns its directory."""
+    toml = write_tiny_model_toml(folder / "tiny.toml", model or asked_model())
+    command = ["--model", str(toml), "--budget", "0.5", "--frames", "4", "--batch", "2", "--random-weights", "7"]
+    command += ["--decoder", "--merge-layer", str(layer), "--group-layers", "1", "--chunk", "16"]
+    command += ["--text-tokens", str(TEXT), "--precision", precision, "--no-engines", "--no-validation"]
+    command += ["--output", str(folder / "bundle"), *more]
+    assert main(command) == 0
+    return folder / "bundle"
+
+
+def ask(*arguments):
+    """Exit code, standard output and standard error of `sttm-export ask`."""
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        code = main(["ask", *map(str, arguments)])
+    assert "Traceback" not in err.getvalue()
+    return code, out.getvalue(), err.getvalue()
+
+
+def answers(*arguments):
+    """The text of the answers of a call that is to succeed."""
+    code, out, err = ask(*arguments)
+    assert code == 0, err
+    return out
+
+
+def refusal(*arguments):
+    """The one sentence with which a call is refused."""
+    code, out, err = ask(*arguments)
+    assert (code, out) == (2, ""), err
+    return err.strip().splitlines()[-1]

@@ -203,3 +203,17 @@ def test_help_is_there_without_tensorrt(bundle):
     for option in ("--target", "--check", "--workspace", "--force", "--ignore-memory", "--runs"):
         assert option in done.stdout
     assert Path(bundle / "device" / "README.md").read_text(encoding="utf-8").startswith("# Engines on the device: Tiny")
+
+
+def test_a_language_model_is_built_and_checked_group_by_group(language_bundle, tmp_path, environment):
+    """Two profiles an engine, and keys and values that stay on the device between calls."""
+    bundle = tmp_path / "bundle"
+    shutil.copytree(language_bundle, bundle)
+    done = build(bundle, environment())
+    assert done.returncode == 0, done.stdout + done.stderr
+    report = json.loads((bundle / "engines" / TARGET / "report.json").read_text())
+    names = [graph.name for graph in open_bundle(bundle).manifest.graphs]
+    assert names == ["vision_encoder", "decoder_00_01", "token_merger", "decoder_02_02", "language_head"]
+    assert {row["graph"] for row in report["validation"]["results"]} == set(names) == set(report["latency"])
+    cases = {row["clip"] for row in report["validation"]["results"] if row["graph"] == "decoder_02_02"}
+    assert cases == {"the clip", "the case step", "the case edges"}

@@ -17,6 +17,7 @@ BASE = {
     "export": ["--model", "tiny.toml", "--budget", "0.5", "--frames", "4", "--random-weights", "0"],
     "build": ["bundle", "--target", "rtx"],
     "run": ["bundle", "--video", "clip.mp4"],
+    "ask": ["bundle", "What?", "--video", "clip.mp4"],
     "validate": ["bundle"],
     "inspect": ["bundle"],
     "targets": [],

@@ -15,6 +15,8 @@ from sttm_export.cli import main
 
 EXPORT = ["--model", "tiny.toml", "--budget", "0.5", "--frames", "4", "--random-weights", "0", "--no-engines"]
 RUN = ["run", "tiny", "--video", "clip.mp4", "--output", "out.npz"]
+ASK = ["ask", "tiny", "What?"]
+SEEN = [*ASK, "--video", "clip.mp4"]
 LONG = "x" * 300
 
 
@@ -124,6 +126,42 @@ ROWS = [
     ([*RUN, "--video", ""], "is empty text"),
     ([*RUN, "--provider", ""], "has no provider ''"),
     ([*RUN, "--target", "rtx"], "give --engine with them"),
+    # ask
+    (ASK, "There is nothing to ask about; give --video FILE, or --kv FILE"),
+    (SEEN, "tiny has no language model to ask; export it again with --decoder"),
+    ([*ASK, "--kv", "x.kv"], "tiny has no language model to ask"),
+    ([*SEEN, ""], "The question is empty"),
+    ([*SEEN, " \n "], "The question is empty"),
+    ([*SEEN, "\udcff"], "The question is no valid UTF-8 text"),
+    ([*SEEN, "--kv", "x.kv"], "so --video does nothing"),
+    ([*ASK, "--kv", "x.kv", "--save-kv", "y.kv"], "so --save-kv does nothing"),
+    ([*ASK, "--kv", "x.kv", "--fps", "1"], "so --fps does nothing"),
+    ([*ASK, "--kv", "x.kv", "--spatial-threshold", "0.5"], "so --spatial-threshold does nothing"),
+    ([*ASK, "--kv", ""], "is empty text"),
+    ([*SEEN, "--max-new-tokens", "0"], "--max-new-tokens 0 would be no answer"),
+    ([*SEEN, "--max-new-tokens", "-9"], "--max-new-tokens -9 would be no answer"),
+    ([*SEEN, "--max-new-tokens", "1.5"], "invalid int value"),
+    ([*SEEN, "--temperature", "-1"], "The temperature -1.0 cannot be drawn with"),
+    ([*SEEN, "--temperature", "nan"], "The temperature nan cannot be drawn with"),
+    ([*SEEN, "--temperature", "inf"], "The temperature inf cannot be drawn with"),
+    ([*SEEN, "--top-k", "5"], "--top-k does nothing where the likeliest token is taken"),
+    ([*SEEN, "--seed", "5"], "--seed does nothing where the likeliest token is taken"),
+    ([*SEEN, "--temperature", "1", "--top-k", "-1"], "top-k -1 is no number of tokens"),
+    ([*SEEN, "--temperature", "1", "--top-p", "0"], "top-p 0.0 is no share"),
+    ([*SEEN, "--temperature", "1", "--top-p", "nan"], "top-p nan is no share"),
+    ([*SEEN, "--temperature", "1", "--seed", "-1"], "The seed -1 is none"),
+    ([*SEEN, "--temperature", "1", "--seed", str(2**70)], "The seed 1180591620717411303424 is none"),
+    ([*SEEN, "--fps", "0"], "--fps 0 is not possible"),
+    ([*SEEN, "--temporal-threshold", "7"], "is no cosine"),
+    ([*SEEN, "--provider", "cpu", "--engine"], "give one of the two"),
+    ([*SEEN, "--target", "rtx"], "give --engine with them"),
+    ([*SEEN, "--save-kv", "clip.mp4"], "--save-kv clip.mp4 is the video"),
+    ([*SEEN, "--save-kv", "tiny/x.kv"], "--save-kv tiny/x.kv would lie in the bundle"),
+    ([*SEEN, "--save-kv", "fifo"], "no regular file"),
+    ([*SEEN, "--save-kv", "none/x.kv"], "a directory that exists"),
+    ([*SEEN, "--save-kv", LONG], "is too long"),
+    ([*SEEN, "--what"], "unrecognized arguments: --what"),
+    (["ask", "bare", "What?", "--video", "clip.mp4"], "is not a bundle"),
     # the other verbs
     (["inspect", "bare"], "is not a bundle"),
     (["inspect", "fifo"], "is not a bundle"),

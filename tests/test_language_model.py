@@ -5,17 +5,16 @@ import functools
 import numpy as np
 import pytest
 import torch
+from helpers_decoders import answer, exported_group, exported_head, exported_merger
 from helpers_language import CASES, load_case
 
-from sttm_export.contracts.decoding import decoder_graph, head_graph
-from sttm_export.contracts.graph import token_merger_graph
+from sttm_export.contracts.decoding import decoder_graph
 from sttm_export.errors import UserError
 from sttm_export.graphs.export import export_graph
-from sttm_export.language.checkpoint import group_shapes, head_shapes, module_state
+from sttm_export.language.checkpoint import group_shapes, module_state
 from sttm_export.language.choose import greedy
-from sttm_export.language.decoder import DecoderGroup, Head
+from sttm_export.language.decoder import DecoderGroup
 from sttm_export.language.model import Graphs, LanguageModel
-from sttm_export.merging.static import TokenMerger
 from sttm_export.runtime.ort_session import OrtSession
 from sttm_export.runtime.pipeline import merge_features
 
@@ -32,40 +31,20 @@ def loaded(tmp_path_factory):
     def load(name):
         case, folder = load_case(name), tmp_path_factory.mktemp(name)
         spec, layer, new = case.spec, case.merging.layer, len(case.arrays["decode_positions"]) + 16
-        below = [_group(case, 0, layer, case.prompt.length + new, folder)] if layer else []
-        above = [_group(case, layer, spec.layers, case.prompt.length + new, folder)]
-        head = Head(spec)
-        head.load_state_dict(module_state({name: case.state[name] for name in head_shapes(spec)}))
-        head_path = export_graph(head.eval(), head_graph(spec), folder)
-        merger_graph = token_merger_graph(case.merging.merge, "fp32")
-        merger = OrtSession(export_graph(TokenMerger(case.merging.merge), merger_graph, folder), merger_graph)
+        slots = case.prompt.length + new
+        spans = [(0, layer), (layer, spec.layers)] if layer else [(0, spec.layers)]
+        groups = [OrtSession(*exported_group(spec, case.state, span, folder, slots, CHUNK)) for span in spans]
+        head = OrtSession(*exported_head(spec, case.state, folder))
+        merger = OrtSession(*exported_merger(case.merging.merge, folder))
 
         def merge(features):
             return merge_features(merger, case.merging.merge, features, len(features), *case.merging.thresholds)
 
         embeddings = case.state["language.embed.weight"].numpy()
-        graphs = Graphs(below, above, OrtSession(head_path, head_graph(spec)), embeddings, merge)
+        graphs = Graphs(groups[:-1], groups[-1:], head, embeddings, merge)
         return LanguageModel(spec, graphs, (case.prompt.height, case.prompt.width), case.merging.policy), case
 
     return load
-
-
-def _group(case, first, last, slots, folder):
-    graph = decoder_graph(case.spec, first, last, slots, CHUNK, "fp32")
-    module = DecoderGroup(case.spec, first, last)
-    module.load_state_dict(module_state({name: case.state[name] for name in group_shapes(case.spec, first, last)}))
-    return OrtSession(export_graph(module.eval(), graph, folder), graph)
-
-
-def answer(model, question, most):
-    """Tokens and logits of an answer."""
-    seen = []
-
-    def choose(logits):
-        seen.append(logits)
-        return greedy(logits)
-
-    return list(model.ask(question, most, choose)), np.stack(seen)
 
 
 @pytest.mark.parametrize("name", CASES)

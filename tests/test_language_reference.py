@@ -54,6 +54,17 @@ def test_a_wrong_position_after_merging_shows():
     assert np.abs(second.numpy() - ids["logits"][1]).max() > 100 * TOLERANCE
 
 
+@pytest.mark.parametrize(("policy", "merges"), [("budget", True), ("threshold", False)])
+def test_a_threshold_of_zero_or_less_merges_where_it_was_solved(policy, merges):
+    """Rule 8.6: only as a given threshold does it skip the temporal step."""
+    case = load_case("qwen2_layer2_8x14x14")
+    merge = replace(case.merging.merge, policy=policy)
+    merging = replace(case.merging, merge=merge, thresholds=(2.0, -1.0))
+    decoder, ids = ReferenceDecoder(case.spec, case.state), case.arrays
+    found = decoder.prefill(ids["system_ids"], case.video, ids["question_ids"], case.prompt, merging)
+    assert len(found.boxes) == merge.cells * (1 if merges else merge.frames)
+
+
 def test_groups_and_head_chained_are_the_whole_reference():
     """The prompt in two chunks, then a token, through buffers that hold noise where nothing was written."""
     case = load_case("qwen2_layer2_8x14x14")

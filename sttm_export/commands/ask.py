@@ -38,8 +38,7 @@ def execute(options: argparse.Namespace) -> None:
     from sttm_export.bundle.opened import open_bundle, verify_files_of, verify_manifest
     from sttm_export.contracts.decoding import EMBEDDINGS, TOKENIZER
     from sttm_export.terminal import Steps
-    from sttm_export.workflows.ask import Request, ask_bundle, check_request
-    from sttm_export.workflows.questions import Questions
+    from sttm_export.workflows.ask import Request, ask_bundle, check_request, take_questions
 
     request = Request(
         video=options.video,
@@ -53,7 +52,7 @@ def execute(options: argparse.Namespace) -> None:
         **viewing_values(options),
     )
     check_request(request)
-    questions = Questions(options.question)
+    questions = take_questions(options.question, request)
     steps = Steps(request.steps)
     with steps.step("Check the bundle"):
         if options.engine:

@@ -54,26 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     merging.add_argument("--root-level", type=int, metavar="L", help="pyramid level to start at (default: the model's)")
     merging.add_argument("--weighted-avg", action="store_true", help="area-weighted means (default: off)")
     merging.add_argument("--head-dim", type=int, default=0, metavar="D", help="per-head similarity (default: 0, off)")
-    language = parser.add_argument_group("language model")
-    language.add_argument("--decoder", action="store_true", help="export it too: `sttm-export ask` answers questions")
-    language.add_argument(
-        "--merge-layer",
-        type=int,
-        metavar="L",
-        help="decoder layer at whose input tokens merge (default: the published one; without --decoder 0)",
-    )
-    language.add_argument(
-        "--chunk", type=int, metavar="R", help=f"rows of a prompt a call of the decoder (default: {CHUNK})"
-    )
-    language.add_argument(
-        "--text-tokens",
-        type=int,
-        metavar="N",
-        help=f"most tokens of prompt, question and answer together (default: {TEXT} and {TEXT_A_FRAME} a frame)",
-    )
-    language.add_argument(
-        "--group-layers", type=int, metavar="N", help="most layers in one graph (default: what 3.6 GB of weights hold)"
-    )
+    _add_language(parser)
     weights = parser.add_argument_group("weights: one of --weights and --random-weights is needed")
     weights.add_argument(
         "--weights",
@@ -115,6 +96,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     output.add_argument("--force", action="store_true", help="replace a bundle that is there")
     output.add_argument(
         "--dry-run", action="store_true", help="show sizes, memory and time of every part, and write nothing"
+    )
+
+
+def _add_language(parser: argparse.ArgumentParser) -> None:
+    language = parser.add_argument_group("language model")
+    language.add_argument("--decoder", action="store_true", help="export it too: `sttm-export ask` answers questions")
+    language.add_argument(
+        "--merge-layer",
+        type=int,
+        metavar="L",
+        help="decoder layer at whose input tokens merge (default: the published one; without --decoder 0)",
+    )
+    language.add_argument(
+        "--chunk", type=int, metavar="R", help=f"rows of a prompt a call of the decoder (default: {CHUNK})"
+    )
+    language.add_argument(
+        "--text-tokens",
+        type=int,
+        metavar="N",
+        help=f"most tokens of prompt, question and answer together (default: {TEXT} and {TEXT_A_FRAME} a frame)",
+    )
+    language.add_argument(
+        "--group-layers", type=int, metavar="N", help="most layers in one graph (default: what 3.6 GB of weights hold)"
     )
 
 

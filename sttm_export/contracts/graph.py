@@ -138,6 +138,7 @@ class Judge:
     layers: Size = 1
     longest_sum: Size = 1
     store: DType | None = None  # format between operators, where it is not that of the first output
+    scores: Annotated[float, Range(0.0, 1e4)] = 0.0  # size of attention scores whose rounding shows in the outputs
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -32,6 +32,8 @@ from sttm_export.runtime.session import Session, StatefulSession
 Floats = NDArray[np.float32]
 # Some channels of a trained decoder's residual stream reach this; its square is past float16.
 _OUTLIER = 1e4
+# Queries and keys of random weights have elements of size 2, so that attention is sharp (`weights/spread.py`).
+_SCORES = 4.0
 # Slots that are filled before the rows of a case, where there are so many: few, so that a fixture is mostly zeros.
 _PAST = 48
 # Its square is next to nothing beside the eps of a norm; smaller numbers are denormal on the way, and slow.
@@ -51,7 +53,8 @@ def _group_part(recipe: Recipe, span: Span) -> Part:
     # A gate counts eight stored tensors a layer (`validation/gates.py`); attention and MLP have as many each.
     declared = recipe.group_graph(span)
     longest = max(spec.intermediate_size, declared.kept[0].shape[1])
-    graph = JudgedGraph.of(declared, Judge("floats", 2 * layers, longest, FLOAT_OF[recipe.precision]), layers)
+    judge = Judge("floats", 2 * layers, longest, FLOAT_OF[recipe.precision], _SCORES)
+    graph = JudgedGraph.of(declared, judge, layers)
 
     def build(state: State) -> DecoderGroup:
         return build_module(lambda: DecoderGroup(spec, *span), module_state(state), recipe.precision)

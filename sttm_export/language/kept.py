@@ -1,8 +1,9 @@
 """A video that was read, in a file: keys and values of the slots that it takes, and what they belong to.
 
-A safetensors file. Its metadata has two keys: `sttm-export`, a record (`About`) as JSON, and `sha256`, over that text
-and every tensor. Keys and values mean something only to the very graphs that made them, so the record names the bundle
-by the sha256 of its manifest. What a file holds follows from record and bundle; anything else is refused unread.
+A safetensors file, whose metadata has one key: `sttm-export`, a record (`About`) as JSON, which also has a sha256 over
+itself and every tensor. (Several keys would come in any order, and the same video would give other bytes.) Keys and
+values mean something only to the very graphs that made them, so the record names the bundle by the sha256 of its
+manifest. What a file holds follows from record and bundle; anything else is refused unread.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from sttm_export.language.model import Watched
 from sttm_export.runtime.session import Arrays
 
 FORMAT = 1
-_ABOUT, _SUM, _CELLS = "sttm-export", "sha256", "cells"
+_ABOUT, _CELLS = "sttm-export", "cells"
 _DTYPES = {"F32": "float32", "F16": "float16", "I32": "int32"}
 _WRITTEN = "give a file that `sttm-export ask --save-kv` wrote with this bundle"
 _LONGEST_ABOUT = 2**22
@@ -48,6 +49,7 @@ class About:
     behind: tuple[Count, ...]  # ids of the text behind it that every question shares
     frames: Dimension  # T', steps of the video
     tokens: Dimension  # n, that its cells merged to
+    sha256: str = ""  # over all of this, and every tensor
 
     @classmethod
     def of(cls, **values: Any) -> About:
@@ -70,8 +72,8 @@ def pack(about: About, recipe: Recipe, watched: Watched, state: Mapping[str, Arr
     for graph, used in _groups(recipe, about):
         for tensor in graph.kept:
             tensors[tensor.name] = np.ascontiguousarray(state[graph.name][tensor.name][:, :used])
-    text = json.dumps(dataclasses.asdict(about), ensure_ascii=True)
-    made: bytes = save(tensors, {_ABOUT: text, _SUM: _digest(text, tensors)})
+    summed = dataclasses.replace(about, sha256=digest(about, tensors))
+    made: bytes = save(tensors, {_ABOUT: json.dumps(dataclasses.asdict(summed))})
     return made
 
 
@@ -91,7 +93,6 @@ class KeptVideo:
         self._path, self._recipe = path, recipe
         # Held open, so that what is read is what was checked.
         self._file = self._open()
-        self._text, self._sum = self._metadata()
         self.about = self._read_about()
         self._check_origin(manifest)
         self._check_tensors()
@@ -107,7 +108,7 @@ class KeptVideo:
         about = self.about
         tensors: Arrays = {row.name: self._file.get_tensor(row.name) for row in _expected(self._recipe, about)}
         cells = tensors[_CELLS].astype(np.int64)
-        if _digest(self._text, tensors) != self._sum or not self._possible(tensors[_CELLS]):
+        if digest(about, tensors) != about.sha256 or not self._possible(tensors[_CELLS]):
             raise self._refused("was changed after it was written: its sha256 is not the recorded one")
         watched = Watched(len(about.before), about.frames, cells, len(about.behind))
         state = {
@@ -127,16 +128,11 @@ class KeptVideo:
         except (SafetensorError, OSError, ValueError) as error:
             raise self._refused(f"is damaged or no safetensors file ({_first_line(error)})") from error
 
-    def _metadata(self) -> tuple[str, str]:
-        found = self._file.metadata() or {}
-        if not {_ABOUT, _SUM} <= set(found) or len(found[_ABOUT]) > _LONGEST_ABOUT:
-            raise self._refused("does not say what its tensors belong to")
-        return found[_ABOUT], found[_SUM]
-
     def _read_about(self) -> About:
+        text = (self._file.metadata() or {}).get(_ABOUT, "")
         faults: list[str] = []
         try:
-            data = json.loads(self._text)
+            data = json.loads(text) if len(text) <= _LONGEST_ABOUT else None
         except (ValueError, RecursionError):
             data = None
         if isinstance(data, dict) and data.get("format") != FORMAT:
@@ -201,8 +197,9 @@ def _widened(tensor: TensorSpec, used: Any) -> Any:
     return buffer
 
 
-def _digest(text: str, tensors: Arrays) -> str:
-    sha = hashlib.sha256(text.encode())
+def digest(about: About, tensors: Arrays) -> str:
+    """Return the sha256 over a record, whatever sum it has now, and tensors."""
+    sha = hashlib.sha256(json.dumps(dataclasses.asdict(about) | {"sha256": ""}).encode())
     for name, array in sorted(tensors.items()):
         sha.update(f"\n{name} {array.dtype} {list(array.shape)}\n".encode())
         sha.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)

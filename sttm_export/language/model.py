@@ -24,12 +24,16 @@ from sttm_export.language.positions import (
     next_position,
     prompt_positions,
 )
-from sttm_export.language.rows import Floats, rows_through
+from sttm_export.language.rows import Floats, Told, rows_through, shares
 from sttm_export.runtime.merged import MergedTokens
 from sttm_export.runtime.session import Arrays, StatefulSession
 
 Merge = Callable[[Floats], MergedTokens]
 """Hidden states [T', N, C] at the input of the merge layer → merged tokens."""
+
+
+def _silent(_name: str, _share: float) -> None:
+    """Nobody is told."""
 
 
 @dataclass(frozen=True)
@@ -72,24 +76,32 @@ class LanguageModel:
         self._spec, self._graphs, self._grid, self._policy = spec, graphs, grid, policy
         self._watched: Watched | None = None
 
-    def watch(self, system: Sequence[int], video: Floats, behind: Sequence[int] = ()) -> Watched:
+    def watch(
+        self,
+        system: Sequence[int],
+        video: Floats,
+        behind: Sequence[int] = (),
+        told: Told = _silent,
+    ) -> Watched:
         """Read a video: prefill all layers with [system][video][behind], merging in between.
 
         Args:
             system: ids of the text before the video.
             video: [T', N, C] embeddings.
             behind: ids of text behind the video that is the same for every question. The merging never looks at it.
+            told: of the progress.
         """
         frames, cells, channels = video.shape
         prompt = self._prompt(len(system), frames, len(behind))
         whole = prompt_positions(prompt, self._policy)
         parts = [self._embedded(system), video.reshape(-1, channels), self._embedded(behind)]
-        hidden = self._run(self._graphs.below, np.concatenate(parts).astype(np.float32), whole, 0)
+        hidden = self._run(self._graphs.below, np.concatenate(parts).astype(np.float32), whole, 0, told)
         before, seen, after = np.split(hidden, [prompt.system, prompt.system + prompt.video])
         merged = self._graphs.merge(seen.reshape(frames, cells, channels))
         represented = cells_of(merged.token_box, prompt)
         positions = merged_positions(whole, prompt, represented, self._policy)
-        self._run(self._graphs.above, np.concatenate([before, merged.tokens.astype(np.float32), after]), positions, 0)
+        hidden = np.concatenate([before, merged.tokens.astype(np.float32), after])
+        self._run(self._graphs.above, hidden, positions, 0, told)
         self._watched = Watched(prompt.system, frames, represented, len(behind))
         return self._watched
 
@@ -171,9 +183,14 @@ class LanguageModel:
         hidden = self._run(self._graphs.below, hidden, below, slots[0])
         return self._run(self._graphs.above, hidden, above, slots[1])
 
-    def _run(self, sessions: Sequence[StatefulSession], hidden: Floats, positions: Ints, slot: int) -> Floats:
+    def _run(
+        self, sessions: Sequence[StatefulSession], hidden: Floats, positions: Ints, slot: int, told: Told = _silent
+    ) -> Floats:
+        groups = self._graphs.groups
         for session in sessions:
-            hidden = rows_through(session, self._spec, hidden, positions, slot)
+            name, place = session.graph.name, groups.index(session)
+            tell = shares(told, name, place, len(groups))
+            hidden = rows_through(session, self._spec, hidden, positions, slot, tell)
         return hidden
 
     def _logits(self, hidden: Floats) -> Floats:

@@ -29,7 +29,7 @@ class Merging:
 
     layer: int  # at whose input; 0: the embeddings
     merge: MergeSpec  # root level and similarity; its budget is not read
-    thresholds: tuple[float, float]  # spatial, temporal
+    thresholds: tuple[float, float]  # spatial, temporal; with the policy `budget` those that were solved
     policy: Policy
 
 
@@ -38,6 +38,7 @@ class Prefilled:
     """What a prompt left behind."""
 
     logits: Tensor  # [V] float32, for the first token
+    video: Tensor  # [T·N, C] float32, hidden states of the video at the input of the merge layer
     tokens: Tensor  # [n, C] float32, merged hidden states at the input of the merge layer
     boxes: Tensor  # [n, 5] int64
     position: int  # of the first decoded token
@@ -105,18 +106,19 @@ class ReferenceDecoder:
         embed = self._embeddings
         hidden = torch.cat([embed[torch.from_numpy(system)], video, embed[torch.from_numpy(question)]])
         positions = whole = prompt_positions(prompt, merging.policy)
-        tokens, boxes = torch.empty(0), torch.empty(0)
+        unmerged, tokens, boxes = torch.empty(0), torch.empty(0), torch.empty(0)
         with torch.no_grad():
             for layer in range(self._spec.layers):
                 if layer == merging.layer:
-                    merged = self._merge(hidden[prompt.system :][: prompt.video], prompt, merging)
+                    unmerged = hidden[prompt.system :][: prompt.video]
+                    merged = self._merge(unmerged, prompt, merging)
                     tokens, boxes = merged.tokens, merged.boxes
                     behind = hidden[prompt.system + prompt.video :]
                     hidden = torch.cat([hidden[: prompt.system], tokens, behind])
                     cells = (boxes[:, 0] * prompt.height + boxes[:, 1]) * prompt.width + boxes[:, 2]
                     positions = merged_positions(whole, prompt, cells.numpy(), merging.policy)
                 hidden = self._layer(layer, hidden, positions)
-            return Prefilled(self._logits(hidden), tokens, boxes, next_position(whole))
+            return Prefilled(self._logits(hidden), unmerged, tokens, boxes, next_position(whole))
 
     def step(self, token: int, position: int) -> Tensor:
         """Feed one token back; return the logits [V] of the next."""
@@ -140,6 +142,8 @@ class ReferenceDecoder:
             root_level=spec.root_level,
             weighted_avg=spec.weighted_avg,
             head_dim=spec.head_dim,
+            # A solved threshold of 0 or less still merges (rule 8.6).
+            temporal_step=True if spec.policy == "budget" else None,
         )
 
     def _layer(self, layer: int, hidden: Tensor, positions: NDArray[np.int64]) -> Tensor:

@@ -13,6 +13,8 @@ from sttm_export.language.rotary import rotary_tables
 from sttm_export.runtime.session import Arrays, StatefulSession
 
 Floats = NDArray[np.float32]
+Told = Callable[[str, float], None]
+"""Called with the name of the graph that runs, and the share of all of them that is done."""
 
 
 def rows_through(
@@ -54,3 +56,8 @@ def rows_through(
 def padded(rows: int, array: Floats) -> Floats:
     """Return so many rows; those behind the end are zeros, and nobody sees what becomes of them."""
     return np.concatenate([array, np.zeros((rows - len(array), *array.shape[1:]), array.dtype)])
+
+
+def shares(told: Told, name: str, place: int, count: int) -> Callable[[int, int], None]:
+    """Return what turns rows that are done of the graph at this place into a share of all graphs."""
+    return lambda done, rows: told(name, (place + done / rows) / count)

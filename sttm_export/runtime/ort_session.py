@@ -10,7 +10,7 @@ import numpy as np
 
 from sttm_export.contracts.graph import GraphSpec
 from sttm_export.errors import UserError, out_of_memory
-from sttm_export.runtime.providers import CPU, Provider, check_taken, find_provider, prepare
+from sttm_export.runtime.providers import CPU, ON_GPU, Provider, check_taken, find_provider, prepare
 from sttm_export.runtime.session import Array, Arrays, check_inputs, check_outputs, check_tensors
 
 # Nothing is logged: warnings are about its own optimiser, and an error comes as an exception with the same words.
@@ -92,22 +92,30 @@ class OrtSession:
         import onnxruntime as ort
 
         check_tensors(self._graph, "state", self._graph.kept, state)
-        self._state = {name: ort.OrtValue.ortvalue_from_numpy(np.array(array)) for name, array in state.items()}
+        self._state = {
+            name: ort.OrtValue.ortvalue_from_numpy(np.array(array), self._device, 0) for name, array in state.items()
+        }
+
+    @property
+    def _device(self) -> str:
+        """Where ONNX Runtime keeps what the graph makes, in its own words."""
+        return "cuda" if self._session.get_providers()[0] in ON_GPU else "cpu"
 
     def _run_plain(self, inputs: Mapping[str, Array]) -> Arrays:
         names = [tensor.name for tensor in self._graph.outputs]
         return dict(zip(names, self._session.run(names, dict(inputs)), strict=True))
 
     def _run_bound(self, inputs: Mapping[str, Array]) -> Arrays:
-        """State is bound, not copied: what a call gives is what the next one reads."""
+        """State is bound where the graph runs, not copied: what a call gives is what the next one reads."""
         binding = self._session.io_binding()
         for name, array in inputs.items():
             binding.bind_cpu_input(name, np.ascontiguousarray(array))
         for name, value in self._state.items():
             binding.bind_ortvalue_input(name, value)
         names = [tensor.name for tensor in self._graph.outputs]
+        kept = {pair.output for pair in self._graph.state}
         for name in names:
-            binding.bind_output(name)
+            binding.bind_output(name, self._device if name in kept else "cpu")
         self._session.run_with_iobinding(binding)
         made = dict(zip(names, binding.get_outputs(), strict=True))
         self._state = {pair.input: made[pair.output] for pair in self._graph.state}

@@ -27,6 +27,7 @@ _CUDA_OPTIONS = {"use_tf32": "0"}
 # (microsoft/onnxruntime issue 26029), so that is switched off by environment.
 _TENSORRT_OPTIONS = {"trt_fp16_enable": "0", "trt_engine_cache_enable": "0"}
 _LIBRARIES = {CUDA: "cuda", TENSORRT: "tensorrt"}
+ON_GPU = frozenset(_LIBRARIES)
 _INSTALL = (
     "run pip install 'sttm-export[gpu]' and then pip install --force-reinstall --no-deps onnxruntime-gpu (the CPU "
     "build lies in the same folder), and see `sttm-export doctor`"

@@ -9,6 +9,8 @@ u: unit roundoff, half the distance from 1 to the next number. Reasons for each 
 
 - `u_store · sqrt(8)`: a layer writes about eight tensors (norm, q, k, v, scores, context, two of the MLP), each rounded
   to the storage format. Roundings are independent, so their squares add.
+- Where a decoder's attention is sharp, a weight is wrong by the absolute error of its score. Two factors of a score of
+  size s are stored, which adds 2·s² under that root. An encoder's branches are small beside its stream and need none.
 - `u_sum · sqrt(length / 16)`: a sum of `length` terms, in the format it is accumulated in. Every library adds in at
   least 16 interleaved partial sums (SIMD lanes, tensor-core tiles), so a chain has length/16 links; errors of a chain
   grow with the square root of its links, not with their number.
@@ -88,7 +90,9 @@ def unit_roundoff(dtype: str) -> float:
     return UNIT_ROUNDOFF[dtype]
 
 
-def derive_tolerance(*, store: str, length: int, layers: int, accumulate: str = "float32") -> Tolerance:
+def derive_tolerance(
+    *, store: str, length: int, layers: int, accumulate: str = "float32", scores: float = 0.0
+) -> Tolerance:
     """Return ε for a computation (formula and reasons: top of this file).
 
     Args:
@@ -96,13 +100,15 @@ def derive_tolerance(*, store: str, length: int, layers: int, accumulate: str = 
         length: longest sum, such as the MLP width.
         layers: layers in sequence; 1 for a single step.
         accumulate: format of the sums.
+        scores: size of attention scores; 0 where their rounding does not show.
     """
-    stored = unit_roundoff(store) * math.sqrt(_STORED_PER_LAYER)
+    stored = unit_roundoff(store) * math.sqrt(_STORED_PER_LAYER + 2.0 * scores**2)
     summed = unit_roundoff(accumulate) * math.sqrt(max(length / _LANES, 1.0))
     functions = "float32" if unit_roundoff(accumulate) > unit_roundoff("float32") else accumulate
     evaluated = unit_roundoff(functions) * _FUNCTIONS
     relative = _MARGIN * math.sqrt(layers) * (stored + summed + evaluated)
-    terms = f"u({store})·√{_STORED_PER_LAYER} + u({accumulate})·√({length}/{_LANES}) + u({functions})·{_FUNCTIONS}"
+    under = f"({_STORED_PER_LAYER} + 2·{scores:g}²)" if scores else str(_STORED_PER_LAYER)
+    terms = f"u({store})·√{under} + u({accumulate})·√({length}/{_LANES}) + u({functions})·{_FUNCTIONS}"
     derivation = f"{_MARGIN:g}·√{layers}·({terms}) = {relative:.3g}"
     return Tolerance(relative, derivation)
 

@@ -99,7 +99,7 @@ def _float_results(stages: Sequence[Stage], rules: Rules) -> list[StageResult]:
     name, judge = rules.graph.name, rules.graph.judge
     results = _nonfinite_first(stages[0], name)
     for before, stage in pairwise(stages):
-        tolerance = _between(before, stage, judge.layers, judge.longest_sum)
+        tolerance = _between(before, stage, judge.layers, judge.longest_sum, judge.scores)
         pair = _by_slot(rules.graph, before), _by_slot(rules.graph, stage)
         found = {output: _float_result(name, output, *pair, tolerance) for output in stage.outputs}
         results += _state_joined(rules.graph, found)
@@ -142,10 +142,11 @@ def _merger_results(stages: Sequence[Stage], inputs: Outputs, rules: Rules, exac
     return ValidationReport(results, undefined_frames("features", features[:frames]))
 
 
-def _between(before: Stage, stage: Stage, layers: int, length: int) -> Tolerance:
+def _between(before: Stage, stage: Stage, layers: int, length: int, scores: float = 0.0) -> Tolerance:
     """Tolerance of the coarser of the two stages."""
     tolerances = [
-        derive_tolerance(store=s.dtype, length=length, layers=layers, accumulate=s.sums) for s in (before, stage)
+        derive_tolerance(store=s.dtype, length=length, layers=layers, accumulate=s.sums, scores=scores)
+        for s in (before, stage)
     ]
     return max(tolerances, key=lambda tolerance: tolerance.relative)
 

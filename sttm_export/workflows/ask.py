@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -72,6 +73,21 @@ def check_request(request: Request) -> None:
         check_outputs({"--save-kv": request.save_kv}, {"the video": request.video})
 
 
+def take_questions(given: Sequence[str], request: Request) -> Questions:
+    """Return the questions; who only keeps a video needs none.
+
+    Raises:
+        UserError: there is none, or it is no text.
+    """
+    questions = Questions(given)
+    if not questions.any and request.save_kv is None:
+        raise UserError(
+            "There is no question, neither on the command line nor on standard input; give one, or --save-kv FILE to "
+            "read the video for later."
+        )
+    return questions
+
+
 def check_bundle(bundle: Bundle, request: Request) -> None:
     """Refuse a bundle that cannot be asked.
 
@@ -124,9 +140,8 @@ def _read(reader: Reader, request: Request, check: partial[None]) -> Reading:
 
 
 def _check_room(bundle: Bundle, reader: Reader, request: Request, questions: Questions, room: int) -> None:
-    """Refuse questions that are known beforehand and have no room; a question of one token is always asked."""
-    longest_answer(1, room, request.most)
-    for question in questions.given:
+    """Refuse questions that are known beforehand and have no room; where none is, one of a single letter has none."""
+    for question in questions.given or ["?"]:
         ids = question_ids(reader.tokenizer, bundle.manifest.recipe.prompt, question)
         longest_answer(len(ids), room, request.most)
 

@@ -155,7 +155,11 @@ def _export_graph(part: Part, state: State, plan: ExportPlan, partial: Path, adv
     module = part.module(state)
     # Each of the steps is of unknown length.
     told: Callable[[str], None] = lambda what: advance(what, None)  # noqa: E731
-    return export_graph(module, part.graph, partial, accumulate=plan.recipe.accumulate, on_step=told)
+    path = export_graph(module, part.graph, partial, accumulate=plan.recipe.accumulate, on_step=told)
+    # What the exporter leaves holds itself and, with it, all weights once more.
+    del module
+    gc.collect()
+    return path
 
 
 def _partial_writer(partial: Path, graph: JudgedGraph) -> PackFixture:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from sttm_export.contracts.decoding import EMBEDDINGS, TOKENIZER
 from sttm_export.contracts.graph import FLOAT_OF
 from sttm_export.contracts.recipe import Recipe
+from sttm_export.language.embeddings import read_embeddings
 from sttm_export.language.tokenizer import read_tokenizer
 
 if TYPE_CHECKING:
@@ -49,6 +50,10 @@ def write_language_files(directory: Path, recipe: Recipe, weights: Weights) -> s
 
 
 def rows_before(directory: Path, recipe: Recipe) -> NDArray[np.float32]:
-    """Return the embeddings of the text before a video, [S0, C], from the files of a bundle."""
+    """Return the embeddings of the text before a video, [S0, C], from the files of a bundle.
+
+    Raises:
+        UserError: one of them is missing or damaged.
+    """
     ids = read_tokenizer(directory / TOKENIZER, recipe.decoder.vocabulary).encode(recipe.prompt.before, special=True)
-    return np.asarray(np.load(directory / EMBEDDINGS, mmap_mode="r")[ids], np.float32)
+    return np.asarray(read_embeddings(directory / EMBEDDINGS, recipe)[ids], np.float32)

@@ -6,12 +6,10 @@ from typing import cast
 
 import numpy as np
 
-from sttm_export.contracts.decoding import EMBEDDINGS, TOKENIZER
-from sttm_export.language.embeddings import read_embeddings
 from sttm_export.language.positions import Policy, Prompt, prompt_positions
-from sttm_export.language.rows import Floats, rows_through
-from sttm_export.language.tokenizer import read_tokenizer
+from sttm_export.language.rows import Floats, rows_through, shares
 from sttm_export.terminal import Advance
+from sttm_export.workflows.language_files import rows_before
 from sttm_export.workflows.viewing import Features, Loader
 
 
@@ -23,21 +21,19 @@ def run_layers_below(loader: Loader, features: Features, advance: Advance) -> Fl
     Args:
         loader: of a bundle with a merge layer above 0.
         features: [T', N, C] embeddings of the video.
-        advance: told which group runs.
+        advance: told which group runs, and how far all of them are.
 
     Returns:
         The video's hidden states, [T', N, C] float32.
     """
     bundle, recipe = loader.bundle, loader.bundle.manifest.recipe
-    tokenizer = read_tokenizer(bundle.path / TOKENIZER, recipe.decoder.vocabulary)
-    before = tokenizer.encode(recipe.prompt.before, special=True)
-    table = read_embeddings(bundle.path / EMBEDDINGS, recipe)
-    hidden = np.concatenate([table[before], features.reshape(-1, features.shape[-1])]).astype(np.float32)
-    prompt = Prompt(len(before), len(features), bundle.model.grid.height, bundle.model.grid.width, 0)
+    before, grid = rows_before(bundle.path, recipe), bundle.model.grid
+    hidden = np.concatenate([before, features.reshape(-1, features.shape[-1]).astype(np.float32)])
+    prompt = Prompt(len(before), len(features), grid.height, grid.width, 0)
     positions = prompt_positions(prompt, cast("Policy", bundle.model.merging.positions))
-    for place, span in enumerate(recipe.below):
-        name = recipe.group_graph(span).name
-        advance(name, place / len(recipe.below))
+    names = [recipe.group_graph(span).name for span in recipe.below]
+    for place, name in enumerate(names):
+        tell = shares(advance, name, place, len(names))
         with loader.open(name) as session:
-            hidden = rows_through(session, recipe.decoder, hidden, positions, 0)
+            hidden = rows_through(session, recipe.decoder, hidden, positions, 0, tell)
     return hidden[len(before) :].reshape(features.shape)

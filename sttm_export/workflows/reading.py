@@ -78,8 +78,8 @@ class Reader:
             return merged[0]
 
         model = self._load(merging)
-        with steps.step("Read the video"):
-            watched = model.watch(before, features.astype("float32"), behind)
+        with steps.step("Read the video", steady=True) as advance:
+            watched = model.watch(before, features.astype("float32"), behind, advance)
         say_merged(merged[0], bundle, steps)
         steps.say(f"{merged[0].num_tokens} of {merged[0].assignment.size} tokens of the video are kept")
         about = About.of(
