@@ -44,3 +44,8 @@ def did_you_mean(given: str, valid: Iterable[str]) -> str:
 def in_lines(lines: Iterable[str]) -> str:
     """Join the lines of a message; all but the first are indented, so that they read as one."""
     return "\n  ".join(line for line in lines if line)
+
+
+def first_line(error: BaseException) -> str:
+    """First line of what a library says, which may go on with paths and a stack; without a full stop."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")[:200]

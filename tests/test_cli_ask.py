@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from helpers_ask import answers, ask, export_asked, refusal
 from helpers_language import tiny_decoder, tiny_prompt
 from helpers_qwen2_vl import model_of, tiny_qwen
@@ -16,11 +17,17 @@ from helpers_runtime import write_video
 
 from sttm_export.bundle.opened import open_bundle
 from sttm_export.cli import main
+from sttm_export.families.weights import open_weights
+from sttm_export.language.checkpoint import parameter_shapes
+from sttm_export.language.positions import Prompt
+from sttm_export.language.prompt import question_ids, video_ids
+from sttm_export.language.reference import Merging, ReferenceDecoder
 from sttm_export.language.tokenizer import read_tokenizer
 from sttm_export.runtime.sample_clips import find_sample_clip
+from sttm_export.runtime.video import published_sampler, read_video
 from sttm_export.system import MemoryFacts
-from sttm_export.workflows import ask as asking
 from sttm_export.workflows import ask_memory, viewing
+from sttm_export.workflows import ask_request as asking
 
 QUESTIONS = ("What is this?", "And that?", "Is it été 日本?")
 SHORT = ("--max-new-tokens", "12")
@@ -62,7 +69,9 @@ def loads(monkeypatch):
 def qwen(tmp_path_factory):
     """Three positions a token, two frames a step; tokens merge at the input of layer 1."""
     model = replace(model_of(tiny_qwen(rows=6)), decoder=tiny_decoder(vocabulary=400, mrope_section=(2, 2, 2)))
-    return export_asked(tmp_path_factory.mktemp("qwen"), layer=1, model=replace(model, prompt=tiny_prompt()))
+    # A solved threshold may lie below 0, where the published code takes a given one for none at all.
+    more = ("--policy", "threshold")
+    return export_asked(tmp_path_factory.mktemp("qwen"), layer=1, model=replace(model, prompt=tiny_prompt()), more=more)
 
 
 @pytest.mark.parametrize("name", ["layered", "merged", "qwen"])
@@ -74,6 +83,34 @@ def test_questions_with_and_without_reuse(request, name, video, tmp_path):
     assert together == "".join(one_by_one)
     assert answers(bundle, *QUESTIONS, "--kv", tmp_path / "a.kv", *SHORT) == together
     assert answers(bundle, *reversed(QUESTIONS), "--kv", tmp_path / "a.kv", *SHORT) == "".join(reversed(one_by_one))
+
+
+@pytest.mark.parametrize("name", ["layered", "qwen"])
+def test_the_answer_is_that_of_the_published_layers(request, name, video, monkeypatch):
+    """Prompt, merging and answer by `transformers`' own layers, from the features that the encoder made."""
+    from sttm_export.workflows import reading
+
+    bundle, seen = request.getfixturevalue(name), {}
+    for step in ("encode", "merge"):
+        real = getattr(reading, step)
+        monkeypatch.setattr(reading, step, lambda *given, s=step, r=real: seen.setdefault(s, r(*given)))
+    text = answers(bundle, "--video", video, "And that?", *SHORT)
+    recipe, tokenizer = open_bundle(bundle).manifest.recipe, read_tokenizer(bundle / "tokenizer.json", 400)
+    frames, features = read_video(video, published_sampler(recipe.model.sampling.fps, 4)), seen["encode"]
+    before, behind = video_ids(tokenizer, recipe.prompt, frames.timestamps, 4.0)
+    behind += question_ids(tokenizer, recipe.prompt, "And that?")
+    state = open_weights(recipe.model, shapes := parameter_shapes(recipe.decoder), None, 7).read(shapes)
+    oracle = ReferenceDecoder(recipe.decoder, {name: tensor.float() for name, tensor in state.items()})
+    prompt = Prompt(len(before), *features.shape[:1], *vars(recipe.model.grid).values(), len(behind))
+    merging = Merging(1, recipe.merge, tuple(seen["merge"].thresholds.tolist()), recipe.model.merging.positions)
+    flat = torch.from_numpy(features.reshape(-1, 48).astype(np.float32))
+    found = oracle.prefill(np.array(before), flat, np.array(behind), prompt, merging)
+    assert len(found.tokens) == seen["merge"].num_tokens
+    made, logits = [], found.logits
+    for count in range(12):
+        made.append(int(logits.argmax()))
+        logits = oracle.step(made[-1], found.position + count)
+    assert "".join(tokenizer.decode(made)) + "\n" == text
 
 
 def test_what_is_said_about_an_answer(layered, video):

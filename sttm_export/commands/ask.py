@@ -38,7 +38,8 @@ def execute(options: argparse.Namespace) -> None:
     from sttm_export.bundle.opened import open_bundle, verify_files_of, verify_manifest
     from sttm_export.contracts.decoding import EMBEDDINGS, TOKENIZER
     from sttm_export.terminal import Steps
-    from sttm_export.workflows.ask import Request, ask_bundle, check_request, take_questions
+    from sttm_export.workflows.ask import ask_bundle
+    from sttm_export.workflows.ask_request import Request, check_request, take_questions
 
     request = Request(
         video=options.video,

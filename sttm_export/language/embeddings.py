@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from sttm_export.contracts.graph import FLOAT_OF
 from sttm_export.contracts.recipe import Recipe
-from sttm_export.errors import UserError
+from sttm_export.errors import UserError, first_line
 
 Table = NDArray[np.floating]
 
@@ -24,9 +24,9 @@ def read_embeddings(path: Path, recipe: Recipe) -> Table:
         raise UserError(f"There is no table of embeddings at {path}; copy the bundle anew, or export it again.")
     try:
         table: Table = np.lib.format.open_memmap(path, mode="r")
-    except (OSError, ValueError, EOFError, SyntaxError) as error:  # whatever a header says is parsed as Python
+    except Exception as error:  # NumPy reads a header as Python text, and raises whatever that may
         raise UserError(
-            f"{path} is damaged ({_first_line(error)}); copy the bundle anew, or export it again."
+            f"{path} is damaged ({first_line(error)}); copy the bundle anew, or export it again."
         ) from error
     spec, dtype = recipe.decoder, np.dtype(FLOAT_OF[recipe.precision])
     if table.shape != (spec.vocabulary, spec.hidden_size) or table.dtype != dtype or not table.flags.c_contiguous:
@@ -35,7 +35,3 @@ def read_embeddings(path: Path, recipe: Recipe) -> Table:
             "copy the bundle anew, or export it again."
         )
     return table
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")[:200]

@@ -22,7 +22,7 @@ from sttm_export import __version__
 from sttm_export.contracts.graph import GraphSpec, TensorSpec
 from sttm_export.contracts.recipe import Recipe
 from sttm_export.contracts.records import Count, Dimension, Range, read_record
-from sttm_export.errors import UserError
+from sttm_export.errors import UserError, first_line
 from sttm_export.language.model import Watched
 from sttm_export.runtime.session import Arrays
 
@@ -126,7 +126,7 @@ class KeptVideo:
         try:
             return safe_open(self._path, framework="np")
         except (SafetensorError, OSError, ValueError) as error:
-            raise self._refused(f"is damaged or no safetensors file ({_first_line(error)})") from error
+            raise self._refused(f"is damaged or no safetensors file ({first_line(error)})") from error
 
     def _read_about(self) -> About:
         text = (self._file.metadata() or {}).get(_ABOUT, "")
@@ -204,7 +204,3 @@ def digest(about: About, tensors: Arrays) -> str:
         sha.update(f"\n{name} {array.dtype} {list(array.shape)}\n".encode())
         sha.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
     return sha.hexdigest()
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")[:200]

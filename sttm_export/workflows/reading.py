@@ -21,6 +21,7 @@ from sttm_export.language.room import room_behind
 from sttm_export.language.rows import Floats
 from sttm_export.language.tokenizer import read_tokenizer
 from sttm_export.runtime.merged import MergedTokens
+from sttm_export.runtime.video import Video
 from sttm_export.system import size_text
 from sttm_export.terminal import Steps
 from sttm_export.workflows.viewing import Loader, Viewing, decode, encode, merge, say_merged
@@ -82,17 +83,7 @@ class Reader:
             watched = model.watch(before, features.astype("float32"), behind, advance)
         say_merged(merged[0], bundle, steps)
         steps.say(f"{merged[0].num_tokens} of {merged[0].assignment.size} tokens of the video are kept")
-        about = About.of(
-            bundle=self._manifest_sum(),
-            model=bundle.model.name,
-            video=path.name,
-            duration=video.info.duration,
-            timestamps=tuple(video.timestamps.tolist()),
-            before=tuple(before),
-            behind=tuple(behind),
-            frames=watched.frames,
-            tokens=len(watched.cells),
-        )
+        about = self._about(path, video, watched, before, behind)
         titles = ("Decode the video", "Encode the frames", "Read the video")
         return Reading(model, watched, about, room, sum(steps.seconds[title] for title in titles))
 
@@ -142,6 +133,19 @@ class Reader:
         )
         grid = model.grid.height, model.grid.width
         return LanguageModel(recipe.decoder, graphs, grid, cast("Policy", model.merging.positions))
+
+    def _about(self, path: Path, video: Video, watched: Watched, before: list[int], behind: list[int]) -> About:
+        return About.of(
+            bundle=self._manifest_sum(),
+            model=self._bundle.model.name,
+            video=path.name,
+            duration=video.info.duration,
+            timestamps=tuple(video.timestamps.tolist()),
+            before=tuple(before),
+            behind=tuple(behind),
+            frames=watched.frames,
+            tokens=len(watched.cells),
+        )
 
     def _manifest_sum(self) -> str:
         return sha256_of(self._bundle.path / MANIFEST)
