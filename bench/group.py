@@ -107,7 +107,6 @@ def _run(plan: ExportPlan, part: Part, folder: Path, capability: str | None) -> 
         request = EngineRequest(path, find_target("rtx"), capability, row_counts=counts)
         built = _timed(seconds, "build", lambda: build_engine(request, folder / "group.engine"))
         row |= {"engine_bytes": built.size, "scratch_bytes": built.scratch, "tensorrt": built.tensorrt}
-        row["build_peak_gib"] = round(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20, 2)
     return row | {"seconds": {name: round(value, 1) for name, value in seconds.items()}}
 
 

@@ -216,4 +216,4 @@ def test_a_language_model_is_built_and_checked_group_by_group(language_bundle, t
     assert names == ["vision_encoder", "decoder_00_01", "token_merger", "decoder_02_02", "language_head"]
     assert {row["graph"] for row in report["validation"]["results"]} == set(names) == set(report["latency"])
     cases = {row["clip"] for row in report["validation"]["results"] if row["graph"] == "decoder_02_02"}
-    assert cases == {"the clip", "the case step", "the case edges"}
+    assert cases == {"the clip", "the case rows_1", "the case edges"}

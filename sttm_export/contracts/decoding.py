@@ -21,6 +21,8 @@ EMBEDDINGS, TOKENIZER = "embeddings.npy", "tokenizer.json"
 # times as much memory (docs/models.md, section 7).
 LARGEST_GROUP = 3.6e9
 MOST_CHUNK, MOST_TEXT = 4096, 2**17
+# Rows of a short call: a question has about so many, and as a whole chunk it would cost a processor several times more.
+SHORT_CALL = 32
 
 Span = tuple[int, int]
 """First layer of a group, and one past its last."""
@@ -32,7 +34,7 @@ class Decoding:
 
     merge_layer: Annotated[int, Range(0, 1000)]  # L: tokens merge at the input of this layer
     group_layers: Annotated[int, Range(1, 1000)]  # most layers in one graph
-    chunk: Annotated[int, Range(2, MOST_CHUNK)]  # rows of a prompt a call; a call of one row serves decoded tokens
+    chunk: Annotated[int, Range(2, MOST_CHUNK)]  # most rows of a prompt a call
     text: Annotated[int, Range(2, MOST_TEXT)]  # slots for all that is not video: prompt, question and answer
 
 
@@ -49,7 +51,7 @@ def largest_group(spec: DecoderSpec, precision: Precision) -> int:
 
 
 def decoder_graph(spec: DecoderSpec, first: int, last: int, slots: int, chunk: int, precision: Precision) -> GraphSpec:
-    """Layers `first` to `last` - 1 over buffers of M = `slots`: chunks of a prompt in, or one token."""
+    """Layers `first` to `last` - 1 over buffers of M = `slots`: chunks of a prompt in, a few rows, or one token."""
     head, rows = spec.head_dim, (ROWS, spec.hidden_size)
     inputs = [
         TensorSpec("hidden", rows, "float32", "residual stream of S rows"),
@@ -66,7 +68,8 @@ def decoder_graph(spec: DecoderSpec, first: int, last: int, slots: int, chunk: i
             outputs.append(TensorSpec(f"{name}_out", shape, FLOAT_OF[precision], "the same with the rows written"))
             state.append(StatePair(name, f"{name}_out"))
     name = f"decoder_{first:02d}_{last - 1:02d}"
-    return GraphSpec(name, tuple(inputs), tuple(outputs), (chunk, 1), tuple(state))
+    counts = tuple(sorted({chunk, min(SHORT_CALL, chunk), 1}, reverse=True))
+    return GraphSpec(name, tuple(inputs), tuple(outputs), counts, tuple(state))
 
 
 def head_graph(spec: DecoderSpec) -> GraphSpec:

@@ -142,14 +142,15 @@ class _Rows:
         return hidden, places[:, : len(hidden)]
 
     def cases(self, clip: Arrays) -> Iterator[Case]:
-        """A first chunk, one row behind others, and a chunk at the end of the buffers that rounding is hard for."""
+        """A first chunk, fewer rows behind others, and a chunk at the end of the buffers that rounding is hard for."""
         hidden, places = self.given(clip)
         chunk, slots = self.graph.row_counts[0], self.graph.kept[0].shape[1]
         first, some = hidden[:chunk], places[:, :chunk]
         yield Case(CLIP, counted(len(first), "row"), self._inputs(chunk, first, some, 0, 0))
         past = min(_PAST, slots - chunk)
-        step = self._inputs(1, hidden[-1:], places[:, -1:], past, past)
-        yield Case("step", f"one row behind {past}", step, edge=True)
+        for rows in self.graph.row_counts[1:]:
+            last = self._inputs(rows, hidden[-rows:], places[:, -rows:], past, past)
+            yield Case(f"rows_{rows}", f"{counted(rows, 'row')} behind {past}", last, edge=True)
         end = np.tile(np.arange(slots - chunk, slots), (len(places), 1))
         hard = self._inputs(chunk, _hard(np.resize(first, (chunk, first.shape[1]))), end, slots - chunk, past)
         yield Case("edges", "rows of zeros and large channels at the end of the buffers", hard, edge=True)

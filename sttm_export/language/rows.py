@@ -38,10 +38,10 @@ def rows_through(
     Returns:
         [S, C] float32, the residual stream behind the group.
     """
-    made, done = np.empty_like(hidden), 0
+    made, done, counts = np.empty_like(hidden), 0, session.graph.row_counts
     while done < len(hidden):
         left = len(hidden) - done
-        rows = 1 if left == 1 else session.graph.row_counts[0]
+        rows = min((count for count in counts if count >= left), default=counts[0])
         used = slice(done, done + min(rows, left))
         cos, sin = rotary_tables(spec, positions[:, used])
         feed = {"hidden": hidden[used], "cos": cos, "sin": sin}
