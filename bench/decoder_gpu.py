@@ -26,11 +26,7 @@ from sttm_export.runtime.session import StatefulSession
 
 
 def openers() -> Iterator[tuple[str, decoder.Opener]]:
-    """Yield what can run graphs here, by name.
-
-    ONNX Runtime's session keeps keys and values in main memory, so that every call copies them; an engine's stay on the
-    GPU.
-    """
+    """Yield what can run graphs here, by name."""
     yield "onnxruntime-cuda", _open_cuda
     target = find_target_here()
     if target is not None:
