@@ -62,7 +62,7 @@ def main(arguments: list[str] | None = None) -> int:
         return error.exit_code
     print(json.dumps(row, indent=1))
     if options.output:
-        text = json.dumps({**machine.describe(), **row}, indent=1) + "\n"
+        text = json.dumps({**machine.describe(), "rows": [row]}, indent=1) + "\n"
         options.output.write_text(text, encoding="utf-8")
     return 0 if row["passed"] else 1
 

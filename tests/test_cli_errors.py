@@ -240,7 +240,7 @@ def test_what_is_no_bundle(tmp_path, copy, capsys):
     manifest = json.loads((copy / "manifest.json").read_text())
     manifest["format"] = 3
     (copy / "manifest.json").write_text(json.dumps(manifest))
-    assert "has bundle format 3, this program reads format 4; export it again" in fails(capsys, "inspect", copy)
+    assert "has bundle format 3, this program reads format 5; export it again" in fails(capsys, "inspect", copy)
 
 
 def test_run_refuses_bad_requests(tiny_bundle, tmp_path, capsys):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any, cast
@@ -117,10 +118,11 @@ class _Progress:
     """
 
     def __init__(self, part: Part, clip: Arrays, advance: Advance) -> None:
-        self._advance, self._done, self._calls = advance, 0, part.calls(len(clip.get("pixel_values", ())))
+        self._advance, self._done = advance, 0
         self._unit = "rows" if part.graph.row_counts else "frames"
-        # Stages of cases are added when they are known.
-        self._total = self._calls
+        # Calls for the clip, but for the first where that is remembered; stages of cases are added when they are known.
+        self._remembered = not part.graph.state
+        self._total = part.calls(len(clip.get("pixel_values", ()))) - self._remembered
         self._measured = bool(part.shapes)
 
     def expect(self, cases: int) -> None:
@@ -133,12 +135,13 @@ class _Progress:
         self._done += 1
 
     def clip(self, backend: str) -> Callable[[int, int], None]:
-        """What is to be told of frames, or rows, of the clip that are done."""
+        """What is to be told of frames, or rows, of the clip that are done, once a call."""
+        calls = itertools.count(1 - self._remembered)
         return lambda done, count: self._tell(
-            f"{done} of {count} {self._unit}, {backend}", self._done + self._calls * done / count
+            f"{done} of {count} {self._unit}, {backend}", self._done + max(0, next(calls))
         )
 
-    def _tell(self, what: str, done: float) -> None:
+    def _tell(self, what: str, done: int) -> None:
         self._advance(what, min(1.0, done / self._total) if self._measured else None)
 
 
