@@ -118,7 +118,7 @@ def _add_language(parser: argparse.ArgumentParser) -> None:
         help=f"most tokens of prompt, question and answer together (default: {TEXT} and {TEXT_A_FRAME} a frame)",
     )
     language.add_argument(
-        "--group-layers", type=int, metavar="N", help="most layers in one graph (default: what 3.6 GB of weights hold)"
+        "--group-layers", type=int, metavar="N", help="most layers in one graph (default: what 3 GB of weights hold)"
     )
 
 

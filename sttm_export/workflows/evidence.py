@@ -160,13 +160,13 @@ def _stages(
         made: list[dict[str, Arrays]] = [{} for _ in group]
         for stage, build in ((EAGER, part.eager), (REFERENCE, part.reference)):
             run = build(state)
+            if stage == REFERENCE and part.shapes:
+                state.clear()
             for case, outputs in zip(group, made, strict=True):
                 progress.run(stage, case)
                 outputs[stage] = run(case.inputs, outputs.get(EAGER, {}))
             del run
             gc.collect()
-        if part.shapes:
-            state.clear()
         for case, outputs in zip(group, made, strict=True):
             progress.run(session.backend, case)
             ran = [Stage(stage, outputs[stage], rules.dtype) for stage in (REFERENCE, EAGER)]
