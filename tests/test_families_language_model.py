@@ -54,16 +54,16 @@ def run_part(recipe, part, clip, folder):
     return found
 
 
-@pytest.mark.parametrize(("layer", "precision"), [(0, "fp16"), (1, "fp32"), (3, "fp16")])
-def test_every_part_agrees_with_its_reference(tmp_path, layer, precision):
-    recipe = recipe_of(layer, precision)
+@pytest.mark.parametrize("layer", [0, 1, 3])
+def test_every_part_agrees_with_its_reference(tmp_path, layer):
+    recipe = recipe_of(layer, "fp16")
     report, clip = run_parts(recipe, tmp_path)
     report.raise_on_miss()
     judged = {row.graph for row in report}
     assert judged == {graph.name for graph in recipe.graphs}
     assert clip["logits"].shape == (1, recipe.decoder.vocabulary)
     # What merges is what the layers below made of the features.
-    assert clip["features"].dtype == ("float32" if layer else "float16" if precision == "fp16" else "float32")
+    assert clip["features"].dtype == ("float32" if layer else "float16")
     assert int(clip["num_tokens"]) <= recipe.merge.max_tokens
 
 
@@ -130,15 +130,24 @@ PLANTED = {
 }
 
 
-@pytest.mark.parametrize("fault", PLANTED)
-def test_a_planted_error_is_named(tmp_path, monkeypatch, fault):
-    place, name, spoil = PLANTED[fault]
-    monkeypatch.setattr(place, name, spoil(getattr(place, name)))
+def run_first_group(folder):
+    """Export and examine a group of layers in float32, on noise."""
     recipe = recipe_of(1)
     part = next(part for part in parts_of(recipe) if part.name == "decoder_00_00")
     noise = np.random.default_rng(0)
     clip = {"system": noise.standard_normal((6, 48), np.float32), "features": noise.standard_normal((3, 9, 48))}
-    miss = run_part(recipe, part, clip, tmp_path)[0].first_miss
+    return run_part(recipe, part, clip, folder)[0]
+
+
+def test_a_sound_group_passes(tmp_path):
+    run_first_group(tmp_path).raise_on_miss()
+
+
+@pytest.mark.parametrize("fault", PLANTED)
+def test_a_planted_error_is_named(tmp_path, monkeypatch, fault):
+    place, name, spoil = PLANTED[fault]
+    monkeypatch.setattr(place, name, spoil(getattr(place, name)))
+    miss = run_first_group(tmp_path).first_miss
     assert miss is not None
     assert miss.headline.startswith("static eager: decoder_00_00.")
     assert "departs from reference" in miss.headline
