@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from bench import decoder
+from bench import decoder, machine
 from bench.gpu import missing
 from sttm_export.contracts.graph import GraphSpec
 from sttm_export.contracts.target import TargetSpec, targets
@@ -89,7 +89,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
     if options.output:
-        decoder.store(options.output, found)
+        machine.write_result(options.output, found)
     return 0
 
 

@@ -171,8 +171,7 @@ def main(arguments: list[str] | None = None) -> int:
             rows.append(measure(settings))
         print(json.dumps(rows[-1]), flush=True)
     if options.output:
-        options.output.parent.mkdir(parents=True, exist_ok=True)
-        options.output.write_text(json.dumps({**machine.describe(), "rows": rows}, indent=1) + "\n", encoding="utf-8")
+        machine.write_result(options.output, {"rows": rows})
     return 0
 
 

@@ -62,8 +62,7 @@ def main(arguments: list[str] | None = None) -> int:
         return error.exit_code
     print(json.dumps(row, indent=1))
     if options.output:
-        text = json.dumps({**machine.describe(), "rows": [row]}, indent=1) + "\n"
-        options.output.write_text(text, encoding="utf-8")
+        machine.write_result(options.output, {"rows": [row]})
     return 0 if row["passed"] else 1
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import datetime
 import importlib.metadata
+import json
 import os
 import platform
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,12 @@ def describe() -> dict[str, Any]:
         "versions": {"python": platform.python_version(), **_versions()},
         "system": f"{platform.system()} {platform.machine()}",
     }
+
+
+def write_result(path: Path, found: Mapping[str, Any]) -> None:
+    """Write a result file: what it was measured on, and what was found."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({**describe(), **found}, indent=1) + "\n", encoding="utf-8")
 
 
 def load() -> float:

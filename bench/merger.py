@@ -138,9 +138,7 @@ def store(path: Path, row: dict[str, Any]) -> None:
     rows = json.loads(path.read_text(encoding="utf-8"))["rows"] if path.is_file() else []
     rows = [old for old in rows if any(old[key] != row[key] for key in KEY)] + [row]
     rows.sort(key=lambda one: (one["policy"], one["budget"], one["channels"], one["frames"]))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    text = json.dumps({**machine.describe(), "rows": rows}, indent=1) + "\n"
-    path.write_text(text, encoding="utf-8")
+    machine.write_result(path, {"rows": rows})
 
 
 def table_line(row: dict[str, Any]) -> str:

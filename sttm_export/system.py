@@ -33,6 +33,11 @@ class MemoryFacts:
         known = [value for value in (self.available, self.limit_available) if value is not None]
         return min(known, default=None)
 
+    @property
+    def with_swap(self) -> int | None:
+        """The same with swap that is free: more than this no process can have."""
+        return None if self.usable is None else self.usable + (self.swap_free or 0)
+
 
 def read_memory(root: Path = ROOT) -> MemoryFacts:
     """Read `/proc/meminfo` and the limits of the control group; `root` is `/`, or a directory that stands in for it."""

@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 from helpers_language import tiny_decoder, tiny_prompt
 from helpers_networks import tiny_model, write_tiny_model_toml
+from helpers_standins import pretend_gpu
 
 # Before any test file imports ONNX Runtime, which is told here not to report to its vendor.
 import sttm_export  # noqa: F401
@@ -52,3 +53,9 @@ def language_bundle(tmp_path_factory, tiny_toml):
     command += ["--decoder", "--chunk", "16", "--text-tokens", "200", "--no-engines", "--output", str(output)]
     assert main(command) == 0
     return output
+
+
+@pytest.fixture
+def orin(monkeypatch):
+    """This machine plays an Orin."""
+    return pretend_gpu(monkeypatch, machine="aarch64")

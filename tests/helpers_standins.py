@@ -11,6 +11,9 @@ import sys
 import types
 from pathlib import Path
 
+import pytest
+
+ORIN = "jetson-orin-jp62"
 MODULES = ("standin_log", "standin_cuda", "standin_engine", "standin_runtime", "standin_builder", "tensorrt")
 STANDINS = Path(__file__).resolve().parent / "standins"
 
@@ -71,3 +74,13 @@ def _rtx():
     module.Runtime = functools.partial(runtime.Runtime, module)
     module.OnnxParser = builder.OnnxParser
     return module
+
+
+def build_on_orin(bundle):
+    """Build the engines of a bundle on the pretended Orin."""
+    from sttm_export.cli import main
+
+    with pytest.MonkeyPatch.context() as patch:
+        pretend_gpu(patch, machine="aarch64")
+        assert main(["build", str(bundle), "--target", ORIN]) == 0
+    return bundle

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from helpers_language import tiny_decoder
 
-from bench import decoder, decoder_gpu, gpu
+from bench import decoder, decoder_gpu, gpu, machine
 from bench.decoder import FULL, Settings
 from sttm_export.errors import UserError
 
@@ -89,7 +89,7 @@ def test_lines_and_result_file(rows, tmp_path):
     assert "of the full prefill" not in lines[0]
     assert lines[1].endswith("paper 48.4%, aim 45.0%")
     path = tmp_path / "new" / "result.json"
-    decoder.store(path, decoder.result(SMALL, rows, threads=1))
+    machine.write_result(path, decoder.result(SMALL, rows, threads=1))
     stored = json.loads(path.read_text())
     assert (stored["layers"], stored["layers_of_the_model"], stored["threads"]) == (2, 3, 1)
     assert {"date", "device", "versions", "notes"} <= set(stored)

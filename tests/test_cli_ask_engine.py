@@ -7,14 +7,13 @@ import numpy as np
 import pytest
 from helpers_ask import answers, ask, export_asked, refusal
 from helpers_runtime import write_video
-from helpers_standins import pretend_gpu
+from helpers_standins import ORIN, build_on_orin
 
 from sttm_export.bundle.store import ENGINES
 from sttm_export.cli import main
 from sttm_export.workflows import viewing
 
 pytest.importorskip("tensorrt_rtx_bindings", reason="TensorRT-RTX is not installed")
-ORIN = "jetson-orin-jp62"
 SHORT = ("--max-new-tokens", "8")
 
 
@@ -22,15 +21,7 @@ SHORT = ("--max-new-tokens", "8")
 def bundle(tmp_path_factory):
     """A bundle whose tokens merge at the input of layer 1, with engines that were built on the pretended Orin."""
     path = export_asked(tmp_path_factory.mktemp("engines"), layer=1)
-    with pytest.MonkeyPatch.context() as patch:
-        pretend_gpu(patch, machine="aarch64")
-        assert main(["build", str(path), "--target", ORIN]) == 0
-    return path
-
-
-@pytest.fixture
-def orin(monkeypatch):
-    return pretend_gpu(monkeypatch, machine="aarch64")
+    return build_on_orin(path)
 
 
 @pytest.fixture(scope="module")

@@ -9,13 +9,12 @@ import sys
 import numpy as np
 import pytest
 from helpers_runtime import write_video
-from helpers_standins import pretend_gpu, standin_environment
+from helpers_standins import ORIN, build_on_orin, standin_environment
 
 from sttm_export.bundle.store import ENGINES
 from sttm_export.cli import main
 
 pytest.importorskip("tensorrt_rtx_bindings", reason="TensorRT-RTX is not installed")
-ORIN = "jetson-orin-jp62"
 
 
 @pytest.fixture(scope="module")
@@ -24,15 +23,7 @@ def bundle(tiny_bundle, tmp_path_factory):
     path = tmp_path_factory.mktemp("engines") / "tiny"
     shutil.copytree(tiny_bundle, path)
     shutil.rmtree(path / ENGINES / ORIN, ignore_errors=True)
-    with pytest.MonkeyPatch.context() as patch:
-        pretend_gpu(patch, machine="aarch64")
-        assert main(["build", str(path), "--target", ORIN]) == 0
-    return path
-
-
-@pytest.fixture
-def orin(monkeypatch):
-    return pretend_gpu(monkeypatch, machine="aarch64")
+    return build_on_orin(path)
 
 
 @pytest.fixture(scope="module")

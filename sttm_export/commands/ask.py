@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from sttm_export.commands.values import path_value
-from sttm_export.commands.viewing import add_viewing, viewing_values
+from sttm_export.commands.viewing import add_viewing, open_to_view, viewing_values
 
 HELP = "Ask a bundle with a language model about a video: it is read once, each question pays for its own tokens."
 
@@ -35,7 +35,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def execute(options: argparse.Namespace) -> None:
     """Look, read, answer."""
-    from sttm_export.bundle.opened import open_bundle, verify_files_of, verify_manifest
     from sttm_export.contracts.decoding import EMBEDDINGS, TOKENIZER
     from sttm_export.terminal import Steps
     from sttm_export.workflows.ask import ask_bundle
@@ -56,11 +55,6 @@ def execute(options: argparse.Namespace) -> None:
     questions = take_questions(options.question, request)
     steps = Steps(request.steps)
     with steps.step("Check the bundle"):
-        if options.engine:
-            # As in `run`; of what is read beside engines, every byte is held to its sum.
-            verify_manifest(options.bundle)
-        bundle = open_bundle(options.bundle, verify=not options.engine)
-        if options.engine:
-            verify_files_of(bundle, (EMBEDDINGS, TOKENIZER))
+        bundle = open_to_view(options, (EMBEDDINGS, TOKENIZER))
     steps.warn(bundle.rejected())
     ask_bundle(bundle, request, questions, steps)

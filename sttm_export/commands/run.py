@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from sttm_export.commands.values import path_value
-from sttm_export.commands.viewing import add_viewing, viewing_values
+from sttm_export.commands.viewing import add_viewing, open_to_view, viewing_values
 
 HELP = "Run a bundle on a video, with ONNX Runtime or its engines: merged tokens as .npz, and a picture of them."
 
@@ -24,7 +24,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def execute(options: argparse.Namespace) -> None:
     """Decode, encode, merge, write."""
-    from sttm_export.bundle.opened import open_bundle, verify_manifest
     from sttm_export.errors import UserError
     from sttm_export.terminal import Steps
     from sttm_export.workflows.run import Request, run_bundle
@@ -39,11 +38,7 @@ def execute(options: argparse.Namespace) -> None:
     )
     steps = Steps(5)
     with steps.step("Check the bundle"):
-        if options.engine:
-            # An engine is held to its own record where it is loaded; to hash graphs as well, which it does not read,
-            # would take gigabytes at each start.
-            verify_manifest(options.bundle)
-        bundle = open_bundle(options.bundle, verify=not options.engine)
+        bundle = open_to_view(options)
     steps.warn(bundle.rejected())
     merged = run_bundle(bundle, request, steps)
     print(

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sttm_export.bundle.opened import Bundle
 
 
 def add_viewing(parser: argparse.ArgumentParser) -> None:
@@ -18,6 +22,26 @@ def add_viewing(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--engine", action="store_true", help="run the bundle's TensorRT engines, not ONNX Runtime")
     parser.add_argument("--target", metavar="NAME", help="engines of this target (default: the first that run here)")
     parser.add_argument("--cuda-graph", action="store_true", help="launch each engine as one CUDA graph")
+
+
+def open_to_view(options: argparse.Namespace, beside_engines: Sequence[str] = ()) -> Bundle:
+    """Open the bundle that is run, held to its sums as far as it is read.
+
+    An engine is held to its own record where it is loaded; to hash graphs as well, which it does not read, would take
+    gigabytes at each start.
+
+    Args:
+        options: that name the bundle, and whether its engines run.
+        beside_engines: files that are read beside them.
+    """
+    from sttm_export.bundle.opened import open_bundle, verify_files_of, verify_manifest
+
+    if not options.engine:
+        return open_bundle(options.bundle)
+    verify_manifest(options.bundle)
+    bundle = open_bundle(options.bundle, verify=False)
+    verify_files_of(bundle, beside_engines)
+    return bundle
 
 
 def viewing_values(options: argparse.Namespace) -> dict[str, Any]:

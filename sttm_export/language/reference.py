@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from sttm_export.contracts.decoder import DecoderSpec
 from sttm_export.contracts.merge import MergeSpec
-from sttm_export.language.positions import Policy, Prompt, merged_positions, next_position, prompt_positions
+from sttm_export.language.positions import Policy, Prompt, cells_of, merged_positions, next_position, prompt_positions
 from sttm_export.language.rotary import rotary_tables
 from sttm_export.merging.reference import merge
 
@@ -45,7 +45,7 @@ class Prefilled:
 
 
 class ReferenceGroup(nn.Module):
-    """Layers `first` to `last` - 1 behind the interface of their graph (`language/graphs.py`).
+    """Layers `first` to `last` - 1 behind the interface of their graph (`contracts/decoding.py`).
 
     Args:
         spec: of the whole decoder.
@@ -115,8 +115,7 @@ class ReferenceDecoder:
                     tokens, boxes = merged.tokens, merged.boxes
                     behind = hidden[prompt.system + prompt.video :]
                     hidden = torch.cat([hidden[: prompt.system], tokens, behind])
-                    cells = (boxes[:, 0] * prompt.height + boxes[:, 1]) * prompt.width + boxes[:, 2]
-                    positions = merged_positions(whole, prompt, cells.numpy(), merging.policy)
+                    positions = merged_positions(whole, prompt, cells_of(boxes.numpy(), prompt), merging.policy)
                 hidden = self._layer(layer, hidden, positions)
             return Prefilled(self._logits(hidden), unmerged, tokens, boxes, next_position(whole))
 

@@ -6,11 +6,12 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from sttm_export.contracts.decoder import DecoderSpec
+from sttm_export.contracts.decoding import TOKENIZER
 from sttm_export.contracts.prompt import PromptSpec
 from sttm_export.contracts.records import read_regular
 from sttm_export.errors import UserError
 from sttm_export.weights.files import CheckpointFiles, read_json_object
-from sttm_export.weights.tokenizer_file import TOKENIZER, load_tokenizer, token_ids
+from sttm_export.weights.tokenizer_file import load_tokenizer, token_ids
 
 if TYPE_CHECKING:
     import tokenizers

@@ -10,8 +10,6 @@ from sttm_export.errors import UserError
 if TYPE_CHECKING:
     import tokenizers
 
-TOKENIZER = "tokenizer.json"
-
 
 def load_tokenizer(data: bytes, source: str, remedy: str, vocabulary: int) -> tokenizers.Tokenizer:
     """Return the tokenizer of a file.

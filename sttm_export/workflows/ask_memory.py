@@ -21,11 +21,8 @@ def check_memory(bundle: Bundle, *, video: bool) -> None:
     Raises:
         UserError: says what is needed and what is free.
     """
-    memory = read_memory()
-    if memory.usable is None:
-        return
-    free, need = memory.usable + (memory.swap_free or 0), estimate_memory(bundle, video=video)
-    if free < need:
+    free, need = read_memory().with_swap, estimate_memory(bundle, video=video)
+    if free is not None and free < need:
         raise UserError(
             f"The language model of {bundle.path} needs at least {size_text(need)} of memory and {size_text(free)} are "
             "free; close other programs, use --engine on a machine with a GPU, or use one with more memory."

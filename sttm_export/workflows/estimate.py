@@ -83,14 +83,11 @@ def check_room(plan: ExportPlan) -> None:
             f"The bundle needs about {size_text(need)} and {parent.resolve()} has {size_text(free)} free; "
             "free some space, choose another --output, or leave the engines out with --no-engines."
         )
-    memory = read_memory()
-    if memory.usable is None:
-        return
-    free, need = memory.usable + (memory.swap_free or 0), estimate_memory(plan)
-    if free < need:
+    memory, need = read_memory().with_swap, estimate_memory(plan)
+    if memory is not None and memory < need:
         fewer = "fewer --group-layers, " if plan.recipe.decoding else ""
         raise UserError(
-            f"The export needs at least {size_text(need)} of memory and {size_text(free)} are free; give {fewer}"
+            f"The export needs at least {size_text(need)} of memory and {size_text(memory)} are free; give {fewer}"
             "fewer --frames or a smaller --batch, or export on a machine with more memory."
         )
 

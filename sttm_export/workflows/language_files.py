@@ -37,7 +37,6 @@ def write_language_files(directory: Path, recipe: Recipe, weights: Weights) -> s
     from sttm_export.weights.checkpoint import digest
 
     (directory / TOKENIZER).write_bytes(weights.tokenizer(recipe.decoder, recipe.prompt))
-    read_tokenizer(directory / TOKENIZER, recipe.decoder.vocabulary)
     state = weights.read(embedding_shapes(recipe.decoder))
     ((name, table),) = state.items()
     dtype = FLOAT_OF[recipe.precision]
