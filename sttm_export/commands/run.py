@@ -19,6 +19,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--output", type=path_value, default=Path("tokens.npz"), metavar="FILE", help="default: tokens.npz"
     )
     parser.add_argument("--picture", type=path_value, metavar="FILE", help="default: the output with .png")
+    parser.add_argument(
+        "--overlay", type=path_value, metavar="FILE.mp4", help="a video of the frames with their tokens"
+    )
     add_viewing(parser)
 
 
@@ -34,6 +37,7 @@ def execute(options: argparse.Namespace) -> None:
         video=options.video,
         output=options.output,
         picture=options.picture or options.output.with_suffix(".png"),
+        overlay=options.overlay,
         **viewing_values(options),
     )
     steps = Steps(5)
@@ -46,4 +50,5 @@ def execute(options: argparse.Namespace) -> None:
         f"{merged.max_tokens}), thresholds {merged.thresholds[0]:.4f}, {merged.thresholds[1]:.4f} "
         f"(margins {merged.margins[0]:.1g}, {merged.margins[1]:.1g})"
         f"{'' if merged.converged else '; NOT CONVERGED'}\n{request.output}\n{request.picture}"
+        f"{f'{chr(10)}{request.overlay}' if request.overlay else ''}"
     )

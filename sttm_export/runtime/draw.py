@@ -14,7 +14,9 @@ from numpy.typing import NDArray
 from sttm_export.contracts.model import GridSpec
 from sttm_export.errors import UserError
 from sttm_export.files.whole import written_whole
+from sttm_export.runtime.colors import group_colors, rgb
 from sttm_export.runtime.merged import MergedTokens
+from sttm_export.runtime.paint import SHADE, paint_frame
 
 if TYPE_CHECKING:
     from PIL import Image, ImageDraw
@@ -22,8 +24,7 @@ if TYPE_CHECKING:
 Frames = Sequence[NDArray[np.uint8]] | NDArray[np.uint8]
 Times = Sequence[float] | NDArray[np.float64] | None
 _PAPER, _INK, _QUIET, _RULE = (17, 20, 26), (240, 242, 245), (150, 158, 170), (46, 52, 62)
-_ACCENT, _SHADE = (255, 196, 77), (22, 34, 56)
-_DIM = 0.20  # brightness left to cells that an earlier frame already stands for
+_ACCENT = rgb(0)
 _MARGIN, _GAP, _HEADER, _CAPTION = 28, 16, 104, 44
 _MOST_SHOWN = 64
 
@@ -73,8 +74,8 @@ def render_tokens(
 ) -> Image.Image:
     """Draw the sampled frames with their tokens.
 
-    Bright, outlined cells are tokens that begin in the frame (the quadtree's leaves); dimmed cells joined a token of an
-    earlier frame. Clips of more than 64 frames are shown thinned evenly, and the header says so.
+    Bright, outlined cells are tokens that begin in the frame; dimmed cells joined a token of an earlier frame and have
+    its colour (`paint`). Clips of more than 64 frames are shown thinned evenly, and the header says so.
 
     Args:
         frames: n of [h, w, 3] uint8 RGB, n at least the frames that were merged; tiles have the form of the first.
@@ -99,9 +100,10 @@ def render_tokens(
     sheet = Image.new("RGB", layout.size, _PAPER)
     pen = ImageDraw.Draw(sheet)
     _header(pen, layout, merged, title, len(shown))
+    colors = group_colors(merged.assignment, grid.width)
     for place, t in enumerate(shown):
         x, y = layout.origin(place)
-        sheet.paste(_tile(frames[t], merged, grid, t, layout.tile), (x, y))
+        sheet.paste(paint_frame(frames[t], merged, grid, t, layout.tile, colors), (x, y))
         _caption(pen, (x, y + layout.tile[1]), layout.tile[0], merged, t, None if timestamps is None else timestamps[t])
     return sheet
 
@@ -115,32 +117,6 @@ def _arrange(count: int, height: int, width: int) -> _Layout:
     columns = max(min(columns, count), min(count, 3), 1)
     columns = max(columns, math.ceil(620 / tile_width))
     return _Layout(columns, math.ceil(count / columns), (tile_width, tile_height))
-
-
-def _tile(frame: NDArray[np.uint8], merged: MergedTokens, grid: GridSpec, t: int, size: tuple[int, int]) -> Image.Image:
-    from PIL import Image, ImageDraw
-
-    width, height = size
-    picture = Image.fromarray(np.ascontiguousarray(frame)).resize(size, Image.Resampling.LANCZOS)
-    xs, ys = _edges(grid.width, width), _edges(grid.height, height)
-    new = merged.token_box[merged.assignment[t], 0] == t
-    mask = np.repeat(np.repeat(new.reshape(grid.height, grid.width), np.diff(ys), 0), np.diff(xs), 1)
-    pixels = np.asarray(picture, np.float32)
-    grey = pixels.mean(2, keepdims=True)
-    seen = _DIM * (0.35 * pixels + 0.65 * grey) + (1 - _DIM) * np.array(_SHADE, np.float32)
-    picture = Image.fromarray(np.where(mask[..., None], pixels, seen).astype(np.uint8))
-    pen = ImageDraw.Draw(picture, "RGBA")
-    for _, y0, x0, y1, x1 in merged.token_box[merged.token_box[:, 0] == t].tolist():
-        # Neighbours share their border, so that it is one pixel wide, not two.
-        left, top, right, bottom = xs[x0], ys[y0], min(xs[x1], width - 1), min(ys[y1], height - 1)
-        # A dark line inside the bright one keeps the outline legible on a light picture.
-        pen.rectangle((left + 1, top + 1, right - 1, bottom - 1), outline=(0, 0, 0, 90))
-        pen.rectangle((left, top, right, bottom), outline=(*_ACCENT, 235))
-    return picture
-
-
-def _edges(cells: int, pixels: int) -> NDArray[np.int64]:
-    return np.round(np.linspace(0, pixels, cells + 1)).astype(np.int64)
 
 
 def _caption(
@@ -170,11 +146,11 @@ def _header(pen: ImageDraw.ImageDraw, layout: _Layout, merged: MergedTokens, tit
 
 
 def _legend(pen: ImageDraw.ImageDraw, right: int, y: int, *, wide: bool) -> None:
-    entries = (("joined an earlier frame's token", _SHADE, None), ("new token", (112, 118, 128), _ACCENT))
+    entries = (("joined a token of an earlier frame", SHADE, rgb(1)), ("new token", (112, 118, 128), _ACCENT))
     for text, fill, outline in entries if wide else ():
         left = right - round(pen.textlength(text, font=_font(16)))
         pen.text((left, y), text, font=_font(16), fill=_QUIET)
-        pen.rectangle((left - 28, y + 1, left - 10, y + 17), fill=fill, outline=outline or _RULE)
+        pen.rectangle((left - 28, y + 1, left - 10, y + 17), fill=fill, outline=outline)
         right = left - 50
 
 

@@ -7,76 +7,121 @@ Keys that are read; each may be missing, and its section then says so or is left
 - `weights` {kind, identifier, revision, seed, sha256}
 - `merge`: fields of `MergeSpec`, and `max_tokens`
 - `validation`: `ValidationReport.to_json()`
-- `example` {clip, num_tokens, tokens_per_frame, timestamps, thresholds, converged}
+- `example` {clip, num_tokens, tokens_per_frame, timestamps, thresholds, margins, converged, fidelity {relative_error,
+  cosine, error_of_frame, cosine_of_frame}, similarities {spatial, temporal: `Histogram.to_json()`}}
 - `files`: [{path, bytes, sha256}], or {path: {bytes, sha256}}
 - `engines`: `EngineRecord.to_json()` of every engine
 """
 
 from __future__ import annotations
 
-import base64
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sttm_export.errors import UserError
 from sttm_export.runtime.merged import NOT_CONVERGED
+from sttm_export.runtime.stills import embed_png
 from sttm_export.system import size_text
-from sttm_export.validation.charts import tokens_chart
+from sttm_export.validation.charts import errors_chart, similarities_chart, tokens_chart
 from sttm_export.validation.gates import UNIT_ROUNDOFF
+from sttm_export.validation.player import TEMPLATES, ShownClip, embedded_json, player_script
 from sttm_export.validation.results import ValidationReport
 
-_TEMPLATES = Path(__file__).parent / "templates"
-_PNG = b"\x89PNG\r\n\x1a\n"
+if TYPE_CHECKING:
+    import jinja2
+    from markupsafe import Markup
+
+_SIMILARITIES = {
+    "spatial": (
+        "In a frame.",
+        "Each block of the quadtree that was looked at, against the least alike of its children: at or above "
+        "the threshold it becomes one token.",
+    ),
+    "temporal": (
+        "Between frames.",
+        "Each two overlapping tokens of consecutive frames: at or above the threshold they become one.",
+    ),
+}
 
 
-def render_report(manifest: Mapping[str, Any], picture: str | Path | None = None) -> str:
+def render_report(manifest: Mapping[str, Any], picture: str | Path | None = None, clip: ShownClip | None = None) -> str:
     """Return the report as HTML.
 
     Args:
         manifest: see the top of this file.
         picture: PNG of the merged tokens, embedded.
+        clip: what the player shows; none where there is no player.
 
     Raises:
         UserError: the picture cannot be read or is no PNG.
     """
+    model, example = manifest.get("model") or {}, manifest.get("example") or {}
+    cells, times = _cells(manifest), example.get("timestamps")
+    script, policy = player_script()
+    return (
+        _environment()
+        .get_template("report.html.j2")
+        .render(
+            m=manifest,
+            title=model.get("title") or model.get("name") or "Bundle",
+            example=example,
+            cells=cells,
+            files=listed_files(manifest.get("files")),
+            verdict=verdict(manifest),
+            miss=_miss_lines(manifest),
+            not_converged=NOT_CONVERGED,
+            policy=policy,
+            script=script,
+            clip=embedded_json(clip.to_json()) if clip else None,
+            chart=_drawn(tokens_chart(example.get("tokens_per_frame") or [], cells, times)),
+            histograms=_histograms(model, example),
+            errors=_drawn(errors_chart((example.get("fidelity") or {}).get("error_of_frame") or [], times)),
+            picture=None if picture is None else embed_png(Path(picture)),
+            roundoffs=UNIT_ROUNDOFF,
+        )
+    )
+
+
+def _environment() -> jinja2.Environment:
     import jinja2
-    from markupsafe import Markup
 
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(_TEMPLATES),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
+        loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters.update(size=size_text, figure=format_figure)
-    model, example = manifest.get("model") or {}, manifest.get("example") or {}
-    cells = _cells(manifest)
-    # The chart escapes its own texts; everything else goes through the template's escaping.
-    chart = Markup(tokens_chart(example.get("tokens_per_frame") or [], cells, example.get("timestamps")))
-    return environment.get_template("report.html.j2").render(
-        m=manifest,
-        title=model.get("title") or model.get("name") or "Bundle",
-        example=example,
-        cells=cells,
-        files=listed_files(manifest.get("files")),
-        verdict=verdict(manifest),
-        miss=_miss_lines(manifest),
-        not_converged=NOT_CONVERGED,
-        chart=chart,
-        picture=None if picture is None else _embed(Path(picture)),
-        roundoffs=UNIT_ROUNDOFF,
-    )
+    environment.filters.update(size=size_text, figure=format_figure, percent=format_percent)
+    return environment
 
 
-def write_report(path: str | Path, manifest: Mapping[str, Any], picture: str | Path | None = None) -> Path:
+def _drawn(chart: str) -> Markup:
+    """Charts escape their own texts; everything else goes through the template's escaping."""
+    from markupsafe import Markup
+
+    return Markup(chart)
+
+
+def _histograms(model: Mapping[str, Any], example: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The charts of similarities, each with its words; none where nothing was counted."""
+    rows, published = [], (model.get("merging") or {}).get("thresholds") or []
+    for place, (name, histogram) in enumerate((example.get("similarities") or {}).items()):
+        title, meaning = _SIMILARITIES[name]
+        lines = {f"published for {100 * row['budget']:g} %": row[name] for row in published}
+        chart = similarities_chart(histogram, float(example["thresholds"][place]), lines, f"Similarities, {name}")
+        facts = {"title": title, "meaning": meaning, "chart": _drawn(chart), "undefined": histogram["undefined"]}
+        rows.append(facts | {"held": sum(histogram["held"]), "total": sum(histogram["counts"])})
+    return [row for row in rows if row["chart"]]
+
+
+def write_report(
+    path: str | Path, manifest: Mapping[str, Any], picture: str | Path | None = None, clip: ShownClip | None = None
+) -> Path:
     """Render and write the report.
 
     Raises:
         UserError: as `render_report`, or the file cannot be written.
     """
-    html = render_report(manifest, picture)
+    html = render_report(manifest, picture, clip)
     try:
         Path(path).write_text(html, encoding="utf-8")
     except OSError as error:
@@ -102,6 +147,11 @@ def format_figure(value: float | str | None, digits: int = 3) -> str:
     return f"{number:.{digits}g}"
 
 
+def format_percent(value: float | str) -> str:
+    """Format a share as a percentage of three digits."""
+    return f"{format_figure(100 * float(value))} %"
+
+
 def _miss_lines(manifest: Mapping[str, Any]) -> list[str]:
     validation = manifest.get("validation") or {}
     if not validation.get("results"):
@@ -123,13 +173,3 @@ def listed_files(files: Any) -> list[dict[str, Any]]:
         return others
     total = sum(row["bytes"] for row in kit)
     return [*others, {"path": f"device/ ({len(kit)} files)", "bytes": total, "sha256": ""}]
-
-
-def _embed(path: Path) -> str:
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise UserError(f"Cannot read the picture {path}: {error.strerror}; give a PNG file, or none.") from error
-    if not data.startswith(_PNG):
-        raise UserError(f"{path} is not a PNG picture; give the PNG that the drawing of tokens wrote.")
-    return "data:image/png;base64," + base64.b64encode(data).decode("ascii")

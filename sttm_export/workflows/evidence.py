@@ -21,7 +21,6 @@ from sttm_export.terminal import Advance
 from sttm_export.validation.finiteness import nonfinite, undefined_frames
 from sttm_export.validation.results import StageResult, ValidationReport
 from sttm_export.validation.stages import EAGER, REFERENCE, Stage, judge_stages, run_stage, unjudged
-from sttm_export.workflows.scene import Scene
 
 PackFixture = Callable[[Case, Arrays], None]
 
@@ -191,21 +190,6 @@ def _judge_all(part: Part, session: Session, made: Arrays, name: str) -> Validat
         StageResult(session.backend, "", part.name, tensor, False, fault) for tensor, fault in faults.items() if fault
     ]
     return ValidationReport(misses).on(f"all frames of {name}" if name else "all frames")
-
-
-def example_json(scene: Scene, merged: MergedTokens, frames_per_step: int) -> dict[str, Any]:
-    """What the report shows of the validation clip; times are those of the first frame of each step."""
-    return {
-        "clip": scene.name,
-        "note": scene.note,
-        "num_tokens": merged.num_tokens,
-        "max_tokens": merged.max_tokens,
-        "tokens_per_frame": merged.new_tokens_per_frame().tolist(),
-        "timestamps": [round(float(time), 3) for time in scene.timestamps[::frames_per_step]],
-        "thresholds": [float(value) for value in merged.thresholds],
-        "margins": [float(value) for value in merged.margins],
-        "converged": merged.converged,
-    }
 
 
 def merged_of(made: Mapping[str, NDArray[np.generic]], merge: MergeSpec) -> MergedTokens:

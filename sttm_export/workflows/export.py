@@ -39,7 +39,9 @@ from sttm_export.runtime.merged import MergedTokens
 from sttm_export.runtime.ort_session import OrtSession
 from sttm_export.runtime.preprocess import pixel_values
 from sttm_export.terminal import Advance, Steps
+from sttm_export.validation.player import ShownClip
 from sttm_export.validation.results import ValidationReport
+from sttm_export.workflows.example import example_json, shown_clip
 from sttm_export.workflows.language_files import rows_before, write_language_files
 from sttm_export.workflows.output import keep_rejected, publish, staging
 from sttm_export.workflows.plan import ExportPlan
@@ -77,7 +79,7 @@ def run_export(plan: ExportPlan, steps: Steps) -> Bundle:
             pack_kit(partial, plan.model.title, files, list(targets().values()))
             created = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
             write_times(partial, created, steps.seconds)
-            _write(partial, _manifest(plan, made), engines, created)
+            _write(partial, _manifest(plan, made), engines, created, made.clip)
         return _deliver(plan, partial, engines, made)
 
 
@@ -91,13 +93,14 @@ class _Made:
     findings: dict[str, list[dict[str, str]]] = field(default_factory=dict)
     report: ValidationReport | None = None
     example: dict[str, Any] | None = None
+    clip: ShownClip | None = None
 
 
 def _make_graphs(plan: ExportPlan, partial: Path, steps: Steps) -> _Made:
     """Part by part: read its weights, export, check, examine, and let go of them before the next."""
     from sttm_export.families.weights import open_weights
     from sttm_export.weights.checkpoint import digest
-    from sttm_export.workflows.evidence import examine, example_json, merged_of, one_frame_note
+    from sttm_export.workflows.evidence import examine, merged_of, one_frame_note
 
     with steps.step("Open the weights"):
         weights = open_weights(plan.model, plan.shapes, plan.weights, plan.random_seed, plan.tower_weights)
@@ -135,7 +138,8 @@ def _make_graphs(plan: ExportPlan, partial: Path, steps: Steps) -> _Made:
     if scene is not None and made.report is not None:
         merged = merged_of(clip, plan.merge)
         made.report += ValidationReport([], list(one_frame_note(clip, plan.model.step)))
-        made.example = example_json(scene, merged, plan.model.frames_per_step)
+        made.example = example_json(scene, merged, clip["features"], plan.merge, plan.model.frames_per_step)
+        made.clip = shown_clip(scene, merged, plan.model)
         _draw(partial / PICTURE, scene, merged, plan.model)
     return made
 
@@ -255,14 +259,16 @@ def _versions() -> dict[str, str]:
     return found
 
 
-def _write(partial: Path, manifest: dict[str, Any], engines: Sequence[EngineRecord], created: str) -> None:
+def _write(
+    partial: Path, manifest: dict[str, Any], engines: Sequence[EngineRecord], created: str, clip: ShownClip | None
+) -> None:
     """Report and manifest; the report also shows what the manifest keeps clear of, engines and the time."""
     from sttm_export.validation.report import write_report
 
     manifest["files"] = list_files(partial)
     picture = partial / PICTURE
     shown = manifest | {"engines": [record.to_json() for record in engines], "created": created}
-    write_report(partial / REPORT, shown, picture if picture.is_file() else None)
+    write_report(partial / REPORT, shown, picture if picture.is_file() else None, clip)
     write_manifest(partial, manifest)
 
 
