@@ -1,13 +1,14 @@
 import json
 from html.parser import HTMLParser
 
+import numpy as np
 import pytest
 from PIL import Image
 from test_validation_stages import bunny, merger_chain  # noqa: F401
 
 from sttm_export.errors import UserError
 from sttm_export.runtime.merged import NOT_CONVERGED
-from sttm_export.validation.charts import tokens_chart
+from sttm_export.validation.histograms import count_values
 from sttm_export.validation.report import format_figure, render_report, verdict, write_report
 from sttm_export.validation.results import skipped
 
@@ -16,7 +17,12 @@ from sttm_export.validation.results import skipped
 def manifest(bunny):  # noqa: F811
     outputs = bunny.run()
     return {
-        "model": {"name": "llava-video-7b", "title": "LLaVA-Video-7B", "hub_id": "x/y"},
+        "model": {
+            "name": "llava-video-7b",
+            "title": "LLaVA-Video-7B",
+            "hub_id": "x/y",
+            "merging": {"thresholds": [{"budget": 0.3, "spatial": 0.8, "temporal": 0.6}]},
+        },
         "precision": "fp16",
         "weights": {"kind": "random", "identifier": "random", "seed": 7, "sha256": "ab" * 32, "revision": None},
         "merge": {**vars(bunny.merge), "max_tokens": 3136},
@@ -28,6 +34,16 @@ def manifest(bunny):  # noqa: F811
             "timestamps": [0.0, 1.0, 2.0],
             "thresholds": [0.85, 0.65],
             "margins": [3e-5, 4.0],
+            "fidelity": {
+                "relative_error": 0.1234,
+                "cosine": 0.98765,
+                "error_of_frame": [0.1, 0.0, 0.2],
+                "cosine_of_frame": [0.99, 1.0, 0.97],
+            },
+            "similarities": {
+                name: count_values(np.array([0.5, 0.7, 0.9, np.nan]), limit).to_json()
+                for name, limit in (("spatial", 0.85), ("temporal", 0.65))
+            },
         },
         "files": [{"path": "token_merger.onnx", "bytes": 829423616, "sha256": "cd" * 32}],
         "engines": [
@@ -99,9 +115,10 @@ def test_the_whole_report(tmp_path, picture, manifest):
         "3.2 s",
         "4·u(float32)",
         "torch 2.13.0",
-        "data:image/png;base64,",
+        "data:image/jpeg;base64,",
     ):
         assert text in html, text
+    # Without frames there is no player, and nothing runs.
     assert "script" not in Checker(html).tags
 
 
@@ -166,7 +183,7 @@ def test_a_phone_loses_nothing(picture, manifest):
     """Wide things scroll in their own container, and where a table is stacked every figure carries its heading."""
     html = render_report(manifest, picture)
     cells = Cells(html)
-    assert cells.containers == [("img", "wide"), ("svg", "wide"), *[("table", "scroll")] * 4]
+    assert cells.containers == [("img", "wide"), *[("svg", "wide")] * 4, *[("table", "scroll")] * 5]
     assert cells.unlabelled == []
     assert html.count("<table") == html.count('<table class="stack">')
     assert '<meta name="viewport" content="width=device-width, initial-scale=1">' in html
@@ -222,9 +239,47 @@ def test_files_as_a_mapping(manifest):
 def test_text_is_escaped(manifest):
     evil = "<script>alert(1)</script>"
     engines = [{**manifest["engines"][0], "reason": evil}]
-    html = render_report({**manifest, "model": {"title": evil}, "engines": engines})
+    example = {**manifest["example"], "clip": f"{evil} 'a' \"b\" Ünï.mp4"}
+    html = render_report({**manifest, "model": {"title": evil}, "engines": engines, "example": example})
     assert evil not in html
     assert "&lt;script&gt;" in html
+    assert "&#39;a&#39; &#34;b&#34; Ünï.mp4" in html
+
+
+def test_fidelity_and_similarities(manifest):
+    html = render_report(json.loads(json.dumps(manifest)))
+    Checker(html)
+    for text in (
+        "relative error 12.3 %, mean cosine 0.9877",
+        "0.8500 applied",
+        "0.6500 applied",
+        "0.8 published for 30 %",
+        "0.6 published for 30 %",
+        "1 of 3 at or above the applied threshold; 1 not defined",
+        "2 of 3 at or above the applied threshold",
+        "Tokens and fidelity of each frame",
+        'data-label="Relative error">20 %<',
+    ):
+        assert text in html, text
+
+
+def test_features_that_are_not_finite(manifest):
+    """A rejected bundle: nothing can be counted or compared, and the report says so."""
+    nothing = {name: count_values(np.full(5, np.nan), 0.8).to_json() for name in ("spatial", "temporal")}
+    kept = {"relative_error": "nan", "cosine": "nan", "error_of_frame": ["nan"] * 3, "cosine_of_frame": ["nan"] * 3}
+    example = {**manifest["example"], "fidelity": kept, "similarities": nothing}
+    html = render_report({**manifest, "example": example})
+    Checker(html)
+    assert "Not defined, because features are not finite." in html
+    assert "Similarities and thresholds" not in html
+
+
+def test_a_manifest_of_before_has_no_fidelity(manifest):
+    example = {name: value for name, value in manifest["example"].items() if name not in ("fidelity", "similarities")}
+    html = render_report({**manifest, "example": example})
+    Checker(html)
+    assert "Fidelity" not in html
+    assert "What each frame adds" in html
 
 
 def test_pictures_are_checked(tmp_path, manifest):
@@ -235,14 +290,6 @@ def test_pictures_are_checked(tmp_path, manifest):
         render_report(manifest, tmp_path / "a.png")
     with pytest.raises(UserError, match="Cannot write"):
         write_report(tmp_path / "no" / "report.html", manifest)
-
-
-def test_chart():
-    chart = tokens_chart([5, 0, 4], 196, [0.0, 1.0, 2.0])
-    assert chart.count("<rect") == 3
-    assert "frame 2 (2.00 s): 4 new tokens of 196 cells" in chart
-    assert tokens_chart([], 196) == ""
-    assert tokens_chart([1] * 128, 196).count('text-anchor="middle"') < 20
 
 
 def test_formats():

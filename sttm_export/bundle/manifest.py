@@ -12,7 +12,7 @@ from sttm_export.contracts.graph import Accumulate, GraphSpec, JudgedGraph, Prec
 from sttm_export.contracts.merge import MergeSpec, Thresholds
 from sttm_export.contracts.model import ModelSpec, inconsistencies
 from sttm_export.contracts.recipe import Recipe
-from sttm_export.contracts.records import Count, Dimension, Number, read_json, read_record
+from sttm_export.contracts.records import Cosine, Count, Dimension, Number, Share, read_json, read_record
 from sttm_export.contracts.weights import WeightSource
 from sttm_export.errors import UserError
 
@@ -41,6 +41,27 @@ class RuleFinding:
 
 
 @dataclass(frozen=True)
+class ClipFidelity:
+    """Tokens of the validation clip against the features they stand for (`runtime/fidelity.py`)."""
+
+    relative_error: Number
+    cosine: Number
+    error_of_frame: tuple[Number, ...]
+    cosine_of_frame: tuple[Number, ...]
+
+
+@dataclass(frozen=True)
+class ClipSimilarities:
+    """A histogram of the similarities that were compared with a threshold (`validation/histograms.py`)."""
+
+    low: Cosine
+    step: Share
+    counts: tuple[Count, ...]
+    held: tuple[Count, ...]
+    undefined: Count
+
+
+@dataclass(frozen=True)
 class Example:
     """What became of the validation clip."""
 
@@ -50,6 +71,8 @@ class Example:
     thresholds: tuple[Number, Number]
     tokens_per_frame: tuple[Count, ...] = ()
     converged: bool = True
+    fidelity: ClipFidelity | None = None
+    similarities: dict[str, ClipSimilarities] = dataclasses.field(default_factory=dict)
 
 
 @dataclass(frozen=True)

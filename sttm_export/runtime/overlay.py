@@ -141,11 +141,19 @@ class Overlay:
 
 def _encoder() -> tuple[str, dict[str, str]]:
     """The best encoder that this PyAV has, and its options."""
-    import av
-
     for name, options in _ENCODERS:
-        if name in av.codecs_available:
+        if has_encoder(name):
             return name, options
     raise UserError(
         "This PyAV can write no MP4 video; install PyAV from PyPI, whose wheels can, or leave out --overlay."
     )
+
+
+def has_encoder(name: str) -> bool:
+    """Whether this PyAV can encode by a codec of FFmpeg."""
+    import av
+
+    try:
+        return bool(av.codec.Codec(name, "w"))
+    except av.codec.codec.UnknownCodecError:
+        return False
