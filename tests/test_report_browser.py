@@ -67,7 +67,8 @@ def test_a_step_changes_frame_and_words(page, report):
     assert np.abs(first.astype(int) - second.astype(int)).mean() > 5
     page.find("back").click()
     assert at(page) == 1
-    assert np.array_equal(page.picture("stage"), first)
+    # But for the smoothing of the page's round corners.
+    assert np.abs(page.picture("stage").astype(int) - first)[20:-20, 20:-20].max() <= 2
     assert not page.find("back").is_enabled()
 
 

@@ -6,6 +6,7 @@ import pytest
 
 from sttm_export.validation.charts import errors_chart, similarities_chart, tokens_chart
 from sttm_export.validation.histograms import count_values
+from sttm_export.validation.layer_charts import losses_chart, sqnr_chart
 
 SVG = ElementTree.fromstring
 
@@ -100,3 +101,34 @@ def test_texts_are_escaped():
 
 def test_nothing_counted_is_no_chart():
     assert similarities_chart(histogram([], 0.7), 0.7, {}, "name") == ""
+
+
+def points(*decibels):
+    return [
+        {"name": f"encoder.layers.{i}.fc1", "sqnr_db": value, "int8": i % 2 == 0} for i, value in enumerate(decibels)
+    ]
+
+
+def test_layers_of_int8_the_worst_first():
+    chart = sqnr_chart(points(40.0, 20.0, 30.0, "inf", "nan"))
+    bars = list(SVG(chart).iter("rect"))
+    assert [row.get("class") for row in bars] == ["bar below", "bar", "bar"]
+    assert [row[0].text.split(": ")[1].split(",")[0] for row in bars] == ["20.0 dB", "30.0 dB", "40.0 dB"]
+    widths = [float(row.get("width")) for row in bars]
+    assert widths == pytest.approx([widths[2] / 2, widths[2] * 0.75, widths[2]], abs=0.1)
+    assert sqnr_chart([]) == sqnr_chart(points("nan")) == ""
+
+
+def test_only_the_worst_layers_are_drawn():
+    chart = sqnr_chart(points(*range(100)))
+    assert 10 < len(list(SVG(chart).iter("rect"))) < 30
+
+
+def test_layers_of_int4():
+    layers = [{"layer": 2 + i, "stream": 0.02 * (i + 1), "added": "nan" if i == 1 else 0.01} for i in range(3)]
+    chart = losses_chart(layers)
+    assert len([row for row in SVG(chart).iter("circle") if row.get("class") == "dot stream"]) == 3
+    assert len([row for row in SVG(chart).iter("circle") if row.get("class") == "dot added"]) == 2
+    assert [row.text for row in SVG(chart).iter("text")][:3] == ["0 %", "5 %", "10 %"]
+    assert "nan" not in chart
+    assert losses_chart([]) == ""

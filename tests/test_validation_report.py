@@ -274,6 +274,21 @@ def test_features_that_are_not_finite(manifest):
     assert "Similarities and thresholds" not in html
 
 
+def test_what_few_bits_cost(manifest):
+    points = [{"name": f"layer.{i}.fc1", "sqnr_db": 20.0 + i, "int8": i > 0} for i in range(3)]
+    layers = [{"layer": i, "added": 0.05, "stream": 0.1, "rounding": 0.0} for i in (2, 3)]
+    losses = {"weights": [{"name": "a", "relative": 0.07}], "layers": layers, "logits": None}
+    html = render_report({**manifest, "int4_losses": losses})
+    Checker(html)
+    assert "What INT4 weights lose" in html
+    assert "Relative error behind each layer" in html
+    assert "Int8 products" not in html
+    charts = render_report({**manifest, "quantization": {"points": points, "decisions": None}, "calibration": {}})
+    assert charts.index("Int8 products.") < charts.index("<table")
+    assert "layer.0.fc1: 20.0 dB, stays float16" in charts
+    assert "What few bits cost" not in render_report(manifest)
+
+
 def test_a_manifest_of_before_has_no_fidelity(manifest):
     example = {name: value for name, value in manifest["example"].items() if name not in ("fidelity", "similarities")}
     html = render_report({**manifest, "example": example})

@@ -33,7 +33,7 @@ def tokens_chart(counts: Sequence[int], cells: int, timestamps: Sequence[float] 
             f'height="{_y(0) - y:.1f}" rx="1.5">'
             f"<title>frame {t} ({escape(labels[t])}): {count} new tokens of {cells} cells</title></rect>"
         )
-    return _svg("New tokens of each frame", [*parts, *_frame_axis(labels)], _WIDTH)
+    return svg("New tokens of each frame", [*parts, *_frame_axis(labels)], _WIDTH)
 
 
 def errors_chart(errors: Sequence[float], timestamps: Sequence[float] | None = None) -> str:
@@ -46,7 +46,7 @@ def errors_chart(errors: Sequence[float], timestamps: Sequence[float] | None = N
     known = {t: float(error) for t, error in enumerate(errors) if math.isfinite(float(error))}
     if not known:
         return ""
-    labels, top = _frame_labels(len(errors), timestamps), _round_up(max(known.values()))
+    labels, top = _frame_labels(len(errors), timestamps), round_up(max(known.values()))
     step = _span_x(_WIDTH) / len(errors)
     points = {t: (_LEFT + (t + 0.5) * step, _y(error / top)) for t, error in known.items()}
     parts = [_line(_y(share), f"{100 * top * share:.3g} %") for share in (0, 0.5, 1)]
@@ -56,7 +56,7 @@ def errors_chart(errors: Sequence[float], timestamps: Sequence[float] | None = N
         f"({escape(labels[t])}): relative error {100 * known[t]:.3g} %</title></circle>"
         for t, (x, y) in points.items()
     ]
-    return _svg("Relative error of each frame", [*parts, *_frame_axis(labels)], _WIDTH)
+    return svg("Relative error of each frame", [*parts, *_frame_axis(labels)], _WIDTH)
 
 
 def similarities_chart(histogram: Mapping[str, Any], applied: float, published: Mapping[str, float], name: str) -> str:
@@ -96,7 +96,7 @@ def similarities_chart(histogram: Mapping[str, Any], applied: float, published: 
     parts += [_text(x_of(value), _HEIGHT - 8, f"{value:.3g}") for value in ticks]
     lines = [("applied", f"{applied:.4f} applied", applied)]
     lines += [("published", f"{value:g} {label}", value) for label, value in published.items()]
-    return _svg(name, [*parts, *_labelled(lines, x_of)], _NARROW)
+    return svg(name, [*parts, *_labelled(lines, x_of)], _NARROW)
 
 
 def _labelled(lines: Sequence[tuple[str, str, float]], x_of: Callable[[float], float]) -> list[str]:
@@ -115,13 +115,13 @@ def _labelled(lines: Sequence[tuple[str, str, float]], x_of: Callable[[float], f
 
 def _ticks(low: float, right: float) -> list[float]:
     """Round numbers along an axis, about six of them."""
-    step = _round_up((right - low) / 6)
+    step = round_up((right - low) / 6)
     return [
         round(place * step, 9) for place in range(math.ceil(low / step - 1e-9), math.floor(right / step + 1e-9) + 1)
     ]
 
 
-def _round_up(value: float) -> float:
+def round_up(value: float) -> float:
     """The next of 1, 2 and 5 times a power of ten; 1 for zero."""
     if value <= 0:
         return 1.0
@@ -159,5 +159,6 @@ def _line(y: float, label: str, width: int = _WIDTH) -> str:
     )
 
 
-def _svg(name: str, parts: Sequence[str], width: int) -> str:
-    return f'<svg viewBox="0 0 {width} {_HEIGHT}" role="img" aria-label="{escape(name)}">{"".join(parts)}</svg>'
+def svg(name: str, parts: Sequence[str], width: int, height: int = _HEIGHT) -> str:
+    """An `<svg>` element of drawn parts."""
+    return f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{escape(name)}">{"".join(parts)}</svg>'

@@ -9,6 +9,7 @@ Keys that are read; each may be missing, and its section then says so or is left
 - `validation`: `ValidationReport.to_json()`
 - `example` {clip, num_tokens, tokens_per_frame, timestamps, thresholds, margins, converged, fidelity {relative_error,
   cosine, error_of_frame, cosine_of_frame}, similarities {spatial, temporal: `Histogram.to_json()`}}
+- `quantization` {points} and `int4_losses` {weights, layers, logits}: what few bits cost
 - `files`: [{path, bytes, sha256}], or {path: {bytes, sha256}}
 - `engines`: `EngineRecord.to_json()` of every engine
 """
@@ -26,6 +27,7 @@ from sttm_export.runtime.stills import embed_png
 from sttm_export.system import size_text
 from sttm_export.validation.charts import errors_chart, similarities_chart, tokens_chart
 from sttm_export.validation.gates import UNIT_ROUNDOFF
+from sttm_export.validation.layer_charts import losses_chart, sqnr_chart
 from sttm_export.validation.player import TEMPLATES, ShownClip, embedded_json, player_script
 from sttm_export.validation.results import ValidationReport
 
@@ -78,6 +80,7 @@ def render_report(manifest: Mapping[str, Any], picture: str | Path | None = None
             chart=_drawn(tokens_chart(example.get("tokens_per_frame") or [], cells, times)),
             histograms=_histograms(model, example),
             errors=_drawn(errors_chart((example.get("fidelity") or {}).get("error_of_frame") or [], times)),
+            bits=_bits(manifest),
             picture=None if picture is None else embed_png(Path(picture)),
             roundoffs=UNIT_ROUNDOFF,
         )
@@ -111,6 +114,17 @@ def _histograms(model: Mapping[str, Any], example: Mapping[str, Any]) -> list[di
         facts = {"title": title, "meaning": meaning, "chart": _drawn(chart), "undefined": histogram["undefined"]}
         rows.append(facts | {"held": sum(histogram["held"]), "total": sum(histogram["counts"])})
     return [row for row in rows if row["chart"]]
+
+
+def _bits(manifest: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The charts of what int8 products and INT4 weights cost, each with its words."""
+    points = (manifest.get("quantization") or {}).get("points") or []
+    layers = (manifest.get("int4_losses") or {}).get("layers") or []
+    rows = (
+        ("Int8 products.", "Signal to noise of each layer's products, the worst first.", sqnr_chart(points)),
+        ("INT4 weights.", "Relative error of the residual stream behind each decoder layer.", losses_chart(layers)),
+    )
+    return [{"title": title, "meaning": meaning, "chart": _drawn(chart)} for title, meaning, chart in rows if chart]
 
 
 def write_report(

@@ -3,7 +3,7 @@
   const clip = JSON.parse(document.getElementById("clip").textContent);
   const find = (id) => document.getElementById(id);
   const [rows, columns] = clip.grid, last = clip.frames.length - 1;
-  const player = find("player"), stage = find("stage"), still = find("still"), canvas = find("tokens");
+  const player = find("player"), stage = find("stage"), canvas = find("tokens");
   const seek = find("seek"), pick = find("pick"), play = find("play"), show = find("show");
   const count = (n, word) => `${n.toLocaleString("en")} ${word}${n === 1 ? "" : "s"}`;
 
@@ -24,6 +24,9 @@
     const width = canvas.width = Math.max(1, Math.round(stage.clientWidth * scale));
     const height = canvas.height = Math.max(1, Math.round(stage.clientHeight * scale));
     const pen = canvas.getContext("2d"), cells = clip.assignment[frame], token = chosen();
+    // Picture and tokens in one canvas: they change in the same moment.
+    pen.imageSmoothingQuality = "high";
+    if (pictures[frame].complete) pen.drawImage(pictures[frame], 0, 0, width, height);
     if (!show.checked) return;
     const xs = edges(columns, width), ys = edges(rows, height);
     const cell = Math.min(width / columns, height / rows);
@@ -88,8 +91,7 @@
     find("said").textContent = `${count(added[frame], "new token")}; ${count(joined, "cell")} joined earlier ones`;
     find("spent").textContent = `${spent.toLocaleString("en")} so far, of a budget of ${count(clip.budget, "token")}`;
     find("gauge").style.width = `${Math.min(100, (100 * spent) / Math.max(1, clip.budget))}%`;
-    still.src = clip.frames[frame].src;
-    still.alt = `Frame ${frame + 1}, ${label}: ${count(added[frame], "new token")}`;
+    canvas.setAttribute("aria-label", `Frame ${frame + 1}, ${label}: ${count(added[frame], "new token")}`);
     seek.value = frame;
     seek.setAttribute("aria-valuetext", `${label}, frame ${frame + 1} of ${last + 1}`);
     find("back").disabled = frame === 0;
@@ -107,9 +109,9 @@
     find("drop").hidden = pinned === null;
     find("swatch").style.background = token === null ? "" : color(token);
     player.classList.toggle("picked", token !== null);
-    [...strip.children].forEach((still, t) => {
-      const there = token === null ? 0 : lives[token].get(t) || 0;
-      still.lastChild.style.cssText = there ? `background:${color(token)};opacity:1` : "";
+    [...strip.children].forEach((box, t) => {
+      const there = token !== null && lives[token].has(t);
+      box.lastChild.style.cssText = there ? `background:${color(token)};opacity:1` : "";
     });
     if (document.activeElement !== pick) pick.value = token === null ? "" : token;
     if (token === null) {
@@ -158,14 +160,16 @@
   }
 
   const strip = find("strip");
-  clip.frames.forEach((one, t) => {
-    const box = document.createElement("div"), thumb = document.createElement("img");
-    thumb.src = one.src;
-    thumb.alt = "";
+  const pictures = clip.frames.map((one, t) => {
+    const box = document.createElement("div"), picture = document.createElement("img");
+    picture.addEventListener("load", () => { if (t === frame) paint(); });
+    picture.src = one.src;
+    picture.alt = "";
     box.dataset.frame = t;
     box.title = `${one.label}: ${count(added[t], "new token")}`;
-    box.append(thumb, document.createElement("i"));
+    box.append(picture, document.createElement("i"));
     strip.append(box);
+    return picture;
   });
   const step = (t) => { run(false); go(t); };
   document.querySelectorAll("[data-frame]").forEach((mark) => {
