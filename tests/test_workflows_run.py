@@ -56,6 +56,48 @@ def test_refusals(place, output, picture, message):
     assert contents(place) == before
 
 
+@pytest.mark.parametrize(
+    ("further", "message"),
+    [
+        ({"overlay": "a.avi"}, r"--overlay a\.avi is no \.mp4 file, .*such as overlay\.mp4"),
+        ({"overlay": "a"}, r"is no \.mp4 file"),
+        ({"overlay": "mp4"}, r"is no \.mp4 file"),
+        ({"overlay": "video.mp4"}, "--overlay video.mp4 is the video"),
+        ({"overlay": "bundle/a.mp4"}, "--overlay bundle/a.mp4 would lie in the bundle"),
+        ({"overlay": "absent/a.mp4"}, "a directory that exists"),
+        ({"report": "a.pdf"}, r"--report a\.pdf is no \.html file, .*such as report\.html"),
+        ({"report": "bundle/report.html"}, "--report bundle/report.html would lie in the bundle"),
+    ],
+)
+def test_refusals_of_what_is_written_on_request(place, further, message):
+    before = contents(place)
+    paths = {name: Path(path) for name, path in further.items()}
+    with pytest.raises(UserError, match=message):
+        check_request(Request(Path("video.mp4"), Path("a.npz"), Path("a.png"), **paths))
+    assert contents(place) == before
+    check_request(Request(Path("video.mp4"), Path("a.npz"), Path("a.png"), Path("A.MP4"), Path("a.HTML")))
+
+
+def test_a_report_of_a_clip(tiny_bundle, tmp_path, capsys):
+    clip, out = str(find_sample_clip("carphone")), tmp_path / "clip.html"
+    command = ["run", str(tiny_bundle), "--video", clip, "--output", str(tmp_path / "a.npz"), "--report", str(out)]
+    assert main(command) == 0
+    assert capsys.readouterr().out.splitlines()[1:] == [str(tmp_path / "a.npz"), str(tmp_path / "a.png"), str(out)]
+    html = out.read_text(encoding="utf-8")
+    for text in (
+        "<h1>carphone_pristine.mp4</h1>",
+        "Random weights, seed 7",
+        "stand for the 36 cells of carphone_pristine.mp4",
+        "Similarities and thresholds",
+        "Fidelity of this clip",
+        'id="clip"',
+    ):
+        assert text in html, text
+    # What is said of the bundle is not said of the clip.
+    for text in ("checks passed", "Engines", "Files", "Stages"):
+        assert text not in html, text
+
+
 def test_other_names_are_fine(place):
     Path("old.npz").write_text("an earlier result")
     check_request(Request(Path("video.mp4"), Path("old.npz"), Path("old.png")))

@@ -22,6 +22,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--overlay", type=path_value, metavar="FILE.mp4", help="a video of the frames with their tokens"
     )
+    help_report = "a page with a player of them, similarities and fidelity"
+    parser.add_argument("--report", type=path_value, metavar="FILE.html", help=help_report)
     add_viewing(parser)
 
 
@@ -38,6 +40,7 @@ def execute(options: argparse.Namespace) -> None:
         output=options.output,
         picture=options.picture or options.output.with_suffix(".png"),
         overlay=options.overlay,
+        report=options.report,
         **viewing_values(options),
     )
     steps = Steps(5)
@@ -45,10 +48,12 @@ def execute(options: argparse.Namespace) -> None:
         bundle = open_to_view(options)
     steps.warn(bundle.rejected())
     merged = run_bundle(bundle, request, steps)
+    written = [request.output, request.picture, request.overlay, request.report]
     print(
         f"{merged.num_tokens} tokens of {merged.assignment.size} cells ({merged.share:.1%}; budget "
         f"{merged.max_tokens}), thresholds {merged.thresholds[0]:.4f}, {merged.thresholds[1]:.4f} "
         f"(margins {merged.margins[0]:.1g}, {merged.margins[1]:.1g})"
-        f"{'' if merged.converged else '; NOT CONVERGED'}\n{request.output}\n{request.picture}"
-        f"{f'{chr(10)}{request.overlay}' if request.overlay else ''}"
+        f"{'' if merged.converged else '; NOT CONVERGED'}",
+        *(path for path in written if path),
+        sep="\n",
     )

@@ -71,6 +71,24 @@ def check_writable(path: Path, what: str) -> None:
         raise UserError(f"Cannot write {path}: {final.parent} is not writable; give {what} a file elsewhere.")
 
 
+def check_suffix(path: Path, what: str, suffix: str) -> None:
+    """Refuse, before any work, a name that says another kind of file than is written.
+
+    Args:
+        path: to be written.
+        what: the option that names it.
+        suffix: of the kind, with its dot.
+
+    Raises:
+        UserError: the name does not end with it.
+    """
+    if path.suffix.lower() != suffix:
+        option = what.lstrip("-")
+        raise UserError(
+            f"{what} {path} is no {suffix} file, which is what it writes; give a name such as {option}{suffix}."
+        )
+
+
 def check_not_input(path: Path, what: str, inputs: Sequence[tuple[str, Path]]) -> None:
     """Refuse to write over what is read, also by another name of it.
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
@@ -25,7 +24,6 @@ from sttm_export.runtime.paint import paint_frame
 if TYPE_CHECKING:
     from PIL import Image
 
-SUFFIX = ".mp4"
 RATE = 10
 """Pictures a second; a frame is repeated as long as it stays."""
 SHORTEST, LONGEST = 0.5, 1.0
@@ -42,18 +40,6 @@ _BAND = 56  # pixels under the picture
 _NO_H264 = (
     "this PyAV has no encoder of H.264, so the overlay is MPEG-4 Part 2, which players show and most browsers do not"
 )
-
-
-def check_overlay(path: Path) -> None:
-    """Refuse, before any work, a name that says another kind of file.
-
-    Raises:
-        UserError: not `.mp4`.
-    """
-    if path.suffix.lower() != SUFFIX:
-        raise UserError(
-            f"--overlay {path} is no {SUFFIX} file, and the overlay is one; give a name such as overlay.mp4."
-        )
 
 
 @dataclass(frozen=True)

@@ -56,6 +56,11 @@ def embed_png(path: Path) -> str:
         picture = Image.open(io.BytesIO(data)).convert("RGB")
     except (OSError, SyntaxError) as error:
         raise UserError(f"The picture {path} is damaged: {error}; give the PNG that was written.") from error
+    return embed_picture(picture)
+
+
+def embed_picture(picture: Image.Image) -> str:
+    """Return a picture as the data URI of a JPEG."""
     return _uri(_jpeg(picture, _SHEET_QUALITY))
 
 

@@ -1,6 +1,6 @@
-"""`report.html` of a bundle: one file that stands alone, made from the manifest and from what stands beside it.
+"""`report.html` of a bundle, and the page of a clip that one was run on: files that stand alone.
 
-Keys that are read; each may be missing, and its section then says so or is left out:
+Keys of the manifest that are read; each may be missing in a report, and its section then says so or is left out:
 
 - `model` {name, title, hub_id}, `precision`, `versions` {name: version}
 - `created`: from `times.json`
@@ -59,32 +59,60 @@ def render_report(manifest: Mapping[str, Any], picture: str | Path | None = None
     Raises:
         UserError: the picture cannot be read or is no PNG.
     """
-    model, example = manifest.get("model") or {}, manifest.get("example") or {}
-    cells, times = _cells(manifest), example.get("timestamps")
-    script, policy = player_script()
+    model = manifest.get("model") or {}
+    title = model.get("title") or model.get("name") or "Bundle"
     return (
         _environment()
         .get_template("report.html.j2")
         .render(
-            m=manifest,
-            title=model.get("title") or model.get("name") or "Bundle",
-            example=example,
-            cells=cells,
+            _clip_values(manifest, manifest.get("example") or {}, clip),
+            title=title,
+            heading=f"{title}: token-merging bundle",
             files=listed_files(manifest.get("files")),
             verdict=verdict(manifest),
             miss=_miss_lines(manifest),
-            not_converged=NOT_CONVERGED,
-            policy=policy,
-            script=script,
-            clip=embedded_json(clip.to_json()) if clip else None,
-            chart=_drawn(tokens_chart(example.get("tokens_per_frame") or [], cells, times)),
-            histograms=_histograms(model, example),
-            errors=_drawn(errors_chart((example.get("fidelity") or {}).get("error_of_frame") or [], times)),
             bits=_bits(manifest),
             picture=None if picture is None else embed_png(Path(picture)),
             roundoffs=UNIT_ROUNDOFF,
         )
     )
+
+
+def render_clip_report(
+    manifest: Mapping[str, Any], example: Mapping[str, Any], picture: str, clip: ShownClip, rejected: str = ""
+) -> str:
+    """Return a page about one clip that a bundle was run on, as HTML.
+
+    Args:
+        manifest: of the bundle.
+        example: of the clip, with the keys of a manifest's.
+        picture: of the merged tokens, as a data URI.
+        clip: what the player shows.
+        rejected: why the bundle was rejected, if it was.
+    """
+    values = _clip_values(manifest, example, clip)
+    heading = f"{example['clip']}: merged tokens"
+    page = _environment().get_template("clip_report.html.j2")
+    return page.render(values, title=example["clip"], heading=heading, picture=picture, rejected=rejected)
+
+
+def _clip_values(manifest: Mapping[str, Any], example: Mapping[str, Any], clip: ShownClip | None) -> dict[str, Any]:
+    """What every page says of a clip, and the one script that it may run."""
+    cells, times = _cells(manifest), example.get("timestamps")
+    script, policy = player_script()
+    return {
+        "m": manifest,
+        "w": manifest.get("weights") or {},
+        "example": example,
+        "cells": cells,
+        "not_converged": NOT_CONVERGED,
+        "policy": policy,
+        "script": script,
+        "clip": embedded_json(clip.to_json()) if clip else None,
+        "chart": _drawn(tokens_chart(example.get("tokens_per_frame") or [], cells, times)),
+        "histograms": _histograms(manifest.get("model") or {}, example),
+        "errors": _drawn(errors_chart((example.get("fidelity") or {}).get("error_of_frame") or [], times)),
+    }
 
 
 def _environment() -> jinja2.Environment:

@@ -6,14 +6,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sttm_export.bundle.opened import Bundle
-from sttm_export.files.whole import written_whole
+from sttm_export.files.whole import check_suffix, written_whole
 from sttm_export.runtime.draw import render_tokens, write_png
 from sttm_export.runtime.merged import MergedTokens, write_npz
-from sttm_export.runtime.overlay import Overlay, check_overlay
+from sttm_export.runtime.overlay import Overlay
+from sttm_export.runtime.stills import embed_picture
 from sttm_export.runtime.video import Video
 from sttm_export.terminal import Advance, Steps
+from sttm_export.workflows.example import example_json, shown_clip
 from sttm_export.workflows.layers_below import run_layers_below
+from sttm_export.workflows.scene import Scene
 from sttm_export.workflows.viewing import (
+    Features,
     Loader,
     Viewing,
     check_outputs,
@@ -33,11 +37,12 @@ class Request(Viewing):
     video: Path  # the file
     output: Path  # the tokens
     picture: Path  # the contact sheet
-    overlay: Path | None = None  # the video of the frames with their tokens, if it is wanted
+    overlay: Path | None = None  # a video of the frames with their tokens, if it is wanted
+    report: Path | None = None  # a page with a player of them and with figures, if it is wanted
 
 
 def run_bundle(bundle: Bundle, request: Request, steps: Steps) -> MergedTokens:
-    """Run a video as far as its tokens merge, and write tokens, picture and overlay, all or none.
+    """Run a video as far as its tokens merge, and write what was asked for, all of it or nothing.
 
     Raises:
         UserError: unreadable video, unwritable output, a value that is not possible, no engine that runs here.
@@ -54,8 +59,8 @@ def run_bundle(bundle: Bundle, request: Request, steps: Steps) -> MergedTokens:
     say_merged(merged, bundle, steps)
     if layer:
         steps.say(f"the tokens are hidden states at the input of decoder layer {layer}, not embeddings")
-    with steps.step("Write tokens, picture and overlay" if request.overlay else "Write tokens and picture") as advance:
-        note = _write(bundle, request, video, merged, advance)
+    with steps.step("Write the results") as advance:
+        note = _write(bundle, request, _Seen(video, features, merged), advance)
     if note:
         steps.say(note)
     if bundle.weights.is_random:
@@ -67,22 +72,45 @@ def check_request(request: Request) -> None:
     """Refuse, before any work, values that are not possible and outputs that cannot be written."""
     check_viewing(request)
     written = {"--output": request.output, "--picture": request.picture}
-    if request.overlay:
-        check_overlay(request.overlay)
-        written["--overlay"] = request.overlay
+    for option, path, suffix in (("--overlay", request.overlay, ".mp4"), ("--report", request.report, ".html")):
+        if path:
+            check_suffix(path, option, suffix)
+            written[option] = path
     check_outputs(written, {"the video": request.video})
 
 
-def _write(bundle: Bundle, request: Request, video: Video, merged: MergedTokens, advance: Advance) -> str:
+@dataclass(frozen=True)
+class _Seen:
+    """The video, what merged of it, and what became of that."""
+
+    video: Video
+    features: Features  # [T', N, C]
+    merged: MergedTokens
+
+
+def _write(bundle: Bundle, request: Request, seen: _Seen, advance: Advance) -> str:
     """Write what was asked for; a sentence where the overlay is not what everybody can play."""
-    model, note = bundle.model, ""
+    model, video, merged, note = bundle.model, seen.video, seen.merged, ""
     step, title = model.frames_per_step, f"{model.title}, {request.video.name}"
     frames, times = video.frames[::step], video.timestamps[::step]
     sheet = render_tokens(frames, merged, model.grid, timestamps=times, title=title)
-    overlays = [request.overlay] if request.overlay else []
-    with written_whole(request.output, request.picture, *overlays) as (tokens, picture, *files):
+    further = [path for path in (request.overlay, request.report) if path]
+    with written_whole(request.output, request.picture, *further) as (tokens, picture, *files):
         write_npz(tokens, merged, timestamps=times, frame_indices=video.indices)
         write_png(picture, sheet)
-        for file in files:
-            note = Overlay(frames, merged, model.grid, times).write(file, advance)
+        if request.overlay:
+            note = Overlay(frames, merged, model.grid, times).write(files[0], advance)
+        if request.report:
+            advance("the report", None)
+            files[-1].write(_page(bundle, request, seen, embed_picture(sheet)).encode("utf-8"))
     return note
+
+
+def _page(bundle: Bundle, request: Request, seen: _Seen, picture: str) -> str:
+    from sttm_export.validation.report import render_clip_report
+
+    model, video, merged = bundle.model, seen.video, seen.merged
+    scene = Scene(video.frames, video.timestamps, request.video.name, video.note)
+    example = example_json(scene, merged, seen.features, bundle.merge, model.frames_per_step)
+    clip = shown_clip(scene, merged, model)
+    return render_clip_report(bundle.manifest.data, example, picture, clip, bundle.rejected(engines=False))
