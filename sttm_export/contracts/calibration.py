@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -48,6 +49,15 @@ class PointRange:
 
 
 @dataclass(frozen=True)
+class LinePoint:
+    """A pair of thresholds that fills a budget, over all clips."""
+
+    spatial: Cosine
+    temporal: Cosine
+    distortion: Number
+
+
+@dataclass(frozen=True)
 class ThresholdChoice:
     """Thresholds for a budget, merge layer and number of frames: the least distortion of all pairs that fill it."""
 
@@ -59,6 +69,7 @@ class ThresholdChoice:
     distortion: Number  # mean over clips of the relative error of `tokens[assignment]`
     published_spatial: Cosine
     published_distortion: Number  # the same with the published spatial threshold
+    line: tuple[LinePoint, ...]  # all pairs that were tried, by spatial threshold: the evidence
 
 
 @dataclass(frozen=True)
@@ -71,6 +82,12 @@ class Calibration:
     clips: tuple[CalibratedClip, ...]  # by sha256
     points: tuple[PointRange, ...]  # in the order of the data
     thresholds: tuple[ThresholdChoice, ...]
+
+    def choice(self, budget: float, frames: int, merge_layer: int) -> ThresholdChoice | None:
+        """The thresholds for a budget, T and merge layer; None where they were not calibrated."""
+        asked = frames, merge_layer
+        rows = [row for row in self.thresholds if (row.frames, row.merge_layer) == asked]
+        return next((row for row in rows if math.isclose(row.budget, budget, rel_tol=1e-9)), None)
 
     def to_text(self) -> str:
         """The file: JSON, one line for each row of its tables."""

@@ -55,7 +55,7 @@ def estimate_parts(plan: ExportPlan) -> list[PartEstimate]:
 def estimate_memory(plan: ExportPlan) -> int:
     """Bytes that the export takes at least: of its largest part, and the frames it is validated on."""
     pixels = plan.model.pixels
-    largest = max(_memory(part) for part in plan.parts)
+    largest = max(part_memory(part) for part in plan.parts)
     return largest + 4 * 3 * pixels.height * pixels.width * plan.validation_frames
 
 
@@ -104,10 +104,11 @@ def _estimate(plan: ExportPlan, part: Part) -> PartEstimate:
     calls = (_STAGES * _CASES + part.calls(plan.validation_frames)) * bool(plan.validation_frames)
     seconds = _START + (_READ + _WRITE) * part.parameters + calls * part.operations / _ARITHMETIC
     memory = int(RTX_BASE + PER_WEIGHT * weights) if built else 0
-    return PartEstimate(part.name, part.parameters, weights, _memory(part), memory, seconds + built * _BUILD * weights)
+    return PartEstimate(part.name, part.parameters, weights, part_memory(part), memory, seconds + built * _BUILD * weights)
 
 
-def _memory(part: Part) -> int:
+def part_memory(part: Part) -> int:
+    """Bytes that a part takes while it is loaded and run in PyTorch, about."""
     return _BASE + _BYTES_A_PARAMETER * part.parameters + part.activations
 
 
