@@ -25,12 +25,13 @@ ROOMS = {
     "contracts": {"errors"},
     "merging": {"errors", "contracts"},
     "weights": {"errors", "contracts"},
-    "graphs": {"errors", "contracts"},
+    "quantization": {"errors", "contracts"},
+    "graphs": {"errors", "contracts", "quantization"},
     "bundle": {"errors", "files", "contracts"},
     "engines": {"errors", "system", "contracts", "bundle"},
     "runtime": {"errors", "system", "files", "contracts", "bundle", "engines"},
     "language": {"errors", "contracts", "merging", "weights", "runtime"},
-    "families": {"errors", "contracts", "merging", "weights", "runtime", "language"},
+    "families": {"errors", "contracts", "merging", "weights", "runtime", "language", "quantization"},
     "validation": {"errors", "system", "contracts", "runtime"},
     "machine": {"errors", "system", "contracts", "engines"},
     "kit": {
@@ -78,6 +79,7 @@ ALLOWED = {
     "files": set(),
     "contracts": set(),
     "merging": {"torch", "numpy"},
+    "quantization": {"torch", "numpy"},
     # safetensors: a video that was read is kept in such a file, without torch.
     "language": {"torch", "numpy", "transformers", "tokenizers", "safetensors"},
     "families": {"torch", "numpy", "transformers"},

@@ -17,6 +17,7 @@ from sttm_export.contracts.recipe import Recipe
 from sttm_export.families.edge_cases import edge_pixels
 from sttm_export.families.modules import as_stage, build_module
 from sttm_export.families.part import Arrays, Case, Part, Progress, State
+from sttm_export.quantization.points import Point
 from sttm_export.runtime.pipeline import encode_frames
 from sttm_export.runtime.sampling import uniform
 from sttm_export.runtime.session import Session
@@ -32,6 +33,7 @@ def vision_encoder(
     shapes: Mapping[str, Shape],
     module: Callable[[], nn.Module],
     reference: Callable[[State], nn.Module],
+    points: tuple[Point, ...],
     attention_blocks: int,
     patches: int,
     activations: int,
@@ -44,6 +46,7 @@ def vision_encoder(
         shapes: canonical parameters.
         module: makes the exported module, called on the meta device: `pixel_values` → `features`.
         reference: makes the published model from a state, float32, the same way in and out.
+        points: where products can be int8.
         attention_blocks: blocks that an engine should fuse.
         patches: of one call.
         activations: see `Part`.
@@ -64,6 +67,7 @@ def vision_encoder(
         forward=partial(_forward, graph, recipe.model.frames_per_step),
         calls=lambda frames: -(-frames // recipe.batch),
         operations=2 * patches * sum(prod(shape) for shape in shapes.values()),
+        points=points,
         activations=activations,
     )
 
