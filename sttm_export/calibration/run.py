@@ -22,7 +22,7 @@ from sttm_export.files.locks import locked_beside
 from sttm_export.files.whole import write_text_whole
 from sttm_export.merging.static import TokenMerger
 from sttm_export.quantization.ranges import choose_ranges
-from sttm_export.quantization.statistics import ActivationStatistics, combine
+from sttm_export.quantization.statistics import ActivationStatistics, combine_ordered
 from sttm_export.runtime.preprocess import pixel_values
 from sttm_export.runtime.video import Video, published_sampler, read_video
 from sttm_export.system import read_memory, size_text
@@ -168,9 +168,7 @@ class _Measuring:
     def measure(self, clip: Clip, video: Video, told: Callable[[str, float], None]) -> Lines:
         """Run a clip through the model, keep what was seen, and measure the lines of every budget."""
         pixels = pixel_values(video.frames, self._model.pixels, self._model.frames_per_step)
-        features, seen = self._eyes.see(
-            clip.name, clip.sha256, pixels, lambda share: told(clip.name, share * _SEEING)
-        )
+        features, seen = self._eyes.see(clip.name, clip.sha256, pixels, lambda share: told(clip.name, share * _SEEING))
         count, done = sum(len(spatial) for _, spatial in self._mergers), 0
 
         def merged() -> None:
@@ -187,7 +185,9 @@ def _choose(request: Request, rows: Sequence[Row], eyes: Eyes, kept: KeptClips, 
     """Ranges and thresholds over all clips, which come by sha256."""
     model, layer = request.model, request.recipe.merge_layer
     with steps.step("Choose ranges and thresholds") as advance:
-        seen = combine([ActivationStatistics.load(kept.statistics_path(clip.sha256)) for clip, _ in rows])
+        seen = combine_ordered(
+            (ActivationStatistics.load(kept.statistics_path(one.sha256)) for one, _ in rows), len(rows)
+        )
         ranges = choose_ranges(seen, eyes.weights, eyes.points, lambda done, n: advance("ranges", done / n))
         choices = [
             choose(

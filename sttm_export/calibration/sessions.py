@@ -23,6 +23,7 @@ class StageSession:
 
     def __init__(self, stage: Stage, graph: GraphSpec) -> None:
         self.graph, self._stage = graph, stage
+        self._kept: Arrays = {}
         self.reset()
 
     def run(self, inputs: Mapping[str, Array]) -> Arrays:
@@ -33,7 +34,7 @@ class StageSession:
 
     def reset(self) -> None:
         """Set state to zeros."""
-        self._kept: Arrays = {tensor.name: np.zeros(tensor.shape, tensor.dtype) for tensor in self.graph.kept}
+        self._kept = {tensor.name: np.zeros(tensor.shape, tensor.dtype) for tensor in self.graph.kept}
 
     def state(self) -> Arrays:
         """Return copies of the state."""

@@ -154,7 +154,7 @@ def make_plan(options: argparse.Namespace):  # type: ignore[no-untyped-def]  # n
 
     model = load_model(options.model)
     merge = MergeSpec(
-        frames=_steps(options, model),
+        frames=steps_of(options.frames, options.budget, model),
         height=model.grid.height,
         width=model.grid.width,
         channels=model.channels,
@@ -214,18 +214,18 @@ def _decoding(options: argparse.Namespace, model: ModelSpec) -> Decoding | None:
     return pick_decoding(model, options.precision, options.merge_layer, options.group_layers, chunk, text)
 
 
-def _steps(options: argparse.Namespace, model: ModelSpec) -> int:
+def steps_of(frames: int, budget: float, model: ModelSpec) -> int:
     """T of the token merger: a model may make one grid of tokens of several frames."""
-    steps, rest = divmod(options.frames, model.frames_per_step)
+    steps, rest = divmod(frames, model.frames_per_step)
     if rest:
         raise UserError(
-            f"--frames {options.frames} is no multiple of the {model.frames_per_step} frames that make a step of "
-            f"{model.title}; give {options.frames - rest} or {options.frames - rest + model.frames_per_step}."
+            f"--frames {frames} is no multiple of the {model.frames_per_step} frames that make a step of "
+            f"{model.title}; give {frames - rest} or {frames - rest + model.frames_per_step}."
         )
-    need = math.ceil(1.0 / options.budget - 1e-9) if 0.0 < options.budget <= 1.0 else 0
+    need = math.ceil(1.0 / budget - 1e-9) if 0.0 < budget <= 1.0 else 0
     if model.frames_per_step > 1 and steps < need:
         raise UserError(
-            f"--frames {options.frames} are {steps} steps of {model.title}, too few for a budget of "
-            f"{options.budget:g}; give --frames {need * model.frames_per_step} or more, or a larger --budget."
+            f"--frames {frames} are {steps} steps of {model.title}, too few for a budget of "
+            f"{budget:g}; give --frames {need * model.frames_per_step} or more, or a larger --budget."
         )
     return int(steps)

@@ -7,12 +7,12 @@ dividing a channel by a power of two moves its counts by eight bins.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
-from functools import partial
+from functools import partial, reduce
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
@@ -43,6 +43,20 @@ class PointStatistics:
     rows: NDArray[np.float16]  # [n, width] rows, each divided by 2 to its shift
     shifts: NDArray[np.int16]  # [n]
 
+    def thinned(self, most: int) -> PointStatistics:
+        """So many of the kept rows, evenly; counts become such that those of any number of clips add up."""
+        places = _evenly(len(self.rows), most)
+        return PointStatistics(self.counts.astype(np.int64), self.largest, self.rows[places], self.shifts[places])
+
+    def joined(self, other: PointStatistics) -> PointStatistics:
+        """Both together."""
+        return PointStatistics(
+            self.counts + other.counts,
+            np.maximum(self.largest, other.largest),
+            np.concatenate([self.rows, other.rows]),
+            np.concatenate([self.shifts, other.shifts]),
+        )
+
     def floats(self) -> Tensor:
         """The kept rows, [n, width] float32."""
         return torch.from_numpy(np.ldexp(self.rows.astype(np.float32), self.shifts[:, None].astype(np.int32)))
@@ -60,13 +74,17 @@ class ActivationStatistics:
     keys: tuple[str, ...]
     points: Mapping[str, PointStatistics] = field(repr=False)
 
-    def save(self, path: Path) -> None:
-        """Write an npz file; no pickle."""
+    def save(self, file: Path | BinaryIO) -> None:
+        """Write an npz file, or into one that is open; no pickle."""
         arrays: dict[str, Any] = {"keys": np.array(self.keys)}
         for name, row in self.points.items():
             arrays |= {f"{name}/{key}": value for key, value in vars(row).items()}
-        with path.open("wb") as file:
-            np.savez_compressed(file, **arrays)
+        with file.open("wb") if isinstance(file, Path) else nullcontext(file) as opened:
+            np.savez_compressed(opened, **arrays)
+
+    def thinned(self, most: int) -> ActivationStatistics:
+        """The same with so many rows a point."""
+        return ActivationStatistics(self.keys, {name: row.thinned(most) for name, row in self.points.items()})
 
     @classmethod
     def load(cls, path: Path) -> ActivationStatistics:
@@ -86,13 +104,20 @@ class ActivationStatistics:
             raise UserError(why) from error
 
 
+def _joined(left: ActivationStatistics, right: ActivationStatistics) -> ActivationStatistics:
+    points = {name: row.joined(right.points[name]) for name, row in left.points.items()}
+    return ActivationStatistics(tuple(sorted({*left.keys, *right.keys})), points)
+
+
 def combine(several: Sequence[ActivationStatistics]) -> ActivationStatistics:
     """Join the statistics of clips, in whatever order they come."""
-    ordered = sorted(several, key=lambda row: row.keys)
-    share = max(1, MOST_ROWS // len(ordered))
-    names = ordered[0].points
-    joined = {name: _joined([row.points[name] for row in ordered], share) for name in names}
-    return ActivationStatistics(tuple(sorted(key for row in ordered for key in row.keys)), joined)
+    return combine_ordered(sorted(several, key=lambda row: row.keys), len(several))
+
+
+def combine_ordered(ordered: Iterable[ActivationStatistics], count: int) -> ActivationStatistics:
+    """Join the statistics of so many clips, which come by key: two are in memory at a time, however many there are."""
+    share = max(1, MOST_ROWS // count)
+    return reduce(_joined, (row.thinned(share) for row in ordered))
 
 
 class Collector:
@@ -170,16 +195,6 @@ def _counted(magnitudes: Tensor, groups: int) -> Counts:
 
 def _evenly(count: int, most: int) -> NDArray[np.int64]:
     return np.arange(min(count, most)) * count // min(count, most)
-
-
-def _joined(rows: Sequence[PointStatistics], share: int) -> PointStatistics:
-    chosen = [_evenly(len(row.rows), share) for row in rows]
-    return PointStatistics(
-        np.sum([row.counts for row in rows], axis=0, dtype=np.int64),
-        np.max([row.largest for row in rows], axis=0),
-        np.concatenate([row.rows[places] for row, places in zip(rows, chosen, strict=True)]),
-        np.concatenate([row.shifts[places] for row, places in zip(rows, chosen, strict=True)]),
-    )
 
 
 def upper_edges() -> NDArray[np.float64]:

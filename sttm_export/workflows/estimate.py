@@ -104,7 +104,9 @@ def _estimate(plan: ExportPlan, part: Part) -> PartEstimate:
     calls = (_STAGES * _CASES + part.calls(plan.validation_frames)) * bool(plan.validation_frames)
     seconds = _START + (_READ + _WRITE) * part.parameters + calls * part.operations / _ARITHMETIC
     memory = int(RTX_BASE + PER_WEIGHT * weights) if built else 0
-    return PartEstimate(part.name, part.parameters, weights, part_memory(part), memory, seconds + built * _BUILD * weights)
+    return PartEstimate(
+        part.name, part.parameters, weights, part_memory(part), memory, seconds + built * _BUILD * weights
+    )
 
 
 def part_memory(part: Part) -> int:
