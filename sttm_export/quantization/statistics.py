@@ -185,4 +185,5 @@ def _joined(rows: Sequence[PointStatistics], share: int) -> PointStatistics:
 def upper_edges() -> NDArray[np.float64]:
     """[BINS] the magnitude at which each bin ends."""
     octave, eighth = np.divmod(np.arange(1, BINS + 1), PER_OCTAVE)
-    return np.ldexp(1.0 + eighth / PER_OCTAVE, octave + LOWEST_OCTAVE)
+    edges: NDArray[np.float64] = np.ldexp(1.0 + eighth / PER_OCTAVE, octave + LOWEST_OCTAVE)
+    return edges
