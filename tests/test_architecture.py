@@ -84,7 +84,7 @@ ALLOWED = {
     "language": {"torch", "numpy", "transformers", "tokenizers", "safetensors"},
     "families": {"torch", "numpy", "transformers"},
     "weights": {"torch", "numpy", "safetensors", "huggingface_hub", "transformers", "tokenizers"},
-    "graphs": {"torch", "numpy", "onnx", "onnx_ir"},
+    "graphs": {"torch", "numpy", "onnx", "onnx_ir", "onnxscript"},
     "bundle": set(),
     "engines": set(),
     "runtime": {"numpy", "av", "PIL", "onnxruntime"},

@@ -31,12 +31,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     what.add_argument("--frames", type=int, default=32, metavar="T", help="most frames of a clip (default: 32)")
     what.add_argument("--batch", type=int, default=4, metavar="B", help="frames per call of the encoder (default: 4)")
-    what.add_argument("--precision", default="fp16", metavar="P", help="fp16 or fp32 (default: fp16)")
+    what.add_argument("--precision", default="fp16", metavar="P", help="fp16, fp32 or int8 (default: fp16)")
     what.add_argument(
         "--accumulate",
         default="fp32",
         metavar="A",
         help="sums of fp16 products: fp32, as the graph then asks for; default: as the engine chooses (default: fp32)",
+    )
+    what.add_argument(
+        "--calibration", type=path_value, metavar="FILE", help="what `sttm-export calibrate` wrote; int8 needs one"
+    )
+    what.add_argument(
+        "--int8-layers",
+        type=text_value,
+        metavar="L",
+        help="with --precision int8: auto, as many as keep the features; all; or names and patterns, '*.fc1,*.fc2' "
+        "(default: auto)",
     )
     merging = parser.add_argument_group("merging")
     merging.add_argument(
@@ -124,6 +134,7 @@ def _add_language(parser: argparse.ArgumentParser) -> None:
 
 def execute(options: argparse.Namespace) -> None:
     """Plan, run, and show the closing table."""
+    from sttm_export.contracts.graph import INT8
     from sttm_export.terminal import Steps
     from sttm_export.workflows.estimate import check_room
     from sttm_export.workflows.plan import check_plan
@@ -140,13 +151,16 @@ def execute(options: argparse.Namespace) -> None:
     from sttm_export.workflows.export import run_export
 
     each = 1 + bool(plan.validation_frames)
-    steps = Steps(2 + bool(plan.recipe.decoding) + each * len(plan.parts) + plan.engines)
+    int8 = (plan.recipe.precision == INT8) * each
+    steps = Steps(2 + bool(plan.recipe.decoding) + each * len(plan.parts) + int8 + plan.engines)
     bundle = run_export(plan, steps)
     print_bundle(bundle)
 
 
 def make_plan(options: argparse.Namespace):  # type: ignore[no-untyped-def]  # noqa: ANN201
     """Turn options into an `ExportPlan`; every value is checked here or by `check_plan`."""
+    from sttm_export.contracts.calibration import given_calibration
+    from sttm_export.contracts.graph import INT8
     from sttm_export.contracts.merge import MergeSpec
     from sttm_export.contracts.recipe import Recipe
     from sttm_export.families.registry import load_model
@@ -173,6 +187,8 @@ def make_plan(options: argparse.Namespace):  # type: ignore[no-untyped-def]  # n
             "--temporal-threshold does nothing with --policy budget, which solves it for every clip; leave it out, or "
             "give --policy threshold."
         )
+    if options.int8_layers is not None and options.precision != INT8:
+        raise UserError("--int8-layers chooses the layers of --precision int8; give that, or leave --int8-layers out.")
     wanted = min(options.frames, 32) if options.validation_frames is None else options.validation_frames
     thresholds = pick_thresholds(model, options.budget, options.spatial_threshold, options.temporal_threshold)
     decoding = _decoding(options, model)
@@ -188,6 +204,8 @@ def make_plan(options: argparse.Namespace):  # type: ignore[no-untyped-def]  # n
         validation_frames=0 if options.no_validation else wanted,
         output=options.output or default_output(model, options.budget, options.frames, options.precision, decoding),
         force=options.force,
+        calibration=given_calibration(options.calibration) if options.calibration else None,
+        int8_layers=options.int8_layers or "auto",
     )
 
 

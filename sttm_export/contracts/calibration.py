@@ -10,6 +10,7 @@ import dataclasses
 import json
 import math
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -100,6 +101,34 @@ class Calibration:
             else:
                 lines.append(f'  "{key}": {json.dumps(value)}')
         return "{\n" + ",\n".join(lines) + "\n}\n"
+
+
+@dataclass(frozen=True)
+class CalibrationFile:
+    """A calibration as a manifest names it."""
+
+    name: str  # of the file that was given
+    sha256: str
+    clips: Count
+    frames: Count  # of all clips
+
+
+@dataclass(frozen=True)
+class GivenCalibration:
+    """A file that was read once: what it holds, and its bytes for the bundle."""
+
+    file: CalibrationFile
+    content: bytes
+    calibration: Calibration
+
+
+def given_calibration(path: Path) -> GivenCalibration:
+    """Read a calibration file for an export; raises as `read_calibration`."""
+    calibration = read_calibration(path)
+    content = path.read_bytes()
+    frames = sum(clip.frames for clip in calibration.clips)
+    file = CalibrationFile(path.name, sha256(content).hexdigest(), len(calibration.clips), frames)
+    return GivenCalibration(file, content, calibration)
 
 
 def read_calibration(path: Path) -> Calibration:

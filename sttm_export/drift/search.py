@@ -213,7 +213,7 @@ def _reference(bundle: Bundle, name: str, weights: str | None, tower_weights: st
     from sttm_export.drift.reference import Reference
     from sttm_export.families.registry import parts_of
 
-    part = next(part for part in parts_of(bundle.manifest.recipe) if part.name == name)
+    part = next(part for part in parts_of(bundle.recipe) if part.name == name)
     free = [row.name for row in bundle.manifest.graphs if not row.weights_sha256]
     otherwise = f"search the other graph with --bisect {free[0]}, which has no weights" if free else "search no graph"
     state = bundle_weights(bundle, (part,), weights, tower_weights, otherwise)(part)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from functools import partial
 from math import prod
 from typing import cast
@@ -17,6 +18,7 @@ from sttm_export.contracts.recipe import Recipe
 from sttm_export.families.edge_cases import edge_pixels
 from sttm_export.families.modules import as_stage, build_module
 from sttm_export.families.part import Arrays, Case, Part, Progress, State
+from sttm_export.quantization.module import fold, quantize_module
 from sttm_export.quantization.points import Point
 from sttm_export.runtime.pipeline import encode_frames
 from sttm_export.runtime.sampling import uniform
@@ -51,10 +53,11 @@ def vision_encoder(
         patches: of one call.
         activations: see `Part`.
     """
-    graph = JudgedGraph.of(recipe.encoder_graph, judge, attention_blocks)
+    graph = JudgedGraph.of(recipe.encoder_graph, replace(judge, int8=bool(recipe.ranges)), attention_blocks)
 
     def build(state: State) -> nn.Module:
-        return build_module(module, state, recipe.precision)
+        folded = fold(state, points, recipe.ranges)
+        return quantize_module(build_module(module, folded, recipe.precision), folded, points, recipe.ranges)
 
     return Part(
         graph=graph,

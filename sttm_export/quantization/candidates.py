@@ -43,7 +43,7 @@ def candidates(counts: NDArray[np.int64], largest: float) -> dict[Method, float]
     edges = np.minimum(upper_edges(), largest)
     edges[-1] = largest
     used = int(np.flatnonzero(counts)[-1])
-    places = np.arange(max(0, used - _SEARCHED), used + 1)
+    places = range(max(0, used - _SEARCHED), used + 1)
     reached = np.cumsum(counts) >= PERCENTILE * counts.sum()
     return {
         "max": largest,

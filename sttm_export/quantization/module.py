@@ -55,9 +55,9 @@ def quantize_module(
         factors = powers_of_two(known[row.name].spread(row.exponents))
         for reader in known[row.name].readers:
             parent, _, name = reader.rpartition(".")
-            old = module.get_submodule(reader)
+            bias = module.get_parameter(f"{reader}.bias")
             weight = state[f"{reader}.weight"].float() * factors
-            setattr(module.get_submodule(parent), name, QuantizedLinear(weight, old.bias, row.largest))
+            setattr(module.get_submodule(parent), name, QuantizedLinear(weight, bias, row.largest))
     return module
 
 

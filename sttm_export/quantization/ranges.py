@@ -87,7 +87,7 @@ def choose_range(point: Point, seen: PointStatistics, weight: Tensor) -> PointRa
         largest=chosen.ranges[method],
         method=method,
         exponents=tuple(chosen.exponents.tolist()),
-        errors=dict(chosen.errors),
+        errors={name: chosen.errors[name] for name in METHODS},
         error_unscaled=trials[0].least,
     )
 

@@ -200,4 +200,5 @@ def _evenly(count: int, most: int) -> NDArray[np.int64]:
 def upper_edges() -> NDArray[np.float64]:
     """[BINS] the magnitude at which each bin ends."""
     octave, eighth = np.divmod(np.arange(1, BINS + 1), PER_OCTAVE)
-    return np.ldexp(1.0 + eighth / PER_OCTAVE, octave + LOWEST_OCTAVE)
+    edges: NDArray[np.float64] = np.ldexp(1.0 + eighth / PER_OCTAVE, octave + LOWEST_OCTAVE)
+    return edges
