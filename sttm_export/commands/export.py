@@ -39,7 +39,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="sums of fp16 products: fp32, as the graph then asks for; default: as the engine chooses (default: fp32)",
     )
     what.add_argument(
-        "--calibration", type=path_value, metavar="FILE", help="what `sttm-export calibrate` wrote; int8 needs one"
+        "--calibration",
+        type=path_value,
+        metavar="FILE",
+        help="what `sttm-export calibrate` wrote: thresholds are taken from it; int8 needs one",
     )
     what.add_argument(
         "--int8-layers",
@@ -56,10 +59,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="budget: solve the thresholds that fill the budget; threshold: the given ones, capped (default: budget)",
     )
     merging.add_argument(
-        "--spatial-threshold", type=float, metavar="F", help="default of the bundle (default: published)"
+        "--spatial-threshold", type=float, metavar="F", help="default of the bundle (default: calibrated, or published)"
     )
     merging.add_argument(
-        "--temporal-threshold", type=float, metavar="F", help="with --policy threshold: default (default: published)"
+        "--temporal-threshold",
+        type=float,
+        metavar="F",
+        help="with --policy threshold: default (default: calibrated, or published)",
     )
     merging.add_argument("--root-level", type=int, metavar="L", help="pyramid level to start at (default: the model's)")
     merging.add_argument("--weighted-avg", action="store_true", help="area-weighted means (default: off)")
@@ -164,7 +170,8 @@ def make_plan(options: argparse.Namespace):  # type: ignore[no-untyped-def]  # n
     from sttm_export.contracts.merge import MergeSpec
     from sttm_export.contracts.recipe import Recipe
     from sttm_export.families.registry import load_model
-    from sttm_export.workflows.plan import ExportPlan, default_output, pick_targets, pick_thresholds
+    from sttm_export.workflows.plan import ExportPlan, default_output, pick_targets
+    from sttm_export.workflows.thresholds import pick_thresholds
 
     model = load_model(options.model)
     merge = MergeSpec(
@@ -190,8 +197,11 @@ def make_plan(options: argparse.Namespace):  # type: ignore[no-untyped-def]  # n
     if options.int8_layers is not None and options.precision != INT8:
         raise UserError("--int8-layers chooses the layers of --precision int8; give that, or leave --int8-layers out.")
     wanted = min(options.frames, 32) if options.validation_frames is None else options.validation_frames
-    thresholds = pick_thresholds(model, options.budget, options.spatial_threshold, options.temporal_threshold)
     decoding = _decoding(options, model)
+    calibration = given_calibration(options.calibration) if options.calibration else None
+    given = options.spatial_threshold, options.temporal_threshold
+    layer = decoding.merge_layer if decoding else 0
+    thresholds = pick_thresholds(model, merge, layer, *given, calibration)
     return ExportPlan(
         recipe=Recipe(model, merge, thresholds, options.precision, options.accumulate, options.batch, decoding),
         weights=options.weights,
@@ -204,7 +214,7 @@ def make_plan(options: argparse.Namespace):  # type: ignore[no-untyped-def]  # n
         validation_frames=0 if options.no_validation else wanted,
         output=options.output or default_output(model, options.budget, options.frames, options.precision, decoding),
         force=options.force,
-        calibration=given_calibration(options.calibration) if options.calibration else None,
+        calibration=calibration,
         int8_layers=options.int8_layers or "auto",
     )
 

@@ -103,6 +103,7 @@ def _make_graphs(plan: ExportPlan, partial: Path, steps: Steps) -> _Made:
     from sttm_export.families.weights import open_weights
     from sttm_export.weights.checkpoint import digest
     from sttm_export.workflows.evidence import examine, example_json, merged_of, one_frame_note
+    from sttm_export.workflows.quantize import check_weights
 
     with steps.step("Open the weights"):
         weights = open_weights(plan.model, plan.shapes, plan.weights, plan.random_seed, plan.tower_weights)
@@ -125,6 +126,8 @@ def _make_graphs(plan: ExportPlan, partial: Path, steps: Steps) -> _Made:
             state = weights.read(part.shapes)
             graph = replace(part.graph, weights_sha256=digest(state) if state else "")
             made.digests += [graph.weights_sha256] if state else []
+            if plan.calibration and part.points:
+                check_weights(plan.calibration, graph.weights_sha256)
             path = _export_graph(part, state, plan, partial, advance)
             made.graphs.append(graph)
             for target, rows in _check_targets(path, graph, plan).items():

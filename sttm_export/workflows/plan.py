@@ -10,7 +10,7 @@ from pathlib import Path
 from sttm_export.contracts.calibration import GivenCalibration
 from sttm_export.contracts.decoding import MOST_CHUNK, MOST_TEXT, Decoding, largest_group
 from sttm_export.contracts.graph import ACCUMULATES, INT8, PRECISIONS
-from sttm_export.contracts.merge import MAX_FRAMES, MergeSpec, Thresholds
+from sttm_export.contracts.merge import MAX_FRAMES, MergeSpec
 from sttm_export.contracts.model import ModelSpec
 from sttm_export.contracts.recipe import Recipe
 from sttm_export.contracts.target import TargetSpec, find_target
@@ -100,21 +100,6 @@ def pick_decoding(
 def _check_option(name: str, value: int, least: int, most: int, what: str) -> None:
     if not least <= value <= most:
         raise UserError(f"{name} {value} is not possible; give {what}, {least} to {most}.")
-
-
-def pick_thresholds(model: ModelSpec, budget: float, spatial: float | None, temporal: float | None) -> Thresholds:
-    """Take the given thresholds, and the published row of the nearest budget for what is not given."""
-    row = model.published_thresholds(budget)
-    for name, value in (("spatial", spatial), ("temporal", temporal)):
-        if value is not None and not -1.0 <= value <= 1.0:
-            raise UserError(f"--{name}-threshold {value:g} is no cosine; give a number from -1 to 1.")
-    parts = [
-        f"{name} given" if value is not None else f"{name} published for a budget of {row.budget:g}"
-        for name, value in (("spatial", spatial), ("temporal", temporal))
-    ]
-    return Thresholds(
-        row.spatial if spatial is None else spatial, row.temporal if temporal is None else temporal, ", ".join(parts)
-    )
 
 
 def pick_targets(names: Sequence[str], capabilities: Sequence[str], precision: str) -> tuple[TargetSpec, ...]:

@@ -2,26 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-from sttm_export.contracts.calibration import Calibration, ThresholdChoice
+from sttm_export.contracts.calibration import GivenCalibration, ThresholdChoice
 from sttm_export.contracts.merge import MergeSpec, Thresholds
 from sttm_export.contracts.model import ModelSpec, counted
 from sttm_export.errors import UserError
-
-
-@dataclass(frozen=True)
-class Calibrated:
-    """A calibration that was read from a file."""
-
-    calibration: Calibration
-    name: str  # of the file, as it was given
-    sha256: str
-
-    def describe(self) -> str:
-        """`calibrated on 3 clips (calibration.json, sha256 0123456789abcdef…)`."""
-        clips = counted(len(self.calibration.clips), "clip")
-        return f"calibrated on {clips} ({self.name}, sha256 {self.sha256[:16]}…)"
 
 
 def pick_thresholds(
@@ -30,7 +14,7 @@ def pick_thresholds(
     merge_layer: int,
     spatial: float | None,
     temporal: float | None,
-    calibrated: Calibrated | None = None,
+    given: GivenCalibration | None = None,
 ) -> Thresholds:
     """Take the given thresholds; what is not given comes from a calibration, if there is one, or is published.
 
@@ -42,7 +26,7 @@ def pick_thresholds(
         merge_layer: decoder layer at whose input tokens merge.
         spatial: given, or None.
         temporal: given, or None.
-        calibrated: the calibration of the export.
+        given: the calibration of the export.
 
     Raises:
         UserError: no cosine, or a calibration without such thresholds.
@@ -51,9 +35,9 @@ def pick_thresholds(
         if value is not None and not -1.0 <= value <= 1.0:
             raise UserError(f"--{name}-threshold {value:g} is no cosine; give a number from -1 to 1.")
     wanted = spatial is None or (temporal is None and merge.policy == "threshold")
-    if calibrated is not None and wanted:
-        row = _choice(calibrated, model, merge, merge_layer)
-        known, source = (row.spatial, row.temporal), calibrated.describe()
+    if given is not None and wanted:
+        row = _choice(given, model, merge, merge_layer)
+        known, source = (row.spatial, row.temporal), _described(given)
     else:
         published = model.published_thresholds(merge.budget)
         known, source = (published.spatial, published.temporal), f"published for a budget of {published.budget:g}"
@@ -66,7 +50,12 @@ def pick_thresholds(
     )
 
 
-def _choice(calibrated: Calibrated, model: ModelSpec, merge: MergeSpec, merge_layer: int) -> ThresholdChoice:
+def _described(given: GivenCalibration) -> str:
+    """`calibrated on 3 clips (calibration.json, sha256 0123456789abcdef…)`."""
+    return f"calibrated on {counted(given.file.clips, 'clip')} ({given.file.name}, sha256 {given.file.sha256[:16]}…)"
+
+
+def _choice(given: GivenCalibration, model: ModelSpec, merge: MergeSpec, merge_layer: int) -> ThresholdChoice:
     """The row of an export; a published one never stands in for it in silence."""
     instead = "--spatial-threshold" + (" and --temporal-threshold" if merge.policy == "threshold" else "")
     own = {"--root-level": (merge.root_level, model.merging.root_level)}
@@ -74,18 +63,17 @@ def _choice(calibrated: Calibrated, model: ModelSpec, merge: MergeSpec, merge_la
     for option, (asked, default) in own.items():
         if asked != default:
             raise UserError(
-                f"{calibrated.name} has thresholds for tokens that merge as {model.title} merges them, without {option}; "
+                f"{given.file.name} has thresholds for merging as {model.title} does by default, without {option}; "
                 f"leave {option} out, or give {instead}."
             )
-    row = calibrated.calibration.choice(merge.budget, merge.frames, merge_layer)
+    row = given.calibration.choice(merge.budget, merge.frames, merge_layer)
     if row is None:
         frames = merge.frames * model.frames_per_step
         there = "; ".join(
-            f"budget {row.budget:g}, T {row.frames}, layer {row.merge_layer}"
-            for row in calibrated.calibration.thresholds
+            f"budget {row.budget:g}, T {row.frames}, layer {row.merge_layer}" for row in given.calibration.thresholds
         )
         raise UserError(
-            f"{calibrated.name} has no thresholds for budget {merge.budget:g}, T {merge.frames}, layer {merge_layer} "
+            f"{given.file.name} has no thresholds for budget {merge.budget:g}, T {merge.frames}, layer {merge_layer} "
             f"(it has: {there or 'none'}); calibrate with --budget {merge.budget:g} --frames {frames} --merge-layer "
             f"{merge_layer}, or give {instead}."
         )
