@@ -150,9 +150,10 @@ class Search:
     def _place(self, name: str, blocks: int = 0) -> Place:
         """Where a tensor comes from; at the end of a block the longest sum is that of every tensor so far."""
         tensor, tensors = self.chain.tensors[name], self.chain.tensors.values()
-        longest = max(row.summed for row in tensors if row.made <= tensor.made) if blocks else tensor.summed
+        before = [row for row in tensors if row.made <= tensor.made] if blocks else [tensor]
+        longest, int8 = max(row.summed for row in before), any(row.dtype == "int8" for row in before if blocks)
         sums = format_of_sums(tensor.dtype, self.reference.accumulate, self.backend)
-        return Place(name, tensor.op, *self.reference.origin(name), tensor.dtype, longest, blocks, sums)
+        return Place(name, tensor.op, *self.reference.origin(name), tensor.dtype, longest, blocks, sums, int8)
 
 
 def until_out(checks: Iterable[Check]) -> Iterator[Check]:
