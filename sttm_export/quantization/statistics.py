@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from functools import partial, reduce
 from pathlib import Path
 from typing import Any, BinaryIO
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -99,7 +100,7 @@ class ActivationStatistics:
                 parts = ("counts", "largest", "rows", "shifts")
                 points = {name: PointStatistics(*(file[f"{name}/{part}"] for part in parts)) for name in names}
                 return cls(tuple(map(str, file["keys"])), points)
-        except (OSError, ValueError, KeyError, EOFError) as error:
+        except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
             why = f"{path} holds no statistics of a calibration ({error}); remove it and run again."
             raise UserError(why) from error
 
