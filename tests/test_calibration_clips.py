@@ -92,9 +92,8 @@ def test_the_same_content_counts_once_under_one_name(place):
         found.append(identify([*order, place / "clips" / "b.mp4"], lambda *_: None, said.append))
         assert len(said) == 1
         assert "has the same content as" in said[0]
-    assert [sorted((clip.name, clip.sha256) for clip in clips) for clips in found][0] == sorted(
-        (clip.name, clip.sha256) for clip in found[1]
-    )
+    one, other = (sorted((clip.name, clip.sha256) for clip in clips) for clips in found)
+    assert one == other
     assert {clip.name for clip in found[0]} == {"y.mp4", "b.mp4"}
     said = []
     assert len(identify([first, first, place / "link.mp4"], lambda *_: None, said.append)) == 1

@@ -99,7 +99,7 @@ def test_rows_are_found_by_their_budget():
 
 
 def test_an_export_takes_the_file(tmp_path, capsys):
-    """Clips to calibration to bundle: its default is the row's, the file lies in the bundle, other weights are refused."""
+    """Clips to calibration to bundle: defaults are the row's, the file lies in the bundle; not for other weights."""
     toml, file = quick_toml(tmp_path), tmp_path / "mine.json"
     assert calibrate(toml, file, *write_clips(tmp_path / "clips", 2)) == 0
     # The row as no clip would give it, so that the bundle has it from nowhere else.
@@ -120,6 +120,8 @@ def test_an_export_takes_the_file(tmp_path, capsys):
     assert f"spatial calibrated on 2 clips (mine.json, sha256 {digest[:16]}…)" in manifest["thresholds"]["source"]
     shown = capsys.readouterr().out
     assert "spatial 0.77" in shown
-    assert "mine.json" in (tmp_path / "bundle" / "report.html").read_text()
+    report = (tmp_path / "bundle" / "report.html").read_text()
+    assert "Default thresholds 0.77 and 0.11: spatial calibrated on 2 clips (mine.json, sha256 " in report
+    assert digest in report
     assert main([*command, "--random-weights", "7", "--frames", "8", "--force"]) == 2
     assert "mine.json has no thresholds for budget 0.5, T 8, layer 0" in capsys.readouterr().err

@@ -9,6 +9,7 @@ Keys that are read; each may be missing, and its section then says so or is left
 - `validation`: `ValidationReport.to_json()`
 - `example` {clip, num_tokens, tokens_per_frame, timestamps, thresholds, converged}
 - `files`: [{path, bytes, sha256}], or {path: {bytes, sha256}}
+- `thresholds`: fields of `Thresholds`
 - `calibration`, `quantization`: fields of `CalibrationFile` and `Quantization`
 - `engines`: `EngineRecord.to_json()` of every engine
 """
