@@ -56,7 +56,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"sttm-export {__version__}")
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True, parser_class=_VerbParser)
     for name, module in VERBS.items():
-        sub = verbs.add_parser(name, help=module.HELP, description=module.HELP)
+        more = getattr(module, "MORE", None)
+        sub = verbs.add_parser(name, help=module.HELP, description=module.HELP, epilog=more)
         module.add_arguments(sub)
         sub.set_defaults(execute=module.execute)
     return parser

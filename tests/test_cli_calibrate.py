@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from helpers_bundles import contents, make_bundle
 from helpers_calibrate import FRAMES, WEIGHTS, calibrate, quick_toml, write_clips
-from helpers_networks import tiny_model, tiny_state, write_checkpoint
+from helpers_networks import tiny_model, tiny_state, write_checkpoint, write_tiny_model_toml
+from helpers_qwen2_vl import model_of, tiny_qwen
 
 from sttm_export.calibration import run as running
 from sttm_export.calibration.kept import KeptClips
@@ -308,7 +309,7 @@ def test_hidden_states_at_the_merge_layer_are_those_of_the_published_layers(toml
     request = make_request(build_parser().parse_args(words))
     eyes = Eyes(request.recipe, None, 7, None, lambda *_: None)
     pixels = np.random.default_rng(0).standard_normal((3, 3, 84, 84), np.float32)
-    made, _ = eyes.see("noise", "0" * 64, pixels, lambda _: None)
+    made, _ = eyes.see("noise", "0" * 64, pixels, lambda *_: None)
 
     parts = seen_parts(request.recipe)
     weights = open_weights(request.model, {name: row for part in parts for name, row in part.shapes.items()}, None, 7)
@@ -345,3 +346,14 @@ def test_kept_settings_are_plain(tmp_path):
     KeptClips(tmp_path / "a.partial", settings, False)
     KeptClips(tmp_path / "a.partial", settings, False)
     assert json.loads((tmp_path / "a.partial" / "settings.json").read_text())["--fps"] is None
+
+
+def test_a_model_that_makes_a_step_of_two_frames(clips, tmp_path, refused):
+    """T is in steps; 14 frames at 4 a second are 8 frames, 4 steps."""
+    toml = write_tiny_model_toml(tmp_path / "qwen.toml", model_of(tiny_qwen(rows=6, columns=8)))
+    assert "no multiple of the 2 frames" in refused(*clips, model=toml, more=["--frames", "7"])
+    assert calibrate(toml, tmp_path / "out.json", *clips, more=["--frames", "8", "--fps", "4"]) == 0
+    made = read_calibration(tmp_path / "out.json")
+    assert {(row.budget, row.frames) for row in made.thresholds} == {(0.5, 4), (0.3, 4)}
+    assert sorted(clip.frames for clip in made.clips) == [6, 8, 8]
+    assert made.points[-1].name == "merger.mlp.2"

@@ -168,7 +168,9 @@ class _Measuring:
     def measure(self, clip: Clip, video: Video, told: Callable[[str, float], None]) -> Lines:
         """Run a clip through the model, keep what was seen, and measure the lines of every budget."""
         pixels = pixel_values(video.frames, self._model.pixels, self._model.frames_per_step)
-        features, seen = self._eyes.see(clip.name, clip.sha256, pixels, lambda share: told(clip.name, share * _SEEING))
+        features, seen = self._eyes.see(
+            clip.name, clip.sha256, pixels, lambda what, share: told(f"{clip.name}, {what}", share * _SEEING)
+        )
         count, done = sum(len(spatial) for _, spatial in self._mergers), 0
 
         def merged() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import takewhile
 from typing import cast
@@ -21,6 +20,7 @@ from sttm_export.families.part import Part
 from sttm_export.families.registry import parts_of
 from sttm_export.families.weights import open_weights
 from sttm_export.language.checkpoint import embedding_shapes
+from sttm_export.language.rows import Told, shares
 from sttm_export.language.tokenizer import Tokenizer
 from sttm_export.quantization.points import Point
 from sttm_export.quantization.statistics import ActivationStatistics, collecting
@@ -100,16 +100,14 @@ class Eyes:
         """The vision encoder's, by canonical name, float32."""
         return dict(self.encoder.named_parameters())
 
-    def see(
-        self, name: str, key: str, pixels: Floats, told: Callable[[float], None]
-    ) -> tuple[Floats, ActivationStatistics]:
+    def see(self, name: str, key: str, pixels: Floats, told: Told) -> tuple[Floats, ActivationStatistics]:
         """Run a clip through the model.
 
         Args:
             name: of the clip, for messages.
             key: its sha256.
             pixels: [n, 3, H, W], n a multiple of the frames of a step.
-            told: called with the share that is done.
+            told: called with what runs and the share that is done.
 
         Returns:
             What merges, [T', N, C], and what was seen at the encoder's points.
@@ -121,7 +119,7 @@ class Eyes:
         count = len(self._loaded)
         with collecting(self.encoder, self.points) as collector:
             for place, loaded in enumerate(self._loaded):
-                share: Callable[[int, int], None] = lambda done, n, place=place: told((place + done / n) / count)  # type: ignore[misc]  # noqa: E731
+                share = shares(told, loaded.part.name.replace("_", " "), place, count)
                 clip |= loaded.part.forward(loaded.session, clip, share)
         features = cast("Floats", clip["features"])
         if fault := nonfinite(features):

@@ -20,6 +20,7 @@ HELP = (
     "Measure clips, and write what an export takes with --calibration: ranges of activations, and for each budget the "
     "pair of thresholds that keeps most of the features."
 )
+MORE = "MORE_FIGURES"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -136,6 +137,7 @@ def _print(request: Request, outcome: Outcome) -> None:
     print_facts(console, f"Calibration {request.output}", facts)
     header = ("budget", "T", "spatial", "temporal", "distortion", "published", "its distortion")
     print_table(console, "Thresholds", header, [_row(choice) for choice in made.thresholds])
+    print(f"{request.output}: give it to an export as --calibration")
 
 
 def _row(choice: ThresholdChoice) -> tuple[str, ...]:
