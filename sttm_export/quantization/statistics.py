@@ -32,6 +32,8 @@ BINS = PER_OCTAVE * OCTAVES
 _LOWEST = (127 + LOWEST_OCTAVE) * PER_OCTAVE
 # Rows kept as evidence: of one run of the encoder, of a clip, and of all clips together.
 ROWS_A_CALL, ROWS, MOST_ROWS = 32, 128, 256
+CALLS = 8
+"""Runs of the encoder of which rows are held at a time, spread evenly over the clip."""
 _MANTISSA = 23 - 3
 
 
@@ -126,8 +128,11 @@ class Collector:
 
     def __init__(self, points: Sequence[Point]) -> None:
         self._points = {point.name: point for point in points}
-        self._counts = {name: np.zeros((_groups(point), BINS), np.int32) for name, point in self._points.items()}
+        self._counts = {name: _no_counts(_groups(point)) for name, point in self._points.items()}
         self._largest = {name: torch.zeros(point.width) for name, point in self._points.items()}
+        self._calls = dict.fromkeys(self._points, 0)
+        # Rows of every call whose number is a multiple of the stride, so that those of a long clip take no more memory.
+        self._stride = dict.fromkeys(self._points, 1)
         self._rows: dict[str, list[Tensor]] = {name: [] for name in self._points}
 
     def take(self, name: str, tensor: Tensor) -> None:
@@ -136,12 +141,17 @@ class Collector:
         values = tensor.detach().reshape(-1, point.width).float().abs()
         self._largest[name] = torch.maximum(self._largest[name], values.amax(0))
         self._counts[name] += _counted(values, _groups(point))
-        kept = self._rows[name]
+        call, kept = self._calls[name], self._rows[name]
+        self._calls[name] += 1
+        if call % self._stride[name]:
+            return
         # The first row moves from call to call, so that not always the same patches are kept.
-        start = len(kept) * 7
         count = min(len(values), ROWS_A_CALL)
-        places = (torch.arange(count) * len(values) // count + start) % len(values)
+        places = (torch.arange(count) * len(values) // count + call * 7) % len(values)
         kept.append(tensor.detach().reshape(-1, point.width)[places].float())
+        if len(kept) > CALLS:
+            kept[:] = kept[::2]
+            self._stride[name] *= 2
 
     def finish(self, key: str) -> ActivationStatistics:
         """What was seen, as the statistics of the clip with this sha256."""
@@ -183,6 +193,11 @@ def _watch(collector: Collector, name: str, _module: nn.Module, arguments: tuple
 
 def _groups(point: Point) -> int:
     return point.absorber.channels if point.absorber else 1
+
+
+def _no_counts(groups: int) -> Counts:
+    """A thousand frames overflow int32 where all channels are counted together; where each is alone, none do."""
+    return np.zeros((groups, BINS), np.int64 if groups == 1 else np.int32)
 
 
 def _counted(magnitudes: Tensor, groups: int) -> Counts:
