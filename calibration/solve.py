@@ -1,7 +1,6 @@
 """Which thresholds policy `budget` solves, clip by clip; what `solved.toml` is made with.
 
-Run from the repository: `python -m calibration.solve FEATURES.npz … --output solved.toml`, or, with a bundle,
-`python -m calibration.solve --bundle DIR VIDEO …`: its vision encoder then makes the features, and its budget counts.
+Run from the repository: `python -m calibration.solve FEATURES.npz … --output solved.toml`.
 """
 
 from __future__ import annotations
@@ -17,7 +16,6 @@ import numpy as np
 
 from sttm_export.contracts.merge import MergeSpec
 from sttm_export.errors import UserError
-from sttm_export.runtime.sample_clips import CLIPS, find_sample_clip
 
 BUDGETS = (0.5, 0.3, 0.15)
 
@@ -27,7 +25,7 @@ class Solved:
     """One row: what was given, and what the budget policy made of it.
 
     Attributes:
-        clip: features file (without suffix) or video.
+        clip: features file, without suffix.
         frames: frames that counted.
         budget: share of the tokens.
         given_spatial: spatial threshold asked for; the solved one is never below.
@@ -99,67 +97,20 @@ def _load(path: Path) -> dict[str, Any]:
         with np.load(path, allow_pickle=False) as data:
             return {name: data[name] for name in needed}
     except (OSError, ValueError, KeyError, AttributeError) as error:
-        raise UserError(
-            f"{path} is not a features file ({error}); give an .npz with {', '.join(needed)}, or --bundle for videos."
-        ) from error
-
-
-def solve_video(bundle_path: Path, video: str, spatial: float | None) -> Solved:
-    """Run a bundle's graphs on a video and report what its merger solved.
-
-    Args:
-        bundle_path: the bundle; its policy must be `budget`.
-        video: a file, or the name of a sample clip.
-        spatial: the spatial threshold to give; None for the bundle's own.
-
-    Raises:
-        UserError: no bundle, another policy, or no such video.
-    """
-    import tempfile
-
-    from sttm_export.bundle.opened import open_bundle
-    from sttm_export.terminal import Steps
-    from sttm_export.workflows.run import Request, run_bundle
-
-    bundle = open_bundle(bundle_path)
-    if bundle.merge.policy != "budget":
-        raise UserError(f"The bundle {bundle_path} was exported with policy 'threshold'; export with --policy budget.")
-    path = find_sample_clip(video) if video in CLIPS else Path(video)
-    with tempfile.TemporaryDirectory() as scratch:
-        request = Request(path, Path(scratch) / "tokens.npz", Path(scratch) / "tokens.png", spatial=spatial)
-        merged = run_bundle(bundle, request, Steps(4))
-    given = bundle.manifest["thresholds"]["spatial"] if spatial is None else spatial
-    solved = [round(float(value), 7) for value in merged.thresholds]
-    return Solved(
-        path.stem,
-        merged.num_frames,
-        bundle.merge.budget,
-        given,
-        solved[0],
-        solved[1],
-        merged.num_tokens,
-        merged.max_tokens,
-    )
-
-
-def rows(options: argparse.Namespace) -> list[Solved]:
-    """Everything that was asked for, in the order given."""
-    if options.bundle:
-        return [solve_video(options.bundle, clip, options.spatial) for clip in options.clips]
-    return [row for clip in options.clips for row in solve_features(Path(clip), options.budgets, options.spatial)]
+        raise UserError(f"{path} is not a features file ({error}); give an .npz with {', '.join(needed)}.") from error
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Solve and print (or write) TOML; 2 on bad input."""
     parser = argparse.ArgumentParser(prog="python -m calibration.solve", description=(__doc__ or "").split("\n", 1)[0])
-    parser.add_argument("clips", nargs="+", help="features files; with --bundle videos or names of sample clips")
-    parser.add_argument("--bundle", type=Path)
-    parser.add_argument("--budgets", type=float, nargs="+", default=BUDGETS, help="for features files")
+    parser.add_argument("clips", nargs="+", help="features files")
+    parser.add_argument("--budgets", type=float, nargs="+", default=BUDGETS)
     parser.add_argument("--spatial", type=float, help="spatial threshold to give in place of the clip's own")
     parser.add_argument("--output", type=Path, help="append here instead of printing")
     options = parser.parse_args(arguments)
     try:
-        text = "\n".join(row.to_toml() for row in rows(options))
+        rows = [row for clip in options.clips for row in solve_features(Path(clip), options.budgets, options.spatial)]
+        text = "\n".join(row.to_toml() for row in rows)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code

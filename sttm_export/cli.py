@@ -11,12 +11,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sttm_export import __version__
-from sttm_export.commands import ask, build, doctor, export, inspect, models, run, targets, validate
+from sttm_export.commands import ask, build, calibrate, doctor, export, inspect, models, run, targets, validate
 from sttm_export.errors import UserError, did_you_mean
 from sttm_export.program import run_program
 
 VERBS = {
     "export": export,
+    "calibrate": calibrate,
     "build": build,
     "models": models,
     "targets": targets,
@@ -55,7 +56,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"sttm-export {__version__}")
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True, parser_class=_VerbParser)
     for name, module in VERBS.items():
-        sub = verbs.add_parser(name, help=module.HELP, description=module.HELP)
+        more = getattr(module, "MORE", None)
+        sub = verbs.add_parser(name, help=module.HELP, description=module.HELP, epilog=more)
         module.add_arguments(sub)
         sub.set_defaults(execute=module.execute)
     return parser

@@ -51,8 +51,9 @@ def run_program(name: str, work: Callable[[], None], *, no_memory: str, no_disk:
     except (UserError, ValidationMiss) as error:
         say_error(f"{name}: {error}")
         return error.exit_code
-    except KeyboardInterrupt:
-        say_error(f"{name}: interrupted; nothing was left behind.")
+    except KeyboardInterrupt as error:
+        # Who leaves something behind on purpose says so.
+        say_error(f"{name}: interrupted; {error.args[0] if error.args else 'nothing was left behind'}.")
         return INTERRUPTED
     except BrokenPipeError:
         if not output_closed():

@@ -25,12 +25,13 @@ ROOMS = {
     "contracts": {"errors"},
     "merging": {"errors", "contracts"},
     "weights": {"errors", "contracts"},
-    "graphs": {"errors", "contracts"},
+    "quantization": {"errors", "contracts"},
+    "graphs": {"errors", "contracts", "quantization"},
     "bundle": {"errors", "files", "contracts"},
     "engines": {"errors", "system", "contracts", "bundle"},
     "runtime": {"errors", "system", "files", "contracts", "bundle", "engines"},
     "language": {"errors", "contracts", "merging", "weights", "runtime"},
-    "families": {"errors", "contracts", "merging", "weights", "runtime", "language"},
+    "families": {"errors", "contracts", "merging", "weights", "runtime", "language", "quantization"},
     "validation": {"errors", "system", "contracts", "runtime"},
     "machine": {"errors", "system", "contracts", "engines"},
     "kit": {
@@ -52,6 +53,7 @@ ROOMS = {
 }
 ROOMS["workflows"] = set(ROOMS)
 ROOMS["drift"] = set(ROOMS)
+ROOMS["calibration"] = set(ROOMS)
 ROOMS["commands"] = set(ROOMS)
 ROOMS["cli"] = set(ROOMS)
 ROOMS["__main__"] = {"cli"}
@@ -78,11 +80,12 @@ ALLOWED = {
     "files": set(),
     "contracts": set(),
     "merging": {"torch", "numpy"},
+    "quantization": {"torch", "numpy"},
     # safetensors: a video that was read is kept in such a file, without torch.
     "language": {"torch", "numpy", "transformers", "tokenizers", "safetensors"},
     "families": {"torch", "numpy", "transformers"},
     "weights": {"torch", "numpy", "safetensors", "huggingface_hub", "transformers", "tokenizers"},
-    "graphs": {"torch", "numpy", "onnx", "onnx_ir"},
+    "graphs": {"torch", "numpy", "onnx", "onnx_ir", "onnxscript"},
     "bundle": set(),
     "engines": set(),
     "runtime": {"numpy", "av", "PIL", "onnxruntime"},
@@ -92,6 +95,7 @@ ALLOWED = {
     "terminal": {"rich"},
     "workflows": {"torch", "numpy"},
     "drift": {"torch", "numpy", "onnx", "onnx_ir"},
+    "calibration": {"torch", "numpy"},
     "commands": {"rich"},
     "cli": set(),
     "__main__": set(),
@@ -149,7 +153,7 @@ def test_the_document_has_the_same_table():
     assert set(table) == set(ROOMS) - {"__main__"}
     for room, allowed in table.items():
         if allowed == "all of the above":
-            assert {"workflows", "drift", "commands", "cli"} >= {room}
+            assert {"workflows", "drift", "calibration", "commands", "cli"} >= {room}
         else:
             assert set(allowed.replace("nothing", "").split(", ")) - {""} == ROOMS[room], room
 

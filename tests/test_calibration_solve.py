@@ -1,15 +1,12 @@
 """Solving again gives the table; bad input is one sentence."""
 
-from pathlib import Path
-
 import helpers_rooms  # noqa: F401
 import numpy as np
 import pytest
 from helpers_merging import REAL_CLIPS, load_golden
 
-from calibration.solve import Solved, main, solve_features, solve_video
+from calibration.solve import Solved, main, solve_features
 from sttm_export.contracts.data import data_directory, read_toml
-from sttm_export.errors import UserError
 from sttm_export.merging.reference import merge
 
 TABLE = read_toml(data_directory("calibration") / "solved.toml")["solved"]
@@ -74,23 +71,4 @@ def test_other_files_are_refused(tmp_path, capsys):
         assert main([str(path)]) == 2
         error = capsys.readouterr().err
         assert error.startswith(f"error: {path} is not a features file")
-        assert "--bundle for videos" in error
-
-
-def test_a_bundle_solves_on_a_video(tiny_bundle):
-    row = solve_video(tiny_bundle, "carphone", 0.9)
-    assert row.clip == "carphone_pristine"
-    assert row.given_spatial == 0.9
-    assert row.spatial >= 0.9 - 1e-6
-    assert 0 < row.tokens <= row.max_tokens
-
-
-def test_a_bundle_of_policy_threshold_is_refused(tiny_bundle, monkeypatch):
-    import dataclasses
-
-    from sttm_export.bundle.opened import Bundle, open_bundle
-
-    merge = dataclasses.replace(open_bundle(tiny_bundle).merge, policy="threshold")
-    monkeypatch.setattr(Bundle, "merge", property(lambda self: merge))
-    with pytest.raises(UserError, match=r"was exported with policy 'threshold'; export with --policy budget"):
-        solve_video(Path(tiny_bundle), "carphone", None)
+        assert "give an .npz with features" in error

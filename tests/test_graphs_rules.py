@@ -98,6 +98,18 @@ def of_type(dtype, op="Identity"):
     return one(op, [("x", dtype, [8])], [("y", dtype, [8])])
 
 
+def quantized(zero=0, scale=0.1):
+    """x to int8 and back."""
+    nodes = [node("QuantizeLinear", ["x", "scale", "zero"], ["q"]), node("DequantizeLinear", ["q", "scale"], ["y"])]
+    return proto(nodes, [X], [Y], {"scale": np.array(scale, np.float32), "zero": np.array(zero, np.int8)})
+
+
+def dequantized(constant):
+    """x plus a constant that is dequantized."""
+    nodes = [node("DequantizeLinear", ["c", "scale"], ["d"]), node("Add", ["x", "d"], ["y"])]
+    return proto(nodes, [X], [Y], {"c": constant, "scale": np.array(0.1, np.float32)})
+
+
 # TensorRT-RTX reads such a K as a shape tensor; it is our graphs that must be static.
 COMPUTED_K = computed_k()
 # rule id, graph, target, every rule that fires
@@ -145,6 +157,11 @@ BREAKING = [
     ("resize-mode", resize(mode="cubic"), "rtx", None),
     ("resize-mode", resize(mode="linear", antialias=1), "rtx", None),
     ("resize-mode", resize(mode="linear", coordinate_transformation_mode="half_pixel_symmetric"), "rtx", None),
+    ("quantized-zero-point", quantized(zero=3), "rtx", None),
+    ("quantized-zero-point", quantized(zero=-1), ORIN, None),
+    ("quantized-scale", quantized(scale=0.0), "rtx", None),
+    ("dequantized-int32", dequantized(np.arange(4, dtype=np.int32)), "rtx", None),
+    ("dequantized-scalar", dequantized(np.array(3, np.int8)), "rtx", None),
 ]
 # The same graphs where the rule does not apply: another version, or the nearest form that is allowed.
 KEEPING = [
@@ -167,6 +184,10 @@ KEEPING = [
     ("einsum-form", one("Einsum", [X], [("y", FLOAT, [8])], equation="ij->i"), ORIN),
     ("integer-pow", one("Pow", [("x", INT32, [8])], [("y", INT32, [8])], {"e": np.array(2, np.int32)}), "rtx"),
     ("resize-mode", resize(mode="linear"), "rtx"),
+    ("quantized-zero-point", quantized(), "rtx"),
+    ("quantized-scale", quantized(scale=1e-38), "rtx"),
+    ("dequantized-int32", dequantized(np.arange(4, dtype=np.int8)), "rtx"),
+    ("dequantized-scalar", dequantized(np.array([3], np.int8)), "rtx"),
 ]
 
 
@@ -258,6 +279,10 @@ REFUSED = {
     "dtype",
     "integer-matmul",
     "bool-reduction",
+    "quantized-zero-point",
+    "quantized-scale",
+    "dequantized-int32",
+    "dequantized-scalar",
 }
 
 

@@ -7,16 +7,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sttm_export.contracts.calibration import CalibrationFile
 from sttm_export.contracts.decoding import Decoding
 from sttm_export.contracts.graph import Accumulate, GraphSpec, JudgedGraph, Precision
 from sttm_export.contracts.merge import MergeSpec, Thresholds
 from sttm_export.contracts.model import ModelSpec, inconsistencies
+from sttm_export.contracts.quantization import Quantization
 from sttm_export.contracts.recipe import Recipe
 from sttm_export.contracts.records import Cosine, Count, Dimension, Number, Share, read_json, read_record
 from sttm_export.contracts.weights import WeightSource
 from sttm_export.errors import UserError
 
-FORMAT = 5
+FORMAT = 6
 MANIFEST, TIMES = "manifest.json", "times.json"
 AGAIN = "export it again"
 _FAULTS_SHOWN = 5
@@ -130,6 +132,8 @@ class Manifest:
     merge: MergeSpec
     thresholds: Thresholds  # defaults of the bundle
     decoding: Decoding | None  # how the language model was exported; none where it was not
+    calibration: CalibrationFile | None  # that the export was given; its copy lies in the bundle
+    quantization: Quantization | None  # of an int8 vision encoder
     weights: WeightSource
     graphs: tuple[JudgedGraph, ...]  # in the order of the data
     targets: tuple[str, ...]  # those that were asked for
@@ -143,7 +147,7 @@ class Manifest:
 
     @property
     def recipe(self) -> Recipe:
-        """How it was exported."""
+        """How it was exported, but for the ranges of int8 products, which `Bundle.recipe` has."""
         return Recipe(
             self.model, self.merge, self.thresholds, self.precision, self.accumulate, self.batch, self.decoding
         )
@@ -217,6 +221,10 @@ def _inconsistencies(manifest: Manifest) -> list[str]:
     model, merge, names = manifest.model, manifest.merge, [graph.name for graph in manifest.graphs]
     if (merge.height, merge.width, merge.channels) != (model.grid.height, model.grid.width, model.channels):
         return [*faults, "'merge' has another grid or other channels than 'model'"]
+    if (manifest.precision == "int8") != (manifest.quantization is not None):
+        return [*faults, "'quantization' belongs to precision int8, and to no other"]
+    if manifest.quantization and not manifest.calibration:
+        return [*faults, "'quantization' has no 'calibration' that its ranges are from"]
     if manifest.decoding and not (model.decoder and manifest.decoding.merge_layer < model.decoder.layers):
         return [*faults, "'decoding' is of a language model that 'model' does not have"]
     expected = {graph.name: graph for graph in manifest.recipe.graphs}

@@ -7,6 +7,7 @@ directory for each target (`bundle/store.py`).
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import re
@@ -20,10 +21,11 @@ from sttm_export.bundle.manifest import AGAIN, MANIFEST, TIMES, Manifest, read_m
 from sttm_export.bundle.records import EngineRecord, sha256_of
 from sttm_export.bundle.store import ENGINES, INDEX, engine_targets, read_records
 from sttm_export.bundle.sums import SUMS, differing_files, read_sums, write_sums
+from sttm_export.contracts.calibration import CALIBRATION, read_calibration
 from sttm_export.contracts.graph import CLIP, JudgedGraph
 from sttm_export.contracts.merge import MergeSpec
 from sttm_export.contracts.model import ModelSpec
-from sttm_export.contracts.recipe import Rules
+from sttm_export.contracts.recipe import Recipe, Rules
 from sttm_export.contracts.records import read_json
 from sttm_export.contracts.weights import WeightSource
 from sttm_export.errors import UserError
@@ -57,6 +59,22 @@ class Bundle:
     def weights(self) -> WeightSource:
         """Where the weights came from."""
         return self.manifest.weights
+
+    @property
+    def recipe(self) -> Recipe:
+        """How it was exported, with the ranges of int8 products out of the bundle's calibration.
+
+        Raises:
+            UserError: the calibration is damaged, or lacks a range.
+        """
+        recipe, quantization = self.manifest.recipe, self.manifest.quantization
+        if quantization is None:
+            return recipe
+        path = self.path / CALIBRATION
+        known = {row.name: row for row in read_calibration(path).points}
+        if lacking := [name for name in quantization.int8 if name not in known]:
+            raise UserError(f"{path} has no range of {lacking[0]}, which the bundle has in int8; {AGAIN}.")
+        return dataclasses.replace(recipe, ranges=tuple(known[name] for name in quantization.int8))
 
     def graph(self, name: str) -> JudgedGraph:
         """Declaration of one graph."""

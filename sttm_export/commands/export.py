@@ -31,29 +31,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     what.add_argument("--frames", type=int, default=32, metavar="T", help="most frames of a clip (default: 32)")
     what.add_argument("--batch", type=int, default=4, metavar="B", help="frames per call of the encoder (default: 4)")
-    what.add_argument("--precision", default="fp16", metavar="P", help="fp16 or fp32 (default: fp16)")
+    what.add_argument("--precision", default="fp16", metavar="P", help="fp16, fp32 or int8 (default: fp16)")
     what.add_argument(
         "--accumulate",
         default="fp32",
         metavar="A",
         help="sums of fp16 products: fp32, as the graph then asks for; default: as the engine chooses (default: fp32)",
     )
-    merging = parser.add_argument_group("merging")
-    merging.add_argument(
-        "--policy",
-        default="budget",
-        metavar="P",
-        help="budget: solve the thresholds that fill the budget; threshold: the given ones, capped (default: budget)",
+    what.add_argument(
+        "--calibration",
+        type=path_value,
+        metavar="FILE",
+        help="what `sttm-export calibrate` wrote: thresholds are taken from it; int8 needs one",
     )
-    merging.add_argument(
-        "--spatial-threshold", type=float, metavar="F", help="default of the bundle (default: published)"
+    what.add_argument(
+        "--int8-layers",
+        type=text_value,
+        metavar="L",
+        help="with --precision int8: auto, as many as keep the features; all; or names and patterns, '*.fc1,*.fc2' "
+        "(default: auto)",
     )
-    merging.add_argument(
-        "--temporal-threshold", type=float, metavar="F", help="with --policy threshold: default (default: published)"
-    )
-    merging.add_argument("--root-level", type=int, metavar="L", help="pyramid level to start at (default: the model's)")
-    merging.add_argument("--weighted-avg", action="store_true", help="area-weighted means (default: off)")
-    merging.add_argument("--head-dim", type=int, default=0, metavar="D", help="per-head similarity (default: 0, off)")
+    _add_merging(parser)
     _add_language(parser)
     weights = parser.add_argument_group("weights: one of --weights and --random-weights is needed")
     weights.add_argument(
@@ -99,6 +97,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_merging(parser: argparse.ArgumentParser) -> None:
+    merging = parser.add_argument_group("merging")
+    merging.add_argument(
+        "--policy",
+        default="budget",
+        metavar="P",
+        help="budget: solve the thresholds that fill the budget; threshold: the given ones, capped (default: budget)",
+    )
+    merging.add_argument(
+        "--spatial-threshold", type=float, metavar="F", help="default of the bundle (default: calibrated, or published)"
+    )
+    merging.add_argument(
+        "--temporal-threshold",
+        type=float,
+        metavar="F",
+        help="with --policy threshold: default (default: calibrated, or published)",
+    )
+    merging.add_argument("--root-level", type=int, metavar="L", help="pyramid level to start at (default: the model's)")
+    merging.add_argument("--weighted-avg", action="store_true", help="area-weighted means (default: off)")
+    merging.add_argument("--head-dim", type=int, default=0, metavar="D", help="per-head similarity (default: 0, off)")
+
+
 def _add_language(parser: argparse.ArgumentParser) -> None:
     language = parser.add_argument_group("language model")
     language.add_argument("--decoder", action="store_true", help="export it too: `sttm-export ask` answers questions")
@@ -124,6 +144,7 @@ def _add_language(parser: argparse.ArgumentParser) -> None:
 
 def execute(options: argparse.Namespace) -> None:
     """Plan, run, and show the closing table."""
+    from sttm_export.contracts.graph import INT8
     from sttm_export.terminal import Steps
     from sttm_export.workflows.estimate import check_room
     from sttm_export.workflows.plan import check_plan
@@ -140,21 +161,25 @@ def execute(options: argparse.Namespace) -> None:
     from sttm_export.workflows.export import run_export
 
     each = 1 + bool(plan.validation_frames)
-    steps = Steps(2 + bool(plan.recipe.decoding) + each * len(plan.parts) + plan.engines)
+    int8 = (plan.recipe.precision == INT8) * each
+    steps = Steps(2 + bool(plan.recipe.decoding) + each * len(plan.parts) + int8 + plan.engines)
     bundle = run_export(plan, steps)
     print_bundle(bundle)
 
 
 def make_plan(options: argparse.Namespace):  # type: ignore[no-untyped-def]  # noqa: ANN201
     """Turn options into an `ExportPlan`; every value is checked here or by `check_plan`."""
+    from sttm_export.contracts.calibration import given_calibration
+    from sttm_export.contracts.graph import INT8
     from sttm_export.contracts.merge import MergeSpec
     from sttm_export.contracts.recipe import Recipe
     from sttm_export.families.registry import load_model
-    from sttm_export.workflows.plan import ExportPlan, default_output, pick_targets, pick_thresholds
+    from sttm_export.workflows.plan import ExportPlan, default_output, pick_targets
+    from sttm_export.workflows.thresholds import pick_thresholds
 
     model = load_model(options.model)
     merge = MergeSpec(
-        frames=_steps(options, model),
+        frames=steps_of(options.frames, options.budget, model),
         height=model.grid.height,
         width=model.grid.width,
         channels=model.channels,
@@ -173,9 +198,14 @@ def make_plan(options: argparse.Namespace):  # type: ignore[no-untyped-def]  # n
             "--temporal-threshold does nothing with --policy budget, which solves it for every clip; leave it out, or "
             "give --policy threshold."
         )
+    if options.int8_layers is not None and options.precision != INT8:
+        raise UserError("--int8-layers chooses the layers of --precision int8; give that, or leave --int8-layers out.")
     wanted = min(options.frames, 32) if options.validation_frames is None else options.validation_frames
-    thresholds = pick_thresholds(model, options.budget, options.spatial_threshold, options.temporal_threshold)
     decoding = _decoding(options, model)
+    calibration = given_calibration(options.calibration) if options.calibration else None
+    given = options.spatial_threshold, options.temporal_threshold
+    layer = decoding.merge_layer if decoding else 0
+    thresholds = pick_thresholds(model, merge, layer, *given, calibration)
     return ExportPlan(
         recipe=Recipe(model, merge, thresholds, options.precision, options.accumulate, options.batch, decoding),
         weights=options.weights,
@@ -188,6 +218,8 @@ def make_plan(options: argparse.Namespace):  # type: ignore[no-untyped-def]  # n
         validation_frames=0 if options.no_validation else wanted,
         output=options.output or default_output(model, options.budget, options.frames, options.precision, decoding),
         force=options.force,
+        calibration=calibration,
+        int8_layers=options.int8_layers or "auto",
     )
 
 
@@ -214,18 +246,18 @@ def _decoding(options: argparse.Namespace, model: ModelSpec) -> Decoding | None:
     return pick_decoding(model, options.precision, options.merge_layer, options.group_layers, chunk, text)
 
 
-def _steps(options: argparse.Namespace, model: ModelSpec) -> int:
+def steps_of(frames: int, budget: float, model: ModelSpec) -> int:
     """T of the token merger: a model may make one grid of tokens of several frames."""
-    steps, rest = divmod(options.frames, model.frames_per_step)
+    steps, rest = divmod(frames, model.frames_per_step)
     if rest:
         raise UserError(
-            f"--frames {options.frames} is no multiple of the {model.frames_per_step} frames that make a step of "
-            f"{model.title}; give {options.frames - rest} or {options.frames - rest + model.frames_per_step}."
+            f"--frames {frames} is no multiple of the {model.frames_per_step} frames that make a step of "
+            f"{model.title}; give {frames - rest} or {frames - rest + model.frames_per_step}."
         )
-    need = math.ceil(1.0 / options.budget - 1e-9) if 0.0 < options.budget <= 1.0 else 0
+    need = math.ceil(1.0 / budget - 1e-9) if 0.0 < budget <= 1.0 else 0
     if model.frames_per_step > 1 and steps < need:
         raise UserError(
-            f"--frames {options.frames} are {steps} steps of {model.title}, too few for a budget of "
-            f"{options.budget:g}; give --frames {need * model.frames_per_step} or more, or a larger --budget."
+            f"--frames {frames} are {steps} steps of {model.title}, too few for a budget of "
+            f"{budget:g}; give --frames {need * model.frames_per_step} or more, or a larger --budget."
         )
     return int(steps)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from itertools import groupby
 from typing import Any
@@ -13,6 +14,7 @@ from sttm_export.bundle.opened import Bundle
 from sttm_export.bundle.records import EngineRecord
 from sttm_export.commands.layout import print_facts, print_table
 from sttm_export.contracts.model import counted
+from sttm_export.contracts.quantization import Quantization
 from sttm_export.system import size_text
 from sttm_export.terminal import table_console
 from sttm_export.validation.report import listed_files, verdict
@@ -58,6 +60,11 @@ def _facts(bundle: Bundle) -> list[tuple[str, str]]:
         groups = f"{len(manifest.recipe.below)} + {len(manifest.recipe.above)} groups of layers"
         text = f"chunks of {decoding.chunk} rows, {decoding.text} slots for text"
         rows.append(("language model", f"tokens merge before layer {decoding.merge_layer}; {groups}; {text}"))
+    if manifest.calibration:
+        file = manifest.calibration
+        rows.append(("calibration", f"{file.name}, {file.frames} frames of {counted(file.clips, 'clip')}"))
+    if manifest.quantization:
+        rows += _int8(manifest.quantization)
     if example:
         used = example.num_tokens / max(example.max_tokens, 1)
         solved = "spatial {:.4f}, temporal {:.4f}".format(*map(float, example.thresholds))
@@ -65,6 +72,22 @@ def _facts(bundle: Bundle) -> list[tuple[str, str]]:
         ended = "" if example.converged else "; merging did NOT CONVERGE"
         kept = f"{example.num_tokens} tokens, {used:.1%} of K"
         rows.append(("validation clip", f"{example.clip}, {frames}: {kept}; {solved}{ended}"))
+    return rows
+
+
+def _int8(made: Quantization) -> list[tuple[str, str]]:
+    """What is int8, what it saves, and what it changes."""
+    costly = max(made.points, key=lambda row: float(row.cost))
+    sizes = f"weights {size_text(made.weight_bytes)} for {size_text(made.weight_bytes_float16)} in float16"
+    least = min((float(row.sqnr_db) for row in made.points if row.int8), default=math.inf)
+    layers = f"{len(made.int8)} of {len(made.points)} layers, products of {least:.1f} dB and better"
+    kept = f"; float16: {', '.join(row.name for row in made.kept[:4])}" if made.kept else ""
+    more = f" and {len(made.kept) - 4} more" if len(made.kept) > 4 else ""
+    rows = [("int8", f"{layers}; {sizes}; most costly {costly.name}, {float(costly.cost):.2g}{kept}{more}")]
+    if change := made.decisions:
+        cells = f"{change.cells_differing} of {change.cells} cells otherwise than by float features"
+        moved = f"tokens move by {float(change.moved_relative):.2%}, features {float(change.features_sqnr_db):.1f} dB"
+        rows.append(("int8 decisions", f"{cells}, {change.tokens_int8} tokens for {change.tokens_float}; {moved}"))
     return rows
 
 

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -48,6 +50,15 @@ class PointRange:
 
 
 @dataclass(frozen=True)
+class LinePoint:
+    """A pair of thresholds that fills a budget, over all clips."""
+
+    spatial: Cosine
+    temporal: Cosine
+    distortion: Number
+
+
+@dataclass(frozen=True)
 class ThresholdChoice:
     """Thresholds for a budget, merge layer and number of frames: the least distortion of all pairs that fill it."""
 
@@ -59,6 +70,7 @@ class ThresholdChoice:
     distortion: Number  # mean over clips of the relative error of `tokens[assignment]`
     published_spatial: Cosine
     published_distortion: Number  # the same with the published spatial threshold
+    line: tuple[LinePoint, ...]  # all pairs that were tried, by spatial threshold: the evidence
 
 
 @dataclass(frozen=True)
@@ -72,6 +84,12 @@ class Calibration:
     points: tuple[PointRange, ...]  # in the order of the data
     thresholds: tuple[ThresholdChoice, ...]
 
+    def choice(self, budget: float, frames: int, merge_layer: int) -> ThresholdChoice | None:
+        """The thresholds for a budget, T and merge layer; None where they were not calibrated."""
+        asked = frames, merge_layer
+        rows = [row for row in self.thresholds if (row.frames, row.merge_layer) == asked]
+        return next((row for row in rows if math.isclose(row.budget, budget, rel_tol=1e-9)), None)
+
     def to_text(self) -> str:
         """The file: JSON, one line for each row of its tables."""
         data = {"format": FORMAT} | dataclasses.asdict(self)
@@ -83,6 +101,34 @@ class Calibration:
             else:
                 lines.append(f'  "{key}": {json.dumps(value)}')
         return "{\n" + ",\n".join(lines) + "\n}\n"
+
+
+@dataclass(frozen=True)
+class CalibrationFile:
+    """A calibration as a manifest names it."""
+
+    name: str  # of the file that was given
+    sha256: str
+    clips: Count
+    frames: Count  # of all clips
+
+
+@dataclass(frozen=True)
+class GivenCalibration:
+    """A file that was read once: what it holds, and its bytes for the bundle."""
+
+    file: CalibrationFile
+    content: bytes
+    calibration: Calibration
+
+
+def given_calibration(path: Path) -> GivenCalibration:
+    """Read a calibration file for an export; raises as `read_calibration`."""
+    calibration = read_calibration(path)
+    content = path.read_bytes()
+    frames = sum(clip.frames for clip in calibration.clips)
+    file = CalibrationFile(path.name, sha256(content).hexdigest(), len(calibration.clips), frames)
+    return GivenCalibration(file, content, calibration)
 
 
 def read_calibration(path: Path) -> Calibration:

@@ -15,9 +15,11 @@ from sttm_export.contracts.model import ModelSpec
 from sttm_export.contracts.records import Count, Dimension, Range, Size
 
 DType = Literal["float32", "float16", "int32", "bool"]
-Precision = Literal["fp32", "fp16"]
-FLOAT_OF: dict[str, DType] = {"fp32": "float32", "fp16": "float16"}
-PRECISIONS: tuple[Precision, ...] = ("fp16", "fp32")
+Precision = Literal["fp32", "fp16", "int8"]
+# int8: products of the vision encoder; all that is not such a product is float16.
+FLOAT_OF: dict[str, DType] = {"fp32": "float32", "fp16": "float16", "int8": "float16"}
+INT8: Precision = "int8"
+PRECISIONS: tuple[Precision, ...] = ("fp16", "fp32", INT8)
 # What float16 products are summed in: float32, as the graph then asks for, or what whoever runs it takes.
 Accumulate = Literal["fp32", "default"]
 ACCUMULATES: tuple[Accumulate, ...] = ("fp32", "default")
@@ -139,6 +141,7 @@ class Judge:
     longest_sum: Size = 1
     store: DType | None = None  # format between operators, where it is not that of the first output
     scores: Annotated[float, Range(0.0, 1e4)] = 0.0  # size of attention scores whose rounding shows in the outputs
+    int8: bool = False  # whether products have int8 factors
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from sttm_export.contracts.calibration import PointRange
 from sttm_export.contracts.decoder import DecoderSpec
 from sttm_export.contracts.decoding import Decoding, Span, decoder_graph, head_graph, split_layers
 from sttm_export.contracts.graph import (
@@ -44,6 +45,7 @@ class Recipe:
     accumulate: Accumulate  # what products of float16 graphs are summed in
     batch: int  # B, frames a call of the vision encoder
     decoding: Decoding | None = None  # how the language model is exported; None where it is not
+    ranges: tuple[PointRange, ...] = ()  # of the vision encoder's products that are int8
 
     @property
     def merge_layer(self) -> int:

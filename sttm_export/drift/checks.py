@@ -35,6 +35,7 @@ class Place:
     summed: int = 1  # longest sum on the way to it (one operator, or the blocks so far)
     blocks: int = 0  # blocks on the way to it, for the end of one; 0 where one operator is looked at
     sums: str = "float32"  # format that whoever ran it sums products in
+    int8: bool = False  # for the end of a block: whether products before it have int8 factors
 
 
 @dataclass(frozen=True)
@@ -104,7 +105,11 @@ def _check_whole(actual: Array, expected: Array, place: Place) -> Check:
 
 def _check_floats(actual: Array, expected: Array, place: Place) -> Check:
     tolerance = derive_tolerance(
-        store=place.dtype, length=place.summed, layers=max(1, place.blocks), accumulate=place.sums
+        store=place.dtype,
+        length=place.summed,
+        layers=max(1, place.blocks),
+        accumulate=place.sums,
+        int8=place.int8,
     )
     errors = measure(actual, expected, place.dtype)
     measured, allowed = errors.overall if place.blocks else errors.worst_row, tolerance.relative

@@ -150,9 +150,10 @@ class Search:
     def _place(self, name: str, blocks: int = 0) -> Place:
         """Where a tensor comes from; at the end of a block the longest sum is that of every tensor so far."""
         tensor, tensors = self.chain.tensors[name], self.chain.tensors.values()
-        longest = max(row.summed for row in tensors if row.made <= tensor.made) if blocks else tensor.summed
+        before = [row for row in tensors if row.made <= tensor.made] if blocks else [tensor]
+        longest, int8 = max(row.summed for row in before), any(row.dtype == "int8" for row in before if blocks)
         sums = format_of_sums(tensor.dtype, self.reference.accumulate, self.backend)
-        return Place(name, tensor.op, *self.reference.origin(name), tensor.dtype, longest, blocks, sums)
+        return Place(name, tensor.op, *self.reference.origin(name), tensor.dtype, longest, blocks, sums, int8)
 
 
 def until_out(checks: Iterable[Check]) -> Iterator[Check]:
@@ -213,7 +214,7 @@ def _reference(bundle: Bundle, name: str, weights: str | None, tower_weights: st
     from sttm_export.drift.reference import Reference
     from sttm_export.families.registry import parts_of
 
-    part = next(part for part in parts_of(bundle.manifest.recipe) if part.name == name)
+    part = next(part for part in parts_of(bundle.recipe) if part.name == name)
     free = [row.name for row in bundle.manifest.graphs if not row.weights_sha256]
     otherwise = f"search the other graph with --bisect {free[0]}, which has no weights" if free else "search no graph"
     state = bundle_weights(bundle, (part,), weights, tower_weights, otherwise)(part)

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from sttm_export.contracts.graph import JudgedGraph
 from sttm_export.contracts.model import ModelSpec
 from sttm_export.contracts.recipe import Recipe
+from sttm_export.quantization.points import Point
 from sttm_export.runtime.session import Session
 from sttm_export.weights.layout import CheckpointForm, Shape
 
@@ -59,6 +60,7 @@ class Part:
     # What the clip had become, from the inputs of its fixture; None where the reference needs weights.
     clip_of: Callable[[Arrays], Arrays] | None = None
     operations: int = 0  # multiplications and additions of one call with its weights
+    points: tuple[Point, ...] = ()  # of a vision encoder: the tensors that int8 products may read
     activations: int = 0  # bytes of the largest tensors that are alive at once in float32, weights left out
 
     @property

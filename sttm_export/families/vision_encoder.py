@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from functools import partial
 from math import prod
 from typing import cast
@@ -17,6 +18,8 @@ from sttm_export.contracts.recipe import Recipe
 from sttm_export.families.edge_cases import edge_pixels
 from sttm_export.families.modules import as_stage, build_module
 from sttm_export.families.part import Arrays, Case, Part, Progress, State
+from sttm_export.quantization.module import fold, quantize_module
+from sttm_export.quantization.points import Point
 from sttm_export.runtime.pipeline import encode_frames
 from sttm_export.runtime.sampling import uniform
 from sttm_export.runtime.session import Session
@@ -32,6 +35,7 @@ def vision_encoder(
     shapes: Mapping[str, Shape],
     module: Callable[[], nn.Module],
     reference: Callable[[State], nn.Module],
+    points: tuple[Point, ...],
     attention_blocks: int,
     patches: int,
     activations: int,
@@ -44,14 +48,16 @@ def vision_encoder(
         shapes: canonical parameters.
         module: makes the exported module, called on the meta device: `pixel_values` → `features`.
         reference: makes the published model from a state, float32, the same way in and out.
+        points: where products can be int8.
         attention_blocks: blocks that an engine should fuse.
         patches: of one call.
         activations: see `Part`.
     """
-    graph = JudgedGraph.of(recipe.encoder_graph, judge, attention_blocks)
+    graph = JudgedGraph.of(recipe.encoder_graph, replace(judge, int8=bool(recipe.ranges)), attention_blocks)
 
     def build(state: State) -> nn.Module:
-        return build_module(module, state, recipe.precision)
+        folded = fold(state, points, recipe.ranges)
+        return quantize_module(build_module(module, folded, recipe.precision), folded, points, recipe.ranges)
 
     return Part(
         graph=graph,
@@ -64,6 +70,7 @@ def vision_encoder(
         forward=partial(_forward, graph, recipe.model.frames_per_step),
         calls=lambda frames: -(-frames // recipe.batch),
         operations=2 * patches * sum(prod(shape) for shape in shapes.values()),
+        points=points,
         activations=activations,
     )
 

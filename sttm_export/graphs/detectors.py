@@ -209,6 +209,30 @@ def _resize_mode(node: Any, _: Structure) -> str:
     return "" if fits else f"mode {mode}, {coordinates}, antialias {antialias}"
 
 
+@_of_each_node("quantized-zero-point")
+def _zero_point(node: Any, structure: Structure) -> str:
+    zero = structure.constant(node.input[2]) if len(node.input) > 2 and node.input[2] else None
+    return f"zero point {zero[zero != 0].flat[0]}" if zero is not None and zero.any() else ""
+
+
+@_of_each_node("quantized-scale")
+def _scale(node: Any, structure: Structure) -> str:
+    scale = structure.constant(node.input[1])
+    return f"scale {scale.min():g}" if scale is not None and scale.size and not scale.min() > 0 else ""
+
+
+@_of_each_node("dequantized-int32")
+def _dequantized_int32(node: Any, structure: Structure) -> str:
+    found = structure.type_of(node.input[0]).dtype
+    return f"input '{node.input[0]}' is {found}" if found == "INT32" else ""
+
+
+@_of_each_node("dequantized-scalar")
+def _dequantized_scalar(node: Any, structure: Structure) -> str:
+    name = node.input[0]
+    return f"constant '{name}'" if name in structure.constants and structure.type_of(name).shape == () else ""
+
+
 def _named_values(structure: Structure) -> Iterator[tuple[str, str]]:
     """Yield (where, name) for every input and every node output."""
     for value in structure.model.graph.input:

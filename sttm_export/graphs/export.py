@@ -16,6 +16,7 @@ from sttm_export.contracts.graph import ROWS, ROWS_SYMBOL, Accumulate, GraphSpec
 from sttm_export.graphs.check import check_graph
 from sttm_export.graphs.cleanup import clean_up
 from sttm_export.graphs.lowering import lower
+from sttm_export.graphs.quantize import translations
 
 if TYPE_CHECKING:
     import torch
@@ -136,6 +137,7 @@ def trace(module: torch.nn.Module, spec: GraphSpec, *, stack_traces: bool = Fals
             output_names=[tensor.name for tensor in spec.outputs],
             verbose=False,
             optimize=False,
+            custom_translation_table=translations(),
         )
     if program is None:
         raise RuntimeError("torch.onnx.export returned nothing although dynamo=True.")

@@ -19,7 +19,7 @@ Array = npt.NDArray[Any]
 # only a transposition is taken, which is free.
 LARGEST_BYTES = 4 << 20
 # What NumPy computes as every runtime does.
-DTYPES = frozenset(map(np.dtype, ("float16", "float32", "float64", "int32", "int64", "bool")))
+DTYPES = frozenset(map(np.dtype, ("float16", "float32", "float64", "int8", "int32", "int64", "bool")))
 # Whole numbers that float32 and float16 hold exactly; a range of others depends on how it is stepped through.
 _EXACT = {np.dtype("float16"): 2**11, np.dtype("float32"): 2**24, np.dtype("float64"): 2**53}
 

@@ -25,7 +25,7 @@ from sttm_export.merging.temporal import DirectedMerging, search_rounds, unrolle
 
 
 @dataclass(frozen=True)
-class _Clip:
+class PreparedClip:
     """What both steps need to know of one call: T frames, of which some count."""
 
     features: NodeFeatures
@@ -75,7 +75,11 @@ class TokenMerger(nn.Module):
             tokens [K, C] in the dtype of `features`, num_tokens int32, token_box [K, 5] int32, token_patches [K] int32,
             assignment [T, N] int32, thresholds_applied [2] float32, converged bool, threshold_margins [2] float32.
         """
-        clip = self._prepare(features, num_frames)
+        tokens, *described = self.merge(self.prepare(features, num_frames), spatial_threshold, temporal_threshold)
+        return tokens.to(features.dtype), *described
+
+    def merge(self, clip: PreparedClip, spatial_threshold: Tensor, temporal_threshold: Tensor) -> tuple[Tensor, ...]:
+        """Merge a clip that was prepared, at one pair of thresholds of several; see `forward`. Tokens are float32."""
         spatial, spatial_margin = self._spatial_threshold(clip, spatial_threshold)
         leaf = find_leaves(clip.minima, spatial, self.nodes)  # [T, N], by number
         rounds = DirectedMerging(leaf, self.nodes)
@@ -83,17 +87,17 @@ class TokenMerger(nn.Module):
         tokens, *described = self._pack(clip, leaf, rounds.owner, merged.representatives)
         thresholds = torch.stack([spatial, merged.threshold])
         margins = torch.stack([spatial_margin, merged.margin])
-        return tokens.to(features.dtype), *described, thresholds, merged.converged, margins
+        return tokens, *described, thresholds, merged.converged, margins
 
-    def _prepare(self, features: Tensor, num_frames: Tensor) -> _Clip:
-        """Pyramid, norms and parent-child similarities."""
+    def prepare(self, features: Tensor, num_frames: Tensor) -> PreparedClip:
+        """Pyramid, norms and parent-child similarities: what does not depend on thresholds; see `forward`."""
         spec = self.spec
         frame_counts = (torch.arange(spec.frames, dtype=torch.int32) < num_frames)[:, None]
         pyramid = build_pyramid(features.float(), self.geometry, spec.weighted_avg)
         norms = [head_norm(level, spec.head_dim) for level in pyramid]  # [T, P_l, heads] each
         minima = slot_minima(pyramid, norms, self.geometry, spec.head_dim)
         by_number = [norm.flatten(0, 1) for norm in norms[::-1]]
-        return _Clip(
+        return PreparedClip(
             features=NodeFeatures.of(pyramid, features),
             norms=torch.cat([*by_number, torch.zeros(1, norms[0].shape[2])]),
             # Ignored frames never open a node, so that they count for nothing in the budget.
@@ -103,7 +107,7 @@ class TokenMerger(nn.Module):
             budget=self.solver.clip_budget(num_frames),
         )
 
-    def _spatial_threshold(self, clip: _Clip, given: Tensor) -> tuple[Tensor, Tensor]:
+    def _spatial_threshold(self, clip: PreparedClip, given: Tensor) -> tuple[Tensor, Tensor]:
         """Return the spatial threshold that is applied, and its margin."""
         if not clip.minima:
             return given, torch.full((), FAR)
@@ -114,7 +118,7 @@ class TokenMerger(nn.Module):
             applied = self.solver.solve_spatial(reach, gain, roots, given, clip.budget)
         return applied, margin(reach, clip.frame_counts, applied)
 
-    def _merge_frames(self, clip: _Clip, leaf: Tensor, rounds: DirectedMerging, given: Tensor) -> _Merged:
+    def _merge_frames(self, clip: PreparedClip, leaf: Tensor, rounds: DirectedMerging, given: Tensor) -> _Merged:
         """The temporal step."""
         frames = self.spec.frames
         if frames == 1:
@@ -148,7 +152,7 @@ class TokenMerger(nn.Module):
         return torch.arange(self.spec.frames * self.spec.cells, dtype=torch.int32)
 
     def _pack(
-        self, clip: _Clip, leaf: Tensor, owner: Tensor, representatives: Tensor
+        self, clip: PreparedClip, leaf: Tensor, owner: Tensor, representatives: Tensor
     ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         """Gather the groups into K slots, ascending in (t, y, x) of their representatives (section 4)."""
         budget, cell, counts = self.spec.max_tokens, self._cell_numbers(), clip.cell_counts

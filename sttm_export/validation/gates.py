@@ -26,6 +26,29 @@ too, but each is good to u_sum = 2^-11 only: 0.099 for the same tower. A float32
 as wrong as it need be and pass; that is the price of leaving it open.
 
 A worst-case bound (u · length · layers) would pass anything in float16 and gate nothing.
+
+Where products have int8 factors, a second term is added:
+
+    ε_int8 = 2 · sqrt( 2 · (q_a² + q_w²) · (ln(2 · layers) + 1.58) ),   q_a = 7 / (127 · sqrt(12)),   q_w = 4 / (…)
+
+- `q`: symmetric int8 up to a multiple of the standard deviation σ, whose step of 7σ/127 (4σ/127) leaves 1/sqrt(12) of
+  itself as rounding. Four σ are about what loses least of a normal variable in eight bits, as weights of one output
+  are; seven of a Laplace variable, as activations are in their worse places (Banner et al., arXiv 1810.05723). That is
+  36 and 41 dB. It is what well-chosen ranges give. The ranges that a file holds have no part in it: bad ones would
+  excuse themselves.
+- `2 · (q_a² + q_w²)`: each branch (attention, MLP) has two products in sequence, each with two factors.
+- `ln(2 · layers) + 0.58`: the harmonic sum over the branches. Each adds its own error to the stream, where it is one of
+  k contributions of like size, and passes on the error it has read, at the same share. The stream dilutes what it
+  carries, so the error grows with the logarithm of depth and not with its root.
+- `+ 1`: the two products behind the stream (projector, merger), diluted by nothing.
+- 2: the worst row is gated where the estimate is of the typical one.
+
+The same band holds two int8 computations against each other, such as the exported graph and the eager module. What they
+read differs by float16 roundings only, but near the middle between two levels that decides the level: inputs that
+differ by a share d of a step come out a whole step apart with a frequency of d, an energy of d instead of d². So small
+differences grow, layer by layer, until the roundings of activations are independent: 2 · q_a² a product where the
+formula has q_a² + q_w², a fifth more in amplitude, and weights are rounded alike in both. The integer products
+themselves are exact.
 """
 
 from __future__ import annotations
@@ -47,6 +70,9 @@ UNIT_ROUNDOFF = {
     "bfloat16": 2.0**-8,
 }
 _MARGIN, _STORED_PER_LAYER, _LANES, _FUNCTIONS = 2.0, 8, 16, 4
+INT8_ACTIVATION, INT8_WEIGHT = 7.0, 4.0
+"""Standard deviations that int8 reaches over in a factor of a product."""
+_HARMONIC = 0.58
 
 
 @dataclass(frozen=True)
@@ -91,7 +117,7 @@ def unit_roundoff(dtype: str) -> float:
 
 
 def derive_tolerance(
-    *, store: str, length: int, layers: int, accumulate: str = "float32", scores: float = 0.0
+    *, store: str, length: int, layers: int, accumulate: str = "float32", scores: float = 0.0, int8: bool = False
 ) -> Tolerance:
     """Return ε for a computation (formula and reasons: top of this file).
 
@@ -101,6 +127,7 @@ def derive_tolerance(
         layers: layers in sequence; 1 for a single step.
         accumulate: format of the sums.
         scores: size of attention scores; 0 where their rounding does not show.
+        int8: whether products have int8 factors.
     """
     stored = unit_roundoff(store) * math.sqrt(_STORED_PER_LAYER + 2.0 * scores**2)
     summed = unit_roundoff(accumulate) * math.sqrt(max(length / _LANES, 1.0))
@@ -109,8 +136,13 @@ def derive_tolerance(
     relative = _MARGIN * math.sqrt(layers) * (stored + summed + evaluated)
     under = f"({_STORED_PER_LAYER} + 2·{scores:g}²)" if scores else str(_STORED_PER_LAYER)
     terms = f"u({store})·√{under} + u({accumulate})·√({length}/{_LANES}) + u({functions})·{_FUNCTIONS}"
-    derivation = f"{_MARGIN:g}·√{layers}·({terms}) = {relative:.3g}"
-    return Tolerance(relative, derivation)
+    derivation = f"{_MARGIN:g}·√{layers}·({terms})"
+    if int8:
+        activation, weight = (wide / (127.0 * math.sqrt(12.0)) for wide in (INT8_ACTIVATION, INT8_WEIGHT))
+        diluted = math.log(2 * layers) + _HARMONIC + 1.0
+        relative += _MARGIN * math.sqrt(2.0 * (activation**2 + weight**2) * diluted)
+        derivation += f" + {_MARGIN:g}·√(2·({activation:.4f}² + {weight:.4f}²)·(ln {2 * layers} + {_HARMONIC + 1.0:g}))"
+    return Tolerance(relative, f"{derivation} = {relative:.3g}")
 
 
 def format_of_sums(store: str, accumulate: Accumulate, backend: str) -> str:

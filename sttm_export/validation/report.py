@@ -11,6 +11,8 @@ Keys of the manifest that are read; each may be missing in a report, and its sec
   cosine, error_of_frame, cosine_of_frame}, similarities {spatial, temporal: `Histogram.to_json()`}}
 - `quantization` {points} and `int4_losses` {weights, layers, logits}: what few bits cost
 - `files`: [{path, bytes, sha256}], or {path: {bytes, sha256}}
+- `thresholds`: fields of `Thresholds`
+- `calibration`, `quantization`: fields of `CalibrationFile` and `Quantization`
 - `engines`: `EngineRecord.to_json()` of every engine
 """
 

@@ -99,7 +99,7 @@ def _float_results(stages: Sequence[Stage], rules: Rules) -> list[StageResult]:
     name, judge = rules.graph.name, rules.graph.judge
     results = _nonfinite_first(stages[0], name)
     for before, stage in pairwise(stages):
-        tolerance = _between(before, stage, judge.layers, judge.longest_sum, judge.scores)
+        tolerance = _between(before, stage, judge.layers, judge.longest_sum, judge.scores, int8=judge.int8)
         pair = _by_slot(rules.graph, before), _by_slot(rules.graph, stage)
         found = {output: _float_result(name, output, *pair, tolerance) for output in stage.outputs}
         results += _state_joined(rules.graph, found)
@@ -142,10 +142,12 @@ def _merger_results(stages: Sequence[Stage], inputs: Outputs, rules: Rules, exac
     return ValidationReport(results, undefined_frames("features", features[:frames]))
 
 
-def _between(before: Stage, stage: Stage, layers: int, length: int, scores: float = 0.0) -> Tolerance:
+def _between(
+    before: Stage, stage: Stage, layers: int, length: int, scores: float = 0.0, *, int8: bool = False
+) -> Tolerance:
     """Tolerance of the coarser of the two stages."""
     tolerances = [
-        derive_tolerance(store=s.dtype, length=length, layers=layers, accumulate=s.sums, scores=scores)
+        derive_tolerance(store=s.dtype, length=length, layers=layers, accumulate=s.sums, scores=scores, int8=int8)
         for s in (before, stage)
     ]
     return max(tolerances, key=lambda tolerance: tolerance.relative)

@@ -10,7 +10,7 @@ import shutil
 from dataclasses import dataclass
 from math import prod
 
-from sttm_export.contracts.graph import FLOAT_OF, STORAGE
+from sttm_export.contracts.graph import FLOAT_OF, INT8, STORAGE
 from sttm_export.engines.build import capabilities_for
 from sttm_export.engines.memory import PER_WEIGHT, RTX_BASE
 from sttm_export.errors import UserError
@@ -18,6 +18,7 @@ from sttm_export.families.part import Part
 from sttm_export.language.checkpoint import embedding_shapes
 from sttm_export.system import read_memory, size_text
 from sttm_export.workflows.plan import ExportPlan
+from sttm_export.workflows.quantize import weight_bytes
 
 # A part is in memory as it was read, two bytes a parameter, as a module in float32, and about one byte of copies on the
 # way; before that come Python, PyTorch and ONNX Runtime. Measured: 4.1 GiB for a vision encoder, 10.6 for six layers.
@@ -55,7 +56,7 @@ def estimate_parts(plan: ExportPlan) -> list[PartEstimate]:
 def estimate_memory(plan: ExportPlan) -> int:
     """Bytes that the export takes at least: of its largest part, and the frames it is validated on."""
     pixels = plan.model.pixels
-    largest = max(_memory(part) for part in plan.parts)
+    largest = max(part_memory(part) for part in plan.parts)
     return largest + 4 * 3 * pixels.height * pixels.width * plan.validation_frames
 
 
@@ -99,16 +100,26 @@ def engine_copies(plan: ExportPlan) -> int:
 
 
 def _estimate(plan: ExportPlan, part: Part) -> PartEstimate:
-    weights = part.parameters * _bytes_a_weight(plan)
+    weights = _weights(plan, part)
     built = engine_copies(plan)
     calls = (_STAGES * _CASES + part.calls(plan.validation_frames)) * bool(plan.validation_frames)
     seconds = _START + (_READ + _WRITE) * part.parameters + calls * part.operations / _ARITHMETIC
     memory = int(RTX_BASE + PER_WEIGHT * weights) if built else 0
-    return PartEstimate(part.name, part.parameters, weights, _memory(part), memory, seconds + built * _BUILD * weights)
+    return PartEstimate(
+        part.name, part.parameters, weights, part_memory(part), memory, seconds + built * _BUILD * weights
+    )
 
 
-def _memory(part: Part) -> int:
+def part_memory(part: Part) -> int:
+    """Bytes that a part takes while it is loaded and run in PyTorch, about."""
     return _BASE + _BYTES_A_PARAMETER * part.parameters + part.activations
+
+
+def _weights(plan: ExportPlan, part: Part) -> int:
+    """Bytes of a part's weights; of an int8 encoder as if every layer were int8."""
+    if plan.recipe.precision == INT8 and part.points:
+        return weight_bytes(part, [point.name for point in part.points])
+    return part.parameters * _bytes_a_weight(plan)
 
 
 def _bytes_a_weight(plan: ExportPlan) -> int:

@@ -11,9 +11,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sttm_export import __version__
 from sttm_export.bundle.manifest import FORMAT
@@ -28,8 +29,10 @@ from sttm_export.bundle.opened import (
 )
 from sttm_export.bundle.records import EngineRecord
 from sttm_export.bundle.store import ENGINES, seal_target
-from sttm_export.contracts.graph import CLIP, GraphSpec, JudgedGraph
+from sttm_export.contracts.calibration import CALIBRATION
+from sttm_export.contracts.graph import CLIP, INT8, GraphSpec, JudgedGraph
 from sttm_export.contracts.model import ModelSpec
+from sttm_export.contracts.quantization import Quantization
 from sttm_export.contracts.target import targets
 from sttm_export.contracts.weights import WeightSource, combined
 from sttm_export.errors import UserError, ValidationMiss, in_lines
@@ -49,6 +52,7 @@ from sttm_export.workflows.scene import Scene, take_scene
 
 if TYPE_CHECKING:
     from sttm_export.families.part import Arrays, Case, Part, State
+    from sttm_export.families.weights import Weights
     from sttm_export.workflows.evidence import PackFixture
 
 PICTURE = "tokens.png"
@@ -91,6 +95,7 @@ class _Made:
     graphs: list[JudgedGraph] = field(default_factory=list)
     digests: list[str] = field(default_factory=list)  # of all weights, in the order in which they were read
     findings: dict[str, list[dict[str, str]]] = field(default_factory=dict)
+    quantization: Quantization | None = None
     report: ValidationReport | None = None
     example: dict[str, Any] | None = None
     clip: ShownClip | None = None
@@ -101,6 +106,7 @@ def _make_graphs(plan: ExportPlan, partial: Path, steps: Steps) -> _Made:
     from sttm_export.families.weights import open_weights
     from sttm_export.weights.checkpoint import digest
     from sttm_export.workflows.evidence import examine, merged_of, one_frame_note
+    from sttm_export.workflows.quantize import check_weights
 
     with steps.step("Open the weights"):
         weights = open_weights(plan.model, plan.shapes, plan.weights, plan.random_seed, plan.tower_weights)
@@ -113,13 +119,18 @@ def _make_graphs(plan: ExportPlan, partial: Path, steps: Steps) -> _Made:
         with steps.step("Write tokenizer and embeddings"):
             made.digests.append(write_language_files(partial, plan.recipe, weights))
             clip |= {"system": rows_before(partial, plan.recipe)} if scene else {}
-    for part in plan.parts:
+    if plan.calibration:
+        (partial / CALIBRATION).write_bytes(plan.calibration.content)
+    parts, float_features = _quantized(plan, weights, clip, made, steps)
+    for part in parts:
         title = part.name.replace("_", " ")
         with steps.step(f"Export the {title}") as advance:
             advance("reading its weights", None)
             state = weights.read(part.shapes)
             graph = replace(part.graph, weights_sha256=digest(state) if state else "")
             made.digests += [graph.weights_sha256] if state else []
+            if plan.calibration and part.points:
+                check_weights(plan.calibration, graph.weights_sha256)
             path = _export_graph(part, state, plan, partial, advance)
             made.graphs.append(graph)
             for target, rows in _check_targets(path, graph, plan).items():
@@ -134,6 +145,8 @@ def _make_graphs(plan: ExportPlan, partial: Path, steps: Steps) -> _Made:
             clip |= outputs
         del state, session
         gc.collect()
+        if part.points and float_features is not None:
+            _compare_decisions(plan, float_features, clip, made, steps)
     made.source = replace(made.source, sha256=combined(made.digests))
     if scene is not None and made.report is not None:
         merged = merged_of(clip, plan.merge)
@@ -144,12 +157,53 @@ def _make_graphs(plan: ExportPlan, partial: Path, steps: Steps) -> _Made:
     return made
 
 
+def _quantized(
+    plan: ExportPlan, weights: Weights, clip: Arrays, made: _Made, steps: Steps
+) -> tuple[tuple[Part, ...], NDArray[np.floating] | None]:
+    """The parts, of precision int8 with int8 layers in the encoder; then also the float encoder's features of the clip.
+
+    Layers are chosen on the frames of the validation; on a synthetic scene where nothing is validated.
+    """
+    if plan.recipe.precision != INT8:
+        return plan.parts, None
+    from sttm_export.weights.checkpoint import digest
+    from sttm_export.workflows.quantize import check_weights, quantize_encoder, summary
+
+    assert plan.calibration is not None, "the plan has been checked for a calibration"
+    encoder, *others = plan.parts
+    with steps.step("Quantize the vision encoder") as advance:
+        advance("reading its weights", None)
+        state = weights.read(encoder.shapes)
+        check_weights(plan.calibration, digest(state))
+        frames = clip or {"pixel_values": _pixels(plan, take_scene(plan.clip, plan.recipe.batch))}
+        chosen = quantize_encoder(plan.recipe, plan.calibration, plan.int8_layers, state, frames, advance)
+    made.quantization = chosen.record
+    steps.say(summary(chosen.record))
+    return (chosen.part, *others), chosen.features if clip else None
+
+
+def _compare_decisions(
+    plan: ExportPlan, float_features: NDArray[np.floating], clip: Arrays, made: _Made, steps: Steps
+) -> None:
+    from sttm_export.workflows.decision_change import change_in_words, decision_change
+
+    assert made.quantization is not None, "only an int8 encoder has float features beside its own"
+    with steps.step("Compare the decisions on int8 features"):
+        change = decision_change(plan.recipe, float_features, cast("NDArray[np.floating]", clip["features"]))
+    made.quantization = replace(made.quantization, decisions=change)
+    steps.say(change_in_words(change))
+
+
 def _take_clip(plan: ExportPlan) -> tuple[Scene | None, dict[str, Any]]:
     """Frames to validate on, and their pixel values."""
     if not plan.validation_frames:
         return None, {}
     scene = take_scene(plan.clip, plan.validation_frames)
-    return scene, {"pixel_values": pixel_values(scene.frames, plan.model.pixels, plan.model.frames_per_step)}
+    return scene, {"pixel_values": _pixels(plan, scene)}
+
+
+def _pixels(plan: ExportPlan, scene: Scene) -> NDArray[np.floating]:
+    return pixel_values(scene.frames, plan.model.pixels, plan.model.frames_per_step)
 
 
 def _export_graph(part: Part, state: State, plan: ExportPlan, partial: Path, advance: Advance) -> Path:
@@ -239,6 +293,8 @@ def _manifest(plan: ExportPlan, made: _Made) -> dict[str, Any]:
         "merged_at": f"the input of decoder layer {recipe.merge_layer} (docs/semantics.md, section 10)",
         "thresholds": dataclasses.asdict(recipe.thresholds),
         "decoding": dataclasses.asdict(recipe.decoding) if recipe.decoding else None,
+        "calibration": dataclasses.asdict(plan.calibration.file) if plan.calibration else None,
+        "quantization": dataclasses.asdict(made.quantization) if made.quantization else None,
         "weights": dataclasses.asdict(made.source),
         "graphs": [dataclasses.asdict(graph) for graph in made.graphs],
         "targets": [target.name for target in plan.targets],

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from sttm_export.contracts.calibration import GivenCalibration
 from sttm_export.contracts.decoding import MOST_CHUNK, MOST_TEXT, Decoding, largest_group
-from sttm_export.contracts.graph import ACCUMULATES, PRECISIONS
-from sttm_export.contracts.merge import MAX_FRAMES, MergeSpec, Thresholds
+from sttm_export.contracts.graph import ACCUMULATES, INT8, PRECISIONS
+from sttm_export.contracts.merge import MAX_FRAMES, MergeSpec
 from sttm_export.contracts.model import ModelSpec
 from sttm_export.contracts.recipe import Recipe
 from sttm_export.contracts.target import TargetSpec, find_target
@@ -18,6 +19,7 @@ from sttm_export.errors import UserError, did_you_mean
 from sttm_export.families.part import Part
 from sttm_export.families.registry import parts_of
 from sttm_export.language.checkpoint import embedding_shapes
+from sttm_export.quantization.points import check_ranges, pick_points
 from sttm_export.weights.layout import Shape
 from sttm_export.workflows.output import check_output
 
@@ -37,6 +39,8 @@ class ExportPlan:
     validation_frames: int  # frames to validate on; 0 for no validation
     output: Path  # the bundle's directory
     force: bool  # whether a bundle at `output` may be replaced
+    calibration: GivenCalibration | None = None  # what `sttm-export calibrate` wrote
+    int8_layers: str = "auto"  # of an int8 encoder: auto, all, or names and patterns
 
     @property
     def model(self) -> ModelSpec:
@@ -98,21 +102,6 @@ def _check_option(name: str, value: int, least: int, most: int, what: str) -> No
         raise UserError(f"{name} {value} is not possible; give {what}, {least} to {most}.")
 
 
-def pick_thresholds(model: ModelSpec, budget: float, spatial: float | None, temporal: float | None) -> Thresholds:
-    """Take the given thresholds, and the published row of the nearest budget for what is not given."""
-    row = model.published_thresholds(budget)
-    for name, value in (("spatial", spatial), ("temporal", temporal)):
-        if value is not None and not -1.0 <= value <= 1.0:
-            raise UserError(f"--{name}-threshold {value:g} is no cosine; give a number from -1 to 1.")
-    parts = [
-        f"{name} given" if value is not None else f"{name} published for a budget of {row.budget:g}"
-        for name, value in (("spatial", spatial), ("temporal", temporal))
-    ]
-    return Thresholds(
-        row.spatial if spatial is None else spatial, row.temporal if temporal is None else temporal, ", ".join(parts)
-    )
-
-
 def pick_targets(names: Sequence[str], capabilities: Sequence[str], precision: str) -> tuple[TargetSpec, ...]:
     """Look targets up and refuse what they do not have."""
     targets = tuple(find_target(name) for name in dict.fromkeys(names))
@@ -148,8 +137,32 @@ def check_plan(plan: ExportPlan) -> None:
             f"--validation-frames {plan.validation_frames} is outside 1..{most}, the frames the merger takes; give a "
             "number in that range."
         )
+    _check_calibration(plan)
     check_output(plan.output, plan.force)
     if plan.clip is not None:
         from sttm_export.runtime.probe import probe
 
         probe(plan.clip)
+
+
+def _check_calibration(plan: ExportPlan) -> None:
+    """Whether the calibration is of this model, and int8 has one; its weights are compared when they are read."""
+    given, model = plan.calibration, plan.model
+    again = f"run `sttm-export calibrate --model {model.name}`"
+    if given and given.calibration.model != model.name:
+        raise UserError(
+            f"{given.file.name} is a calibration of {given.calibration.model}, and {model.name} is exported; {again}."
+        )
+    if plan.recipe.precision != INT8:
+        return
+    if given is None:
+        raise UserError(
+            f"--precision int8 needs the ranges of a calibration; {again} and give its file as --calibration."
+        )
+    points = plan.parts[0].points
+    if not given.calibration.points:
+        raise UserError(f"{given.file.name} holds no ranges, only thresholds; {again} with ranges.")
+    if faults := check_ranges(points, given.calibration.points):
+        raise UserError(f"{given.file.name} does not fit the vision encoder: {'; '.join(faults[:3])}; {again} again.")
+    if plan.int8_layers not in ("auto", "all"):
+        pick_points(plan.int8_layers, points)

@@ -37,7 +37,7 @@ def validate_on_fixtures(bundle: Bundle, steps: Steps) -> ValidationReport:
     Raises:
         UserError: the bundle was exported without validation and has no fixtures.
     """
-    parts, report = parts_of(bundle.manifest.recipe), ValidationReport()
+    parts, report = parts_of(bundle.recipe), ValidationReport()
     if not bundle.fixture_path(parts[0].name).is_file():
         raise UserError(
             f"{bundle.path} was exported with --no-validation and has no fixtures; validate it with --clip FILE, or "
@@ -95,7 +95,7 @@ def validate_on_clip(
     Raises:
         UserError: weights are missing or others than the bundle's, or the clip cannot be read.
     """
-    model, parts = bundle.model, parts_of(bundle.manifest.recipe)
+    model, parts = bundle.model, parts_of(bundle.recipe)
     scene = take_scene(clip, min(bundle.merge.frames * model.frames_per_step, _MOST_FRAMES))
     with steps.step("Read the weights"):
         otherwise = "leave --clip out to validate on the fixtures"

@@ -10,6 +10,7 @@ from sttm_export.families.assembly import assembled
 from sttm_export.families.llava.architecture import Llava, llava_of
 from sttm_export.families.llava.checkpoint import checkpoint_form, distribution, parameter_shapes
 from sttm_export.families.llava.encoder import VisionEncoder
+from sttm_export.families.llava.points import quantization_points
 from sttm_export.families.llava.reference import build_reference
 from sttm_export.families.part import Family, Part
 from sttm_export.families.vision_encoder import vision_encoder
@@ -26,6 +27,7 @@ def parts(recipe: Recipe) -> tuple[Part, ...]:
         shapes=parameter_shapes(llava),
         module=partial(VisionEncoder, llava),
         reference=partial(build_reference, llava),
+        points=quantization_points(llava),
         attention_blocks=tower.layers,
         patches=recipe.batch * llava.patches,
         activations=recipe.batch * _activations(llava),

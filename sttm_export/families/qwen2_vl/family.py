@@ -10,6 +10,7 @@ from sttm_export.families.assembly import assembled
 from sttm_export.families.part import Family, Part
 from sttm_export.families.qwen2_vl.architecture import Qwen2VL, qwen2_vl_of
 from sttm_export.families.qwen2_vl.checkpoint import checkpoint_form, distribution, parameter_shapes
+from sttm_export.families.qwen2_vl.points import quantization_points
 from sttm_export.families.qwen2_vl.reference import build_reference
 from sttm_export.families.qwen2_vl.tower import VisionTower
 from sttm_export.families.vision_encoder import vision_encoder
@@ -26,6 +27,7 @@ def parts(recipe: Recipe) -> tuple[Part, ...]:
         shapes=parameter_shapes(qwen),
         module=partial(VisionTower, qwen),
         reference=partial(build_reference, qwen),
+        points=quantization_points(qwen),
         attention_blocks=tower.depth,
         patches=steps * qwen.patches,
         activations=steps * _activations(qwen),
