@@ -2,14 +2,20 @@
 
 import dataclasses
 import json
+import shutil
 
 import pytest
+import torch
 from helpers_int8 import calibrate, calibration_of
-from helpers_networks import random_state, tiny_model, tiny_pixels, write_tiny_model_toml
+from helpers_networks import random_state, tiny_model, tiny_recipe, write_tiny_model_toml
 
 from sttm_export.bundle.opened import open_bundle
 from sttm_export.cli import main
-from sttm_export.contracts.calibration import CALIBRATION
+from sttm_export.contracts.calibration import CALIBRATION, given_calibration
+from sttm_export.errors import UserError
+from sttm_export.runtime.preprocess import pixel_values
+from sttm_export.workflows.quantize import quantize_encoder
+from sttm_export.workflows.scene import synthetic_scene
 
 MODEL = tiny_model()
 SEED = 3
@@ -17,25 +23,39 @@ SEED = 3
 
 @pytest.fixture(scope="module")
 def given(tmp_path_factory):
-    """A folder with the model's file, its calibration, and one whose range of a point is 60 times too wide."""
+    """A folder with the model's file, its calibration on the frames of the validation, and some that are not good."""
     folder, state = tmp_path_factory.mktemp("calibrated"), random_state(MODEL, SEED)
     write_tiny_model_toml(folder / "tiny.toml", MODEL)
-    ranges = calibrate(MODEL, state, tiny_pixels(MODEL, 2, 1), tiny_pixels(MODEL, 2, 2))
-    (folder / "good.json").write_text(calibration_of(MODEL, state, ranges).to_text(), encoding="utf-8")
-    wide = [
-        dataclasses.replace(row, largest=60 * row.largest, errors=dict.fromkeys(row.errors, 0.5))
-        if row.name == "tower.layers.1.fc1"
-        else row
-        for row in ranges
-    ]
-    (folder / "wide.json").write_text(calibration_of(MODEL, state, wide).to_text(), encoding="utf-8")
-    none = calibration_of(MODEL, state, ())
-    (folder / "none.json").write_text(none.to_text(), encoding="utf-8")
-    other = dataclasses.replace(none, model="another", points=tuple(ranges))
-    (folder / "other.json").write_text(other.to_text(), encoding="utf-8")
-    fewer = calibration_of(MODEL, state, ranges[:-1])
-    (folder / "fewer.json").write_text(fewer.to_text(), encoding="utf-8")
+    ranges = calibrate(MODEL, state, *torch.from_numpy(clip()).split(2))
+    worse = [widened(row) if row.name == "tower.layers.1.fc1" else row for row in ranges]
+    good = calibration_of(MODEL, state, ranges)
+    several = {
+        "good": good,
+        "wide": dataclasses.replace(good, points=tuple(worse)),
+        "none": dataclasses.replace(good, points=()),
+        "other": dataclasses.replace(good, model="another"),
+        "fewer": dataclasses.replace(good, points=tuple(ranges[:-1])),
+    }
+    for name, calibration in several.items():
+        (folder / f"{name}.json").write_text(calibration.to_text(), encoding="utf-8")
     return folder
+
+
+def widened(row):
+    """A range that leaves a point two levels or three."""
+    return dataclasses.replace(row, largest=60 * row.largest, errors=dict.fromkeys(row.errors, 0.5))
+
+
+def clip():
+    return pixel_values(synthetic_scene(4).frames, MODEL.pixels).astype("float32")
+
+
+def chosen(given, calibration, asked):
+    """What an export with `--int8-layers` would choose, without the rest of it."""
+    recipe = tiny_recipe(MODEL, precision="int8")
+    file = given_calibration(given / calibration)
+    state = random_state(MODEL, SEED)
+    return quantize_encoder(recipe, file, asked, state, {"pixel_values": clip()}, lambda *_: None)
 
 
 def export(folder, output, *options, seed=SEED, precision="int8"):
@@ -62,9 +82,8 @@ def test_the_bundle_says_what_is_int8(bundle, given):
     assert made.weight_bytes < made.weight_bytes_float16
     assert manifest.graph("vision_encoder").judge.int8
     assert not manifest.graph("token_merger").judge.int8
-    assert {
-        row.dtype for row in (*manifest.graph("vision_encoder").outputs, manifest.graph("token_merger").inputs[0])
-    } == {"float16"}
+    assert manifest.graph("vision_encoder").outputs[0].dtype == "float16"
+    assert manifest.graph("token_merger").inputs[0].dtype == "float16"
     assert [row.name for row in opened.recipe.ranges] == list(made.int8)
     assert all(not rows for rows in manifest.rule_findings.values())
 
@@ -94,34 +113,37 @@ def test_inspect_and_report_show_it(bundle, capsys):
     assert report.count("<code>tower.layers.0.qkv</code>") == 1
 
 
-def test_a_layer_that_costs_too_much_stays_float16(given, tmp_path, capsys):
-    """`auto` finds the one whose range is bad; `all` is a miss, and leaves its evidence."""
-    wide = ("--calibration", str(given / "wide.json"))
-    assert export(given, tmp_path / "auto", *wide) == 0
-    made = open_bundle(tmp_path / "auto").manifest.quantization
-    assert [row.name for row in made.kept] == ["tower.layers.1.fc1"]
-    assert 1 < made.trials < 8
-    capsys.readouterr()
-    assert export(given, tmp_path / "all", *wide, "--int8-layers", "all") == 1
+def test_a_layer_that_costs_too_much_stays_float16(given):
+    """`auto` finds the one whose range is bad, and only that."""
+    found = chosen(given, "wide.json", "auto")
+    assert [row.name for row in found.record.kept] == ["tower.layers.1.fc1"]
+    assert 1 < found.record.trials < 8
+    assert len(found.recipe.ranges) == 9
+    assert found.record.weight_bytes > chosen(given, "good.json", "all").record.weight_bytes
+
+
+def test_all_layers_with_a_bad_range_are_a_miss(given, tmp_path, capsys):
+    assert export(given, tmp_path / "all", "--calibration", str(given / "wide.json"), "--int8-layers", "all") == 1
     assert "static eager: vision_encoder.features departs from reference" in capsys.readouterr().err
     assert not (tmp_path / "all").exists()
     assert (tmp_path / "all.rejected" / "report.html").is_file()
 
 
-def test_layers_are_picked_by_name(given, tmp_path):
-    good = ("--calibration", str(given / "good.json"))
-    assert export(given, tmp_path / "some", *good, "--int8-layers", "*.fc1,*.fc2", "--no-validation") == 0
-    made = open_bundle(tmp_path / "some").manifest.quantization
+def test_layers_are_picked_by_name(given):
+    made = chosen(given, "good.json", "*.fc1,*.fc2").record
     assert {row.name.rpartition(".")[2] for row in made.points if row.int8} == {"fc1", "fc2"}
+    assert len(made.int8) == 6
     assert made.trials == 0
-    assert made.decisions is None
 
 
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ((), "--precision int8 needs ranges that were calibrated; run `sttm-export calibrate --model tiny`"),
-        (("--calibration", "good.json", "--int8-layers", "fc1"), "--int8-layers has no layer 'fc1'. Did you mean"),
+        ((), "--precision int8 needs the ranges of a calibration; run `sttm-export calibrate --model tiny`"),
+        (
+            ("--calibration", "good.json", "--int8-layers", "fc1"),
+            "--int8-layers has no layer 'fc1'. Valid: projector.fc1",
+        ),
         (("--calibration", "none.json"), "none.json holds no ranges, only thresholds"),
         (("--calibration", "other.json"), "other.json is a calibration of another, and tiny is exported"),
         (("--calibration", "fewer.json"), "its points are not those of the encoder (projector.fc2)"),
@@ -154,10 +176,6 @@ def test_a_dry_run_counts_int8_weights(given, tmp_path, capsys):
 
 def test_a_bundle_without_its_ranges_is_told(bundle, tmp_path):
     """Whoever builds the module again needs them; a damaged copy is found before that by its sum."""
-    import shutil
-
-    from sttm_export.errors import UserError
-
     copy = tmp_path / "copy"
     shutil.copytree(bundle, copy)
     data = json.loads((copy / CALIBRATION).read_text(encoding="utf-8"))

@@ -56,7 +56,7 @@ def estimate_parts(plan: ExportPlan) -> list[PartEstimate]:
 def estimate_memory(plan: ExportPlan) -> int:
     """Bytes that the export takes at least: of its largest part, and the frames it is validated on."""
     pixels = plan.model.pixels
-    largest = max(_memory(part) for part in plan.parts)
+    largest = max(_memory(plan, part) for part in plan.parts)
     return largest + 4 * 3 * pixels.height * pixels.width * plan.validation_frames
 
 
@@ -105,11 +105,16 @@ def _estimate(plan: ExportPlan, part: Part) -> PartEstimate:
     calls = (_STAGES * _CASES + part.calls(plan.validation_frames)) * bool(plan.validation_frames)
     seconds = _START + (_READ + _WRITE) * part.parameters + calls * part.operations / _ARITHMETIC
     memory = int(RTX_BASE + PER_WEIGHT * weights) if built else 0
-    return PartEstimate(part.name, part.parameters, weights, _memory(part), memory, seconds + built * _BUILD * weights)
+    return PartEstimate(
+        part.name, part.parameters, weights, _memory(plan, part), memory, seconds + built * _BUILD * weights
+    )
 
 
-def _memory(part: Part) -> int:
-    return _BASE + _BYTES_A_PARAMETER * part.parameters + part.activations
+def _memory(plan: ExportPlan, part: Part) -> int:
+    # What layers cost is found by one step forward and back, for which every layer's activations are kept.
+    steps = part.graph.outputs[0].shape[0] if part.points else 1
+    kept = part.graph.judge.layers * part.activations // steps if plan.recipe.precision == INT8 and part.points else 0
+    return _BASE + _BYTES_A_PARAMETER * part.parameters + max(part.activations, kept)
 
 
 def _weights(plan: ExportPlan, part: Part) -> int:
