@@ -56,7 +56,7 @@ def estimate_parts(plan: ExportPlan) -> list[PartEstimate]:
 def estimate_memory(plan: ExportPlan) -> int:
     """Bytes that the export takes at least: of its largest part, and the frames it is validated on."""
     pixels = plan.model.pixels
-    largest = max(part_memory(part) for part in plan.parts)
+    largest = max(_memory(plan, part) for part in plan.parts)
     return largest + 4 * 3 * pixels.height * pixels.width * plan.validation_frames
 
 
@@ -106,13 +106,21 @@ def _estimate(plan: ExportPlan, part: Part) -> PartEstimate:
     seconds = _START + (_READ + _WRITE) * part.parameters + calls * part.operations / _ARITHMETIC
     memory = int(RTX_BASE + PER_WEIGHT * weights) if built else 0
     return PartEstimate(
-        part.name, part.parameters, weights, part_memory(part), memory, seconds + built * _BUILD * weights
+        part.name, part.parameters, weights, _memory(plan, part), memory, seconds + built * _BUILD * weights
     )
 
 
 def part_memory(part: Part) -> int:
     """Bytes that a part takes while it is loaded and run in PyTorch, about."""
     return _BASE + _BYTES_A_PARAMETER * part.parameters + part.activations
+
+
+def _memory(plan: ExportPlan, part: Part) -> int:
+    if plan.recipe.precision != INT8 or not part.points:
+        return part_memory(part)
+    # What layers cost is found by one step forward and back, for which every layer's activations are kept.
+    kept = part.graph.judge.layers * part.activations // part.graph.outputs[0].shape[0]
+    return part_memory(part) + max(0, kept - part.activations)
 
 
 def _weights(plan: ExportPlan, part: Part) -> int:
