@@ -63,6 +63,8 @@ def test_every_fault_is_named(directory):
         (("graphs", 0, "judge", "layers"), 0, "'graphs\\[0\\].judge.layers' must be 1 to"),
         (("validation", "results", 0, "comparison"), {}, "missing 'validation.results\\[0\\].comparison.cosine_min'"),
         (("example", "num_tokens"), 99, "'example' has 99 tokens of 18"),
+        (("example", "similarities", "spatial"), 5, "'example.similarities.spatial' must be a table, got 5"),
+        (("example", "fidelity", "cosine"), [], "'example.fidelity.cosine' must be a number"),
         (("weights",), [], "'weights' must be a table, got \\[\\]"),
     ],
 )

@@ -27,6 +27,10 @@ def test_tokens():
     assert tokens_chart([1] * 128, 196).count('text-anchor="middle"') < 20
 
 
+def test_a_time_too_many_moves_nothing():
+    assert tokens_chart([5, 4], 196, [0.0, 1.0, 2.0]) == tokens_chart([5, 4], 196, [0.0, 1.0])
+
+
 def test_heights_are_in_proportion():
     heights = [float(row.get("height")) for row in rects(tokens_chart([49, 98, 196], 196), "bar")]
     assert heights == pytest.approx([heights[2] / 4, heights[2] / 2, heights[2]], abs=0.1)

@@ -100,6 +100,7 @@ def test_activations_that_overflow_float16(overflowing, capsys):
     html = (rejected / "report.html").read_text(encoding="utf-8")
     assert "864 of 864 values are not finite" in html
     assert "not judged" in html
+    assert "Not defined, because features are not finite." in html
 
     assert main(["validate", str(rejected)]) == 1
     first, second, third = lines_of(capsys.readouterr().err)

@@ -130,7 +130,8 @@ def round_up(value: float) -> float:
 
 
 def _frame_labels(count: int, timestamps: Sequence[float] | None) -> list[str]:
-    return [f"{t:.2f} s" for t in timestamps] if timestamps is not None else [str(t) for t in range(count)]
+    """The times of so many frames, or their numbers; there may be more times, of a last step that was not full."""
+    return [f"{t:.2f} s" for t in timestamps[:count]] if timestamps is not None else [str(t) for t in range(count)]
 
 
 def _frame_axis(labels: Sequence[str]) -> list[str]:

@@ -213,7 +213,7 @@
     window.addEventListener("beforeprint", () => { sheet.open = true; run(false); });
   }
   stage.style.aspectRatio = `${clip.size[0]} / ${clip.size[1]}`;
-  stage.style.maxWidth = `calc(74vh * ${clip.size[0] / clip.size[1]})`;
+  stage.style.maxWidth = `calc(68vh * ${clip.size[0] / clip.size[1]})`;
   seek.max = last;
   pick.max = clip.boxes.length - 1;
   player.classList.toggle("single", last === 0);
