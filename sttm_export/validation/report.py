@@ -7,6 +7,7 @@ Keys that are read; each may be missing, and its section then says so or is left
 - `weights` {kind, identifier, revision, seed, sha256}
 - `merge`: fields of `MergeSpec`, and `max_tokens`
 - `validation`: `ValidationReport.to_json()`
+- `int4_losses`: fields of `Losses`
 - `example` {clip, num_tokens, tokens_per_frame, timestamps, thresholds, converged}
 - `files`: [{path, bytes, sha256}], or {path: {bytes, sha256}}
 - `engines`: `EngineRecord.to_json()` of every engine
