@@ -71,8 +71,8 @@ class TargetSpec:
         if weights in self.lacks:
             others = ", ".join(name for name, row in targets().items() if weights not in row.lacks)
             raise UserError(
-                f"Target '{self.name}' lacks {weights}: {self.lacks[weights]}; leave out --decoder-precision {weights}, "
-                f"or choose --target among {others}."
+                f"Target '{self.name}' lacks {weights}: {self.lacks[weights]}; leave --decoder-precision {weights} "
+                f"out, or choose a target that has it: {others}."
             )
 
     def to_json(self) -> dict[str, Any]:

@@ -34,12 +34,12 @@ _MUCH = 0.2
 
 def product_of(recipe: Recipe) -> Product:
     """What makes the products of the recipe's decoder."""
-    return Int4Linear if _is_int4(recipe) else plain
+    return Int4Linear if recipe.has_int4 else plain
 
 
 def stored(recipe: Recipe, state: State) -> State:
     """Weights as the graph has them: as they are, or quantized if they are not yet."""
-    return _quantized(state)[0] if _is_int4(recipe) else state
+    return _quantized(state)[0] if recipe.has_int4 else state
 
 
 def reference_weights(recipe: Recipe, state: State) -> Mapping[str, Any]:
@@ -49,12 +49,12 @@ def reference_weights(recipe: Recipe, state: State) -> Mapping[str, Any]:
 
 def group_quantizing(recipe: Recipe, span: Span, given: Given) -> Quantizing | None:
     """Of a group of layers; None where weights are floats."""
-    return Quantizing(_apply, partial(_measure_group, recipe, span, given)) if _is_int4(recipe) else None
+    return Quantizing(_apply, partial(_measure_group, recipe, span, given)) if recipe.has_int4 else None
 
 
 def head_quantizing(recipe: Recipe) -> Quantizing | None:
     """Of the head; None where weights are floats."""
-    return Quantizing(_apply, partial(_measure_head, recipe)) if _is_int4(recipe) else None
+    return Quantizing(_apply, partial(_measure_head, recipe)) if recipe.has_int4 else None
 
 
 def heavy_weights(losses: Losses) -> list[str]:
@@ -65,10 +65,6 @@ def heavy_weights(losses: Losses) -> list[str]:
         for row in losses.weights
         if row.relative > _MUCH
     ]
-
-
-def _is_int4(recipe: Recipe) -> bool:
-    return recipe.decoding is not None and recipe.decoding.weights == "int4"
 
 
 def _quantized(state: State, progress: Progress = lambda _done, _count: None) -> tuple[State, list[WeightLoss]]:

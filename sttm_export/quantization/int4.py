@@ -30,8 +30,9 @@ LEAST, MOST = -8, 7
 _SHARES = tuple((20 - step) / 20 for step in range(8))
 # The smallest number of float16: a group of zeros has a scale all the same, which runtimes want positive.
 _SMALLEST = 2.0**-24
-# Weights at a time: few enough for a processor's cache.
-_CHUNK = 1 << 17
+# Weights at a time: few enough for a processor's cache, and for PyTorch to stay in one thread. More are shared out, and
+# on a machine with other work the threads then wait for each other most of the time.
+_CHUNK = (1 << 15) - 1
 
 
 class Int4(NamedTuple):

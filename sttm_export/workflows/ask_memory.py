@@ -34,9 +34,8 @@ def estimate_memory(bundle: Bundle, *, video: bool) -> int:
     recipe = bundle.manifest.recipe
     groups = [recipe.group_graph(span).name for span in (*recipe.below, *recipe.above)]
     state = sum(tensor.nbytes for name in groups for tensor in bundle.graph(name).kept)
-    few = recipe.decoding is not None and recipe.decoding.weights == "int4"
     # Unpacked as they are loaded, to the float32 that the processor computes in.
-    language = int(_weights(bundle, [*groups, HEAD]) * (2 / INT4_BYTES if few else 1)) + 2 * state
+    language = int(_weights(bundle, [*groups, HEAD]) * (2 / INT4_BYTES if recipe.has_int4 else 1)) + 2 * state
     return max(language, _weights(bundle, [VISION_ENCODER]) if video else 0)
 
 
