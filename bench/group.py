@@ -9,6 +9,7 @@ are all alike. Weights are random. See bench/README.md.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import functools
 import gc
 import json
@@ -29,7 +30,7 @@ from sttm_export.commands.export import make_plan
 from sttm_export.contracts.target import find_target
 from sttm_export.engines.build import EngineRequest, build_engine
 from sttm_export.errors import UserError
-from sttm_export.families.part import Part
+from sttm_export.families.part import Part, State
 from sttm_export.families.weights import open_weights
 from sttm_export.graphs.export import export_graph
 from sttm_export.runtime.ort_session import OrtSession
@@ -87,9 +88,11 @@ def _run(plan: ExportPlan, part: Part, folder: Path, capability: str | None) -> 
     seconds: dict[str, float] = {}
     weights = open_weights(plan.model, part.shapes, None, 0)
     state = _timed(seconds, "weights", lambda: weights.read(part.shapes))
+    clip = _clip(plan)
+    state, losses = _quantized(part, state, clip, seconds)
     path = _timed(seconds, "export", lambda: _export(plan, part, state, folder))
     session = functools.partial(OrtSession, path, part.graph, low_memory=True)
-    rules, clip = plan.recipe.rules(part.graph), _clip(plan)
+    rules = plan.recipe.rules(part.graph)
     report, _ = _timed(seconds, "judge", lambda: examine(part, state, session, rules, clip, lambda *_: None))
     row: dict[str, Any] = {
         "model": plan.model.name,
@@ -98,6 +101,7 @@ def _run(plan: ExportPlan, part: Part, folder: Path, capability: str | None) -> 
         "graph_bytes": sum(file.stat().st_size for file in folder.iterdir()),
         "passed": report.passed,
         "worst": max(result.gate.needed / result.gate.tolerance.relative for result in report if result.gate),
+        **losses,
         "peak_gib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2),
     }
     gc.collect()
@@ -107,6 +111,17 @@ def _run(plan: ExportPlan, part: Part, folder: Path, capability: str | None) -> 
         built = _timed(seconds, "build", lambda: build_engine(request, folder / "group.engine"))
         row |= {"engine_bytes": built.size, "scratch_bytes": built.scratch, "tensorrt": built.tensorrt}
     return row | {"seconds": {name: round(value, 1) for name, value in seconds.items()}}
+
+
+def _quantized(part: Part, state: Any, clip: Any, seconds: dict[str, float]) -> tuple[Any, dict[str, Any]]:
+    """Weights as the graph stores them, and what fewer bits lose, where the plan asks for them."""
+    if part.quantizing is None:
+        return state, {}
+    quantizing, told = part.quantizing, lambda _done, _count: None
+    made: State
+    made, weights = _timed(seconds, "quantize", lambda: quantizing.apply(state, told))
+    outputs, _ = _timed(seconds, "losses", lambda: quantizing.measure(state, made, clip, told))
+    return dict(made), {"losses": dataclasses.asdict(weights + outputs)}
 
 
 def _export(plan: ExportPlan, part: Part, state: Any, folder: Path) -> Path:
@@ -121,11 +136,14 @@ def _clip(plan: ExportPlan) -> dict[str, Any]:
     cells, channels, system = merge.cells, merge.channels, 16
     y, x = np.divmod(np.arange(cells), merge.width)
     box = np.stack([0 * y, y, x, y + 1, x + 1], axis=1).astype(np.int32)
+    rows = noise.standard_normal((system + FRAMES * cells, channels), np.float32)
     return {
         "pixel_values": np.zeros((FRAMES, 3, 1, 1), np.float32),
         "system": noise.standard_normal((system, channels), np.float32),
         "features": noise.standard_normal((FRAMES, cells, channels), np.float32),
-        "hidden": noise.standard_normal((system + FRAMES * cells, channels), np.float32),
+        "hidden": rows,
+        "rows_exact": rows,
+        "rows_int4": rows,
         "tokens": noise.standard_normal((cells, channels), np.float32),
         "token_box": box,
         "num_tokens": np.array(cells, np.int32),

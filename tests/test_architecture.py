@@ -30,7 +30,7 @@ ROOMS = {
     "bundle": {"errors", "files", "contracts"},
     "engines": {"errors", "system", "contracts", "bundle"},
     "runtime": {"errors", "system", "files", "contracts", "bundle", "engines"},
-    "language": {"errors", "contracts", "merging", "weights", "runtime"},
+    "language": {"errors", "contracts", "merging", "weights", "quantization", "runtime"},
     "families": {"errors", "contracts", "merging", "weights", "runtime", "language", "quantization"},
     "validation": {"errors", "system", "contracts", "runtime"},
     "machine": {"errors", "system", "contracts", "engines"},
@@ -85,6 +85,7 @@ ALLOWED = {
     "language": {"torch", "numpy", "transformers", "tokenizers", "safetensors"},
     "families": {"torch", "numpy", "transformers"},
     "weights": {"torch", "numpy", "safetensors", "huggingface_hub", "transformers", "tokenizers"},
+    # onnxscript: what the exporter's table of translations is written in.
     "graphs": {"torch", "numpy", "onnx", "onnx_ir", "onnxscript"},
     "bundle": set(),
     "engines": set(),

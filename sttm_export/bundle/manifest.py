@@ -10,6 +10,7 @@ from typing import Any
 from sttm_export.contracts.calibration import CalibrationFile
 from sttm_export.contracts.decoding import Decoding
 from sttm_export.contracts.graph import Accumulate, GraphSpec, JudgedGraph, Precision
+from sttm_export.contracts.losses import Losses
 from sttm_export.contracts.merge import MergeSpec, Thresholds
 from sttm_export.contracts.model import ModelSpec, inconsistencies
 from sttm_export.contracts.quantization import Quantization
@@ -142,6 +143,7 @@ class Manifest:
     versions: dict[str, str]  # of Python and packages, by name
     validation: _Validation | None  # none where nothing was validated
     example: Example | None
+    int4_losses: Losses | None = None  # of a decoder's weights, where they have four bits
     # All of it as it stands in the file, for those who print it.
     data: dict[str, Any] = dataclasses.field(default_factory=dict, init=False, repr=False)
 

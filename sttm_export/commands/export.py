@@ -123,6 +123,11 @@ def _add_language(parser: argparse.ArgumentParser) -> None:
     language = parser.add_argument_group("language model")
     language.add_argument("--decoder", action="store_true", help="export it too: `sttm-export ask` answers questions")
     language.add_argument(
+        "--decoder-precision",
+        metavar="P",
+        help="int4: its weights in four bits, groups of 128, so that a 7B fits 8 GB (default: that of --precision)",
+    )
+    language.add_argument(
         "--merge-layer",
         type=int,
         metavar="L",
@@ -211,7 +216,7 @@ def make_plan(options: argparse.Namespace):  # type: ignore[no-untyped-def]  # n
         weights=options.weights,
         random_seed=options.random_weights,
         tower_weights=options.tower_weights,
-        targets=pick_targets(options.target or ["rtx"], options.compute_capability, options.precision),
+        targets=pick_targets(options.target or ["rtx"], options.compute_capability, options.precision, decoding),
         capabilities=tuple(options.compute_capability),
         engines=not options.no_engines,
         clip=options.clip,
@@ -228,6 +233,7 @@ def _decoding(options: argparse.Namespace, model: ModelSpec) -> Decoding | None:
     from sttm_export.workflows.plan import pick_decoding
 
     given = {
+        "--decoder-precision": options.decoder_precision,
         "--merge-layer": options.merge_layer,
         "--chunk": options.chunk,
         "--text-tokens": options.text_tokens,
@@ -243,7 +249,8 @@ def _decoding(options: argparse.Namespace, model: ModelSpec) -> Decoding | None:
         return None
     text = options.text_tokens if options.text_tokens is not None else TEXT + TEXT_A_FRAME * options.frames
     chunk = CHUNK if options.chunk is None else options.chunk
-    return pick_decoding(model, options.precision, options.merge_layer, options.group_layers, chunk, text)
+    layers = options.merge_layer, options.group_layers
+    return pick_decoding(model, options.precision, *layers, chunk, text, options.decoder_precision)
 
 
 def steps_of(frames: int, budget: float, model: ModelSpec) -> int:

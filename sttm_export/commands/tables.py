@@ -13,6 +13,7 @@ from rich.text import Text
 from sttm_export.bundle.opened import Bundle
 from sttm_export.bundle.records import EngineRecord
 from sttm_export.commands.layout import print_facts, print_table
+from sttm_export.contracts.losses import Losses
 from sttm_export.contracts.model import counted
 from sttm_export.contracts.quantization import Quantization
 from sttm_export.system import size_text
@@ -31,6 +32,8 @@ def print_bundle(bundle: Bundle, console: Console | None = None) -> None:
     _print_files(manifest, console)
     if records := bundle.engine_records():
         print_engines(records, console)
+    if losses := bundle.manifest.int4_losses:
+        print_losses(losses, console)
     if manifest["validation"]:
         print_stages(manifest["validation"], console)
     outcome = verdict(manifest)
@@ -59,6 +62,7 @@ def _facts(bundle: Bundle) -> list[tuple[str, str]]:
     if decoding := manifest.decoding:
         groups = f"{len(manifest.recipe.below)} + {len(manifest.recipe.above)} groups of layers"
         text = f"chunks of {decoding.chunk} rows, {decoding.text} slots for text"
+        text += f"; weights in {decoding.weights}" if decoding.weights != "float" else ""
         rows.append(("language model", f"tokens merge before layer {decoding.merge_layer}; {groups}; {text}"))
     if manifest.calibration:
         file = manifest.calibration
@@ -119,6 +123,27 @@ def print_engines(records: Sequence[EngineRecord], console: Console) -> None:
     print_table(console, "Engines", ("target", "graph", "status", "size", "seconds"), rows)
     for reason in dict.fromkeys(f"{r.target}, {r.status}: {r.reason}" for r in records if r.reason):
         console.print(Text(reason), soft_wrap=True)
+
+
+def print_losses(losses: Losses, console: Console) -> None:
+    """Print what weights of four bits lose, beside what float16 rounds away; `docs/quantization.md` says how."""
+    errors = sorted(float(row.relative) for row in losses.weights)
+    spread = f"{errors[0]:.3f} to {errors[-1]:.3f}, {counted(len(errors), 'weight')}"
+    rows = [
+        (f"layer {row.layer}", f"{row.added:.3f}", f"{row.stream:.3f}", _small(row.rounding)) for row in losses.layers
+    ]
+    if found := losses.logits:
+        rows.append(("logits", f"{found.head:.3f}", f"{found.relative:.3f}", _small(found.rounding)))
+        best = f"the best token is the same in {found.same_best} of {counted(found.rows, 'row')}"
+        spread += f"; logits: cosine {found.cosine:.4f}, {best}"
+    heading = ("relative error of", "by itself", "with all since the merge layer", "of float16 alone")
+    if rows:
+        print_table(console, "What INT4 weights lose", heading, rows)
+    console.print(Text(f"INT4: relative error of a weight {spread}"), soft_wrap=True)
+
+
+def _small(figure: float) -> str:
+    return f"{figure:.1e}" if figure else ""
 
 
 def print_stages(validation: dict[str, Any], console: Console) -> None:

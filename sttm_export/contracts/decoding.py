@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Annotated
+from typing import Annotated, Literal
 
 from sttm_export.contracts.decoder import DecoderSpec
 from sttm_export.contracts.graph import FLOAT_OF, ROWS, STORAGE, GraphSpec, Precision, StatePair, TensorSpec
@@ -24,6 +24,13 @@ MOST_CHUNK, MOST_TEXT = 4096, 2**17
 # Rows of a short call: a question has about so many, and as a whole chunk it would cost a processor several times more.
 SHORT_CALL = 32
 
+# How the products of a decoder store their weights: in the floats of the export's precision, or in four bits a weight
+# with a scale for each group of so many.
+DecoderWeights = Literal["float", "int4"]
+INT4_GROUP = 128
+INT4_BYTES = (4 + 16 / INT4_GROUP) / 8
+"""Bytes of such a weight, its share of a float16 scale among them."""
+
 Span = tuple[int, int]
 """First layer of a group, and one past its last."""
 
@@ -36,6 +43,7 @@ class Decoding:
     group_layers: Annotated[int, Range(1, 1000)]  # most layers in one graph
     chunk: Annotated[int, Range(2, MOST_CHUNK)]  # most rows of a prompt a call
     text: Annotated[int, Range(2, MOST_TEXT)]  # slots for all that is not video: prompt, question and answer
+    weights: DecoderWeights = "float"  # of the products of every layer and of the head
 
 
 def split_layers(first: int, last: int, most: int) -> tuple[Span, ...]:

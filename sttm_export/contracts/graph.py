@@ -99,6 +99,7 @@ class GraphSpec:
     # Sizes that `ROWS` may have, the largest first; an engine has a profile for each.
     row_counts: tuple[Dimension, ...] = ()
     state: tuple[StatePair, ...] = ()
+    int4: bool = False  # weights have four bits
 
     @property
     def kept(self) -> tuple[TensorSpec, ...]:

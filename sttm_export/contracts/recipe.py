@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sttm_export.contracts.calibration import PointRange
 from sttm_export.contracts.decoder import DecoderSpec
@@ -53,6 +53,11 @@ class Recipe:
         return self.decoding.merge_layer if self.decoding else 0
 
     @property
+    def has_int4(self) -> bool:
+        """Whether the weights of the language model have four bits."""
+        return self.decoding is not None and self.decoding.weights == "int4"
+
+    @property
     def decoder(self) -> DecoderSpec:
         """Sizes of the language model that is exported."""
         assert self.model.decoder is not None, "an export with a decoder has been checked for one"
@@ -89,7 +94,7 @@ class Recipe:
     @property
     def head_graph(self) -> GraphSpec:
         """Declaration of the language model's head."""
-        return head_graph(self.decoder)
+        return replace(head_graph(self.decoder), int4=self.has_int4)
 
     @property
     def graphs(self) -> tuple[GraphSpec, ...]:
@@ -103,7 +108,8 @@ class Recipe:
         assert self.decoding is not None, "only an export with a decoder has groups of layers"
         merge, decoding = self.merge, self.decoding
         video = merge.frames * merge.cells if span in self.below else merge.max_tokens
-        return decoder_graph(self.decoder, *span, decoding.text + video, decoding.chunk, self.precision)
+        graph = decoder_graph(self.decoder, *span, decoding.text + video, decoding.chunk, self.precision)
+        return replace(graph, int4=self.has_int4)
 
     def rules(self, graph: JudgedGraph) -> Rules:
         """What outputs of a graph of this export are judged by."""

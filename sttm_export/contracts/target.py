@@ -62,6 +62,19 @@ class TargetSpec:
                 f"{' or '.join(PRECISIONS)}."
             )
 
+    def check_decoder_weights(self, weights: str) -> None:
+        """The same of what the weights of a decoder are stored in.
+
+        Raises:
+            UserError: the reason, and the targets that have it.
+        """
+        if weights in self.lacks:
+            others = ", ".join(name for name, row in targets().items() if weights not in row.lacks)
+            raise UserError(
+                f"Target '{self.name}' lacks {weights}: {self.lacks[weights]}; leave --decoder-precision {weights} "
+                f"out, or choose a target that has it: {others}."
+            )
+
     def to_json(self) -> dict[str, Any]:
         """Return plain values; a device has no reader for TOML, so the row travels as JSON."""
         return dataclasses.asdict(self) | {"lacks": dict(self.lacks)}

@@ -19,6 +19,7 @@ from sttm_export.contracts.decoding import Span
 from sttm_export.contracts.graph import CLIP, FLOAT_OF, GraphSpec, Judge, JudgedGraph
 from sttm_export.contracts.model import counted
 from sttm_export.contracts.recipe import Recipe
+from sttm_export.families.int4_parts import group_quantizing, head_quantizing, product_of, reference_weights, stored
 from sttm_export.families.modules import as_stage, build_module
 from sttm_export.families.part import Array, Arrays, Case, Part, Progress, State
 from sttm_export.language.checkpoint import group_shapes, head_shapes, module_state
@@ -57,17 +58,19 @@ def _group_part(recipe: Recipe, span: Span) -> Part:
     graph = JudgedGraph.of(declared, judge, layers)
 
     def build(state: State) -> DecoderGroup:
-        return build_module(lambda: DecoderGroup(spec, *span), module_state(state), recipe.precision)
+        weights = module_state(stored(recipe, state))
+        return build_module(lambda: DecoderGroup(spec, *span, product_of(recipe)), weights, recipe.precision)
 
     return Part(
         graph=graph,
         shapes=group_shapes(spec, *span),
         module=build,
         eager=lambda state: as_stage(build(state), graph),
-        reference=lambda state: as_stage(ReferenceGroup(spec, state, *span), graph),
+        reference=lambda state: as_stage(ReferenceGroup(spec, reference_weights(recipe, state), *span), graph),
         cases=rows.cases,
         forward=rows.forward,
         calls=rows.calls,
+        quantizing=group_quantizing(recipe, span, rows.given),
         operations=2 * graph.row_counts[0] * spec.layer_parameters * layers,
         activations=_activations(graph, spec.heads),
     )
@@ -78,7 +81,8 @@ def _head_part(recipe: Recipe) -> Part:
     graph = JudgedGraph.of(recipe.head_graph, Judge("floats", 1, spec.hidden_size, FLOAT_OF[recipe.precision]))
 
     def build(state: State) -> Head:
-        return build_module(lambda: Head(spec), module_state(state), recipe.precision)
+        weights = module_state(stored(recipe, state))
+        return build_module(lambda: Head(spec, product_of(recipe)), weights, recipe.precision)
 
     def cases(clip: Arrays) -> Iterator[Case]:
         last = _floats(clip, "hidden")[-1:]
@@ -90,10 +94,11 @@ def _head_part(recipe: Recipe) -> Part:
         shapes=head_shapes(spec),
         module=build,
         eager=lambda state: as_stage(build(state), graph),
-        reference=lambda state: as_stage(reference_head(spec, state), graph),
+        reference=lambda state: as_stage(reference_head(spec, reference_weights(recipe, state)), graph),
         cases=cases,
         forward=lambda session, clip, _: session.run({"hidden": _floats(clip, "hidden")[-1:]}),
         calls=lambda _: 1,
+        quantizing=head_quantizing(recipe),
         operations=2 * spec.vocabulary * spec.hidden_size,
     )
 

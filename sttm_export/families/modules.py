@@ -30,7 +30,7 @@ def build_module(make: Callable[[], Module], state: Mapping[str, Tensor], precis
     """Return a module in eval mode with parameters of the given precision.
 
     It is made without storage and takes the tensors over, so a state that already has the dtype is shared and any other
-    costs one copy.
+    costs one copy. Whole numbers stay what they are.
 
     Raises:
         UserError: a weight that float16 cannot hold.
@@ -76,5 +76,7 @@ def check_fits(name: str, tensor: Tensor, dtype: torch.dtype) -> None:
 
 
 def _converted(name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    if not tensor.is_floating_point():
+        return tensor
     check_fits(name, tensor, dtype)
     return tensor.to(dtype)

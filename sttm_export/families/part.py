@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sttm_export.contracts.graph import JudgedGraph
+from sttm_export.contracts.losses import Losses
 from sttm_export.contracts.model import ModelSpec
 from sttm_export.contracts.recipe import Recipe
 from sttm_export.quantization.points import Point
@@ -43,6 +44,19 @@ class Case:
 
 
 @dataclass(frozen=True)
+class Quantizing:
+    """How weights of a part become fewer bits, and what that loses.
+
+    Module, eager and reference of the part take quantized weights, and quantize others themselves.
+    """
+
+    # Weights as they were read → quantized ones, and what each has lost.
+    apply: Callable[[State, Progress], tuple[State, Losses]]
+    # Both, and what the clip has become before this part → what outputs lose, and what the next part needs for that.
+    measure: Callable[[State, State, Arrays, Progress], tuple[Losses, Arrays]]
+
+
+@dataclass(frozen=True)
 class Part:
     """One graph of a model and all that is needed to export, try it."""
 
@@ -59,6 +73,7 @@ class Part:
     calls: Callable[[int], int]  # of the graph that `forward` makes for a clip of so many frames, about
     # What the clip had become, from the inputs of its fixture; None where the reference needs weights.
     clip_of: Callable[[Arrays], Arrays] | None = None
+    quantizing: Quantizing | None = None  # None where weights are stored as floats
     operations: int = 0  # multiplications and additions of one call with its weights
     points: tuple[Point, ...] = ()  # of a vision encoder: the tensors that int8 products may read
     activations: int = 0  # bytes of the largest tensors that are alive at once in float32, weights left out

@@ -9,7 +9,9 @@ from typing import Any
 
 from sttm_export.contracts.graph import ROWS, ROWS_SYMBOL, STORAGE, GraphSpec, TensorSpec
 from sttm_export.graphs.faults import GraphError
-from sttm_export.graphs.structure import Structure, TensorType, is_external, label, load_structure
+from sttm_export.graphs.structure import Structure, TensorType, dtype_name, is_external, label, load_structure
+
+_HALF_BYTES = frozenset({"INT4", "UINT4", "FLOAT4E2M1"})
 
 
 def check_graph(path: Path, spec: GraphSpec) -> None:
@@ -85,11 +87,13 @@ def _external_end(tensor: Any, path: Path) -> tuple[str, int]:
 
 
 def tensor_bytes(tensor: Any) -> int:
-    """Return the size in bytes of a tensor of a whole-byte dtype, from its dims alone."""
+    """Return the size in bytes of a tensor, from its dtype and dims alone; four bits are packed two a byte."""
     import onnx
 
-    itemsize = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
-    return int(math.prod(tensor.dims) * itemsize)
+    count = int(math.prod(tensor.dims))
+    if dtype_name(tensor.data_type) in _HALF_BYTES:
+        return -(-count // 2)
+    return count * int(onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize)
 
 
 def _require_static(found: TensorType, where: str, free: bool) -> None:

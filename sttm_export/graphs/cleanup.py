@@ -4,9 +4,10 @@ Rules, in the order in which they are applied:
 
 1. Functions are inlined; unused functions and opset imports go. TensorRT's parser reads local functions, but node names
    in its messages would then point nowhere.
-2. What is constant is computed (`folding.py`), and detours that change no bit of any value go (`simplify.py`): casts to
-   the dtype a value already has, identities, views of views, expansions before what broadcasts, nodes that do the same.
-   The exporter's own optimizer is not run, because it rounds.
+2. Weights of four bits get ONNX's own operator (`int4.py`). What is constant is computed (`folding.py`), and detours
+   that change no bit of any value go (`simplify.py`): casts to the dtype a value already has, identities, views of
+   views, expansions before what broadcasts, nodes that do the same. The exporter's own optimizer is not run, because it
+   rounds.
 3. INT64 goes where INT32 will do (`integers.py`).
 4. Float16 products are summed in float32, if that is asked for (`accumulate.py`).
 5. Nodes and initializers that nothing reads go; constants of one value are stored as one element, equal ones once
@@ -30,13 +31,14 @@ from sttm_export.graphs import simplify
 from sttm_export.graphs.accumulate import sum_in_float32
 from sttm_export.graphs.constants import merge_equal, shrink_uniform
 from sttm_export.graphs.folding import fold_constants
+from sttm_export.graphs.int4 import store_int4
 from sttm_export.graphs.integers import narrow_bool_reductions, narrow_indices
 
 PRODUCER = "sttm-export"
 # The exporter lists the module path of a node here, outermost first; the last entry is the node itself.
 SCOPES = "pkg.torch.onnx.name_scopes"
 PASSES = (
-    *(fold_constants, simplify.infer_types, simplify.drop_no_op_casts, simplify.drop_identities),
+    *(store_int4, fold_constants, simplify.infer_types, simplify.drop_no_op_casts, simplify.drop_identities),
     *(simplify.join_transpositions, simplify.drop_still_moves, simplify.drop_expansions, simplify.join_views),
     *(simplify.merge_equal_nodes, narrow_indices, narrow_bool_reductions),
 )

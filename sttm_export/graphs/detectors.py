@@ -72,9 +72,10 @@ def _nodes(rule: Rule, structure: Structure) -> list[Any]:
 @_detects("opset-range")
 def _opset_range(rule: Rule, structure: Structure, target: TargetSpec) -> Places:
     low, high = target.opsets
+    needed = ", which INT4 weights need" if "INT4" in _dtypes(structure) else ""
     for row in structure.model.opset_import:
         if row.domain in STANDARD_DOMAINS and not low <= row.version <= high:
-            yield "graph", f"opset {row.version}, {target.name} reads {low} to {high}"
+            yield "graph", f"opset {row.version}{needed}, {target.name} reads {low} to {high}"
 
 
 @_detects("external-data")

@@ -13,15 +13,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sttm_export.contracts.graph import ROWS, ROWS_SYMBOL, Accumulate, GraphSpec
+from sttm_export.graphs import int4, quantize
 from sttm_export.graphs.check import check_graph
 from sttm_export.graphs.cleanup import clean_up
 from sttm_export.graphs.lowering import lower
-from sttm_export.graphs.quantize import translations
 
 if TYPE_CHECKING:
     import torch
 
-# The highest opset that every target reads: TensorRT 10.3 of JetPack 6.2 stops at 20.
+# The highest opset that every target reads: TensorRT 10.3 of JetPack 6.2 stops at 20. Graphs with weights of four bits
+# need one more (`int4.py`).
 OPSET = 20
 # Constants up to this size stay in the graph file: shapes, axes and scalars must be there for shape inference, which
 # does not open the weights. Everything larger goes to `<name>.onnx.data`, for small graphs too: one layout to copy.
@@ -132,12 +133,12 @@ def trace(module: torch.nn.Module, spec: GraphSpec, *, stack_traces: bool = Fals
         program = torch.onnx.export(
             lower(traced),
             dynamo=True,
-            opset_version=OPSET,
+            opset_version=int4.OPSET if int4.has_int4(traced) else OPSET,
+            custom_translation_table=quantize.translations() | int4.translations(traced),
             input_names=[tensor.name for tensor in spec.inputs],
             output_names=[tensor.name for tensor in spec.outputs],
             verbose=False,
             optimize=False,
-            custom_translation_table=translations(),
         )
     if program is None:
         raise RuntimeError("torch.onnx.export returned nothing although dynamo=True.")

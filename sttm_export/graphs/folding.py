@@ -31,7 +31,8 @@ def fold_constants(model: Any) -> int:
     """
     known: dict[Any, Array] = {}
     for value in model.graph.initializers.values():
-        if value.const_value is not None:
+        # Looked at by its type first: numbers of four bits would be unpacked.
+        if value.const_value is not None and value.const_value.dtype.numpy() in DTYPES:
             _know(known, value, value.const_value.numpy())
     folded = []
     for node in model.graph:

@@ -121,10 +121,15 @@ def _fixtures(bundle: Bundle) -> Check:
 
 
 def _precision(bundle: Bundle, target: TargetSpec) -> Check:
-    found, needed = bundle.manifest.precision, f"one of {', '.join(target.precisions)}"
-    if found in target.precisions:
-        return Check("precision", "ok", found, needed)
-    return Check("precision", "failed", found, needed, "export again with a --precision that the target has")
+    manifest, needed = bundle.manifest, f"one of {', '.join(target.precisions)}"
+    weights = manifest.decoding.weights if manifest.decoding else "float"
+    found = manifest.precision if weights == "float" else f"{manifest.precision}, weights of the decoder in {weights}"
+    if manifest.precision not in target.precisions:
+        return Check("precision", "failed", found, needed, "export again with a --precision that the target has")
+    if weights in target.lacks:
+        fix = f"{target.lacks[weights]}; export again without --decoder-precision {weights}, or update JetPack"
+        return Check("precision", "failed", found, needed, fix)
+    return Check("precision", "ok", found, needed)
 
 
 def _rules(bundle: Bundle, target: TargetSpec) -> Check:

@@ -11,13 +11,15 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from sttm_export.contracts.decoder import DecoderSpec
+from sttm_export.contracts.decoding import INT4_GROUP
+from sttm_export.errors import UserError
 from sttm_export.weights.layout import Closed, Shape, differing, look_up
 from sttm_export.weights.spread import spread
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-LANGUAGE = "language."
+LANGUAGE, WEIGHT = "language.", ".weight"
 
 
 def embedding_shapes(spec: DecoderSpec) -> dict[str, Shape]:
@@ -45,6 +47,26 @@ def parameter_shapes(spec: DecoderSpec) -> dict[str, Shape]:
 def module_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return parameters of a group, or of the head, as `DecoderGroup` and `Head` name them."""
     return {name.removeprefix(LANGUAGE): tensor for name, tensor in state.items()}
+
+
+def is_product(name: str) -> bool:
+    """Whether a parameter, by its canonical name, is the weight of a product: of a projection or of the head."""
+    return name.endswith(f"_proj{WEIGHT}") or name == f"{LANGUAGE}head{WEIGHT}"
+
+
+def check_groups(spec: DecoderSpec, title: str) -> None:
+    """Refuse a decoder whose sums are not whole groups.
+
+    Raises:
+        UserError: says which size of the model it is.
+    """
+    sizes = {"hidden_size": spec.hidden_size, "intermediate_size": spec.intermediate_size}
+    for name, size in sizes.items():
+        if size % INT4_GROUP:
+            raise UserError(
+                f"INT4 weights are stored in groups of {INT4_GROUP} along each sum, and the {name} of {title}, {size}, "
+                f"is no multiple of {INT4_GROUP}; leave --decoder-precision int4 out."
+            )
 
 
 def prefixes(model: str, head: str = "") -> tuple[tuple[str, str], ...]:

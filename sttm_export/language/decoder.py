@@ -11,7 +11,7 @@ reaches 10^4 in some channels, where float16 has steps of 8.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -19,6 +19,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sttm_export.contracts.decoder import DecoderSpec
+
+Product = Callable[[int, int], nn.Module]
+"""Makes a product of so many inputs and outputs, without a bias, [S, inputs] → [S, outputs]."""
+
+
+def plain(inputs: int, outputs: int) -> nn.Module:
+    """A product whose weights have the dtype of its input."""
+    return nn.Linear(inputs, outputs, bias=False)
 
 
 class RMSNorm(nn.Module):
@@ -42,16 +50,16 @@ class Attention(nn.Module):
     dimensions and go from one product to the other without a reshape: only so does TensorRT-RTX 1.7 fuse them.
     """
 
-    def __init__(self, spec: DecoderSpec) -> None:
+    def __init__(self, spec: DecoderSpec, product: Product = plain) -> None:
         super().__init__()
         width, inner = spec.hidden_size, spec.kv_heads * spec.head_dim
         self.groups, self.shared, self.head_dim = spec.kv_heads, spec.queries_per_key, spec.head_dim
         # One product, so that an engine with a profile for chunks and one for tokens stores its weights once; the bias
         # stands apart, because a float32 product with a bias inside is taken for one with float32 weights.
-        self.qkv_proj = nn.Linear(width, width + 2 * inner, bias=False)
+        self.qkv_proj = product(width, width + 2 * inner)
         self.qkv_bias = nn.Parameter(torch.zeros(width + 2 * inner))
-        self.o_proj = nn.Linear(width, width, bias=False)
-        _take_joined(self, "qkv_proj.weight", [f"{kind}_proj.weight" for kind in "qkv"])
+        self.o_proj = product(width, width)
+        _take_joined_products(self, "qkv_proj", [f"{kind}_proj" for kind in "qkv"])
         _take_joined(self, "qkv_bias", [f"{kind}_proj.bias" for kind in "qkv"])
 
     def forward(
@@ -79,12 +87,12 @@ class Attention(nn.Module):
 class MLP(nn.Module):
     """down(SiLU(gate) · up)."""
 
-    def __init__(self, spec: DecoderSpec) -> None:
+    def __init__(self, spec: DecoderSpec, product: Product = plain) -> None:
         super().__init__()
         # One product, and float32 before it is parted: else an engine with two profiles stores its weights twice.
-        self.gate_up_proj = nn.Linear(spec.hidden_size, 2 * spec.intermediate_size, bias=False)
-        self.down_proj = nn.Linear(spec.intermediate_size, spec.hidden_size, bias=False)
-        _take_joined(self, "gate_up_proj.weight", ["gate_proj.weight", "up_proj.weight"])
+        self.gate_up_proj = product(spec.hidden_size, 2 * spec.intermediate_size)
+        self.down_proj = product(spec.intermediate_size, spec.hidden_size)
+        _take_joined_products(self, "gate_up_proj", ["gate_proj", "up_proj"])
 
     def forward(self, x: Tensor) -> Tensor:
         """Map [S, C] to [S, C]."""
@@ -95,12 +103,12 @@ class MLP(nn.Module):
 class DecoderLayer(nn.Module):
     """One pre-norm layer; it loads parameters under their published names."""
 
-    def __init__(self, spec: DecoderSpec) -> None:
+    def __init__(self, spec: DecoderSpec, product: Product = plain) -> None:
         super().__init__()
         self.input_layernorm = RMSNorm(spec.hidden_size, spec.rms_norm_eps)
-        self.self_attn = Attention(spec)
+        self.self_attn = Attention(spec, product)
         self.post_attention_layernorm = RMSNorm(spec.hidden_size, spec.rms_norm_eps)
-        self.mlp = MLP(spec)
+        self.mlp = MLP(spec, product)
 
     def forward(
         self, x: Tensor, cos: Tensor, sin: Tensor, slots: Tensor, keys: Tensor, values: Tensor
@@ -118,11 +126,12 @@ class DecoderGroup(nn.Module):
         spec: of the whole decoder.
         first: its first layer.
         last: one past its last layer.
+        product: makes the products of a layer.
     """
 
-    def __init__(self, spec: DecoderSpec, first: int, last: int) -> None:
+    def __init__(self, spec: DecoderSpec, first: int, last: int, product: Product = plain) -> None:
         super().__init__()
-        self.layers = nn.ModuleDict({str(layer): DecoderLayer(spec) for layer in range(first, last)})
+        self.layers = nn.ModuleDict({str(layer): DecoderLayer(spec, product) for layer in range(first, last)})
 
     def forward(self, hidden: Tensor, cos: Tensor, sin: Tensor, slots: Tensor, *buffers: Tensor) -> tuple[Tensor, ...]:
         """Run S rows through the layers.
@@ -147,14 +156,20 @@ class DecoderGroup(nn.Module):
 class Head(nn.Module):
     """Norm and vocabulary: the last row of a residual stream → logits."""
 
-    def __init__(self, spec: DecoderSpec) -> None:
+    def __init__(self, spec: DecoderSpec, product: Product = plain) -> None:
         super().__init__()
         self.norm = RMSNorm(spec.hidden_size, spec.rms_norm_eps)
-        self.head = nn.Linear(spec.hidden_size, spec.vocabulary, bias=False)
+        self.head = product(spec.hidden_size, spec.vocabulary)
 
     def forward(self, hidden: Tensor) -> Tensor:
         """Map [1, C] float32 to logits [1, V] float32."""
         return self.head(self.norm(hidden)).float()  # type: ignore[no-any-return]
+
+
+def _take_joined_products(module: nn.Module, name: str, parts: Sequence[str]) -> None:
+    """The same of a product, whatever it stores of its outputs: weights, or numbers and scales."""
+    for stored in getattr(module, name).state_dict():
+        _take_joined(module, f"{name}.{stored}", [f"{part}.{stored}" for part in parts])
 
 
 def _take_joined(module: nn.Module, name: str, parts: Sequence[str]) -> None:

@@ -56,7 +56,7 @@ class ReferenceGroup(nn.Module):
 
     def __init__(self, spec: DecoderSpec, state: Mapping[str, Tensor], first: int, last: int) -> None:
         super().__init__()
-        self.layers = _layers(spec, state, first, last)
+        self.layers = layers_of(spec, state, first, last)
 
     def forward(self, hidden: Tensor, cos: Tensor, sin: Tensor, slots: Tensor, *buffers: Tensor) -> tuple[Tensor, ...]:
         """Run S rows through the layers; all of them must fit into the buffers.
@@ -78,7 +78,7 @@ class ReferenceGroup(nn.Module):
         with torch.no_grad():
             for index, (layer, keys, values) in enumerate(zip(self.layers, buffers[::2], buffers[1::2], strict=True)):
                 cache.update(keys[None, :, :past], values[None, :, :past], index)
-                hidden = _through(layer, hidden, (cos, sin), cache, past)
+                hidden = through(layer, hidden, (cos, sin), cache, past)
         grown = [tensor[0] for layer in cache.layers for tensor in (layer.keys, layer.values)]
         written = (torch.cat([new, old[:, new.shape[1] :]], 1) for new, old in zip(grown, buffers, strict=True))
         return hidden, *written
@@ -96,7 +96,7 @@ class ReferenceDecoder:
         from transformers.cache_utils import DynamicCache
 
         self._embeddings = state["language.embed.weight"].float()
-        self._layers, self._head = _layers(spec, state, 0, spec.layers), reference_head(spec, state)
+        self._layers, self._head = layers_of(spec, state, 0, spec.layers), reference_head(spec, state)
         self._spec, self._cache = spec, DynamicCache()
 
     def prefill(
@@ -148,7 +148,7 @@ class ReferenceDecoder:
     def _layer(self, layer: int, hidden: Tensor, positions: NDArray[np.int64]) -> Tensor:
         cos, sin = map(torch.from_numpy, rotary_tables(self._spec, positions))
         past = int(self._cache.get_seq_length(layer))
-        return _through(self._layers[layer], hidden, (cos, sin), self._cache, past)
+        return through(self._layers[layer], hidden, (cos, sin), self._cache, past)
 
     def _logits(self, hidden: Tensor) -> Tensor:
         logits: Tensor = self._head(hidden[-1:])
@@ -167,8 +167,8 @@ def reference_head(spec: DecoderSpec, state: Mapping[str, Tensor]) -> nn.Module:
     return head.requires_grad_(False).eval()
 
 
-def _layers(spec: DecoderSpec, state: Mapping[str, Tensor], first: int, last: int) -> nn.ModuleList:
-    """Layers of `transformers`, numbered from 0 as their cache is."""
+def layers_of(spec: DecoderSpec, state: Mapping[str, Tensor], first: int, last: int) -> nn.ModuleList:
+    """Layers `first` to `last` - 1 of `transformers`, numbered from 0 as their cache is."""
     from transformers import Qwen2Config
     from transformers.models.qwen2.modeling_qwen2 import Qwen2DecoderLayer
 
@@ -185,12 +185,13 @@ def _layers(spec: DecoderSpec, state: Mapping[str, Tensor], first: int, last: in
         layers = nn.ModuleList(Qwen2DecoderLayer(config, index) for index in range(last - first))
     for index, layer in enumerate(layers):
         prefix = f"language.layers.{first + index}."
-        own = {name.removeprefix(prefix): tensor.float() for name, tensor in state.items() if name.startswith(prefix)}
+        # By name: a mapping may make its tensors when they are asked for.
+        own = {name.removeprefix(prefix): state[name].float() for name in state if name.startswith(prefix)}
         layer.load_state_dict(own, assign=True)
     return layers.requires_grad_(False).eval()
 
 
-def _through(layer: nn.Module, hidden: Tensor, tables: tuple[Tensor, Tensor], cache: Any, past: int) -> Tensor:
+def through(layer: nn.Module, hidden: Tensor, tables: tuple[Tensor, Tensor], cache: Any, past: int) -> Tensor:
     """Rows [S, C] with cosines and sines [S, D] through a layer, behind `past` rows in its cache."""
     mask = torch.full((len(hidden), past + len(hidden)), -torch.inf).triu(past + 1)
     batched = tuple(table[None] for table in tables)

@@ -43,7 +43,12 @@ class OrtSession:
     ) -> None:
         self._graph = graph
         self._path = Path(path)
-        self._session = _load(self._path, _options(threads, low_memory), provider)
+        options = _options(threads, low_memory)
+        if graph.int4:
+            # Unpacked once, as they are loaded: at each call it takes thirty times as long for one row, and without a
+            # cast before the product its other factor is rounded to eight bits.
+            options.add_session_config_entry("session.disable_quant_qdq", "1")
+        self._session = _load(self._path, options, provider)
         self._check_names()
         self._state: dict[str, Any] = {}
         self.reset()

@@ -9,7 +9,7 @@ Keys of the manifest that are read; each may be missing in a report, and its sec
 - `validation`: `ValidationReport.to_json()`
 - `example` {clip, num_tokens, tokens_per_frame, timestamps, thresholds, margins, converged, fidelity {relative_error,
   cosine, error_of_frame, cosine_of_frame}, similarities {spatial, temporal: `Histogram.to_json()`}}
-- `quantization` {points} and `int4_losses` {weights, layers, logits}: what few bits cost
+- `int4_losses`: fields of `Losses`
 - `files`: [{path, bytes, sha256}], or {path: {bytes, sha256}}
 - `thresholds`: fields of `Thresholds`
 - `calibration`, `quantization`: fields of `CalibrationFile` and `Quantization`

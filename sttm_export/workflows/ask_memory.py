@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from sttm_export.bundle.opened import Bundle
-from sttm_export.contracts.decoding import HEAD
+from sttm_export.contracts.decoding import HEAD, INT4_BYTES
 from sttm_export.contracts.graph import FLOAT_OF, VISION_ENCODER
 from sttm_export.errors import UserError
 from sttm_export.system import read_memory, size_text
@@ -34,7 +34,8 @@ def estimate_memory(bundle: Bundle, *, video: bool) -> int:
     recipe = bundle.manifest.recipe
     groups = [recipe.group_graph(span).name for span in (*recipe.below, *recipe.above)]
     state = sum(tensor.nbytes for name in groups for tensor in bundle.graph(name).kept)
-    language = _weights(bundle, [*groups, HEAD]) + 2 * state
+    # Unpacked as they are loaded, to the float32 that the processor computes in.
+    language = int(_weights(bundle, [*groups, HEAD]) * (2 / INT4_BYTES if recipe.has_int4 else 1)) + 2 * state
     return max(language, _weights(bundle, [VISION_ENCODER]) if video else 0)
 
 

@@ -95,6 +95,8 @@ def _refuse_failures(bundle: Bundle, built: Sequence[EngineRecord]) -> None:
 
 def _check_target(bundle: Bundle, target: TargetSpec, requests: Sequence[EngineRequest], *, force: bool) -> None:
     target.check_precision(bundle.manifest.precision)
+    if decoding := bundle.manifest.decoding:
+        target.check_decoder_weights(decoding.weights)
     check_strangers(bundle.path, target.name, [graph.stem for graph in graphs_of(bundle)])
     # None where no GPU tells.
     wanted = [request.capability or gpu_capability() for request in requests]

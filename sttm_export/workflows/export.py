@@ -31,6 +31,7 @@ from sttm_export.bundle.records import EngineRecord
 from sttm_export.bundle.store import ENGINES, seal_target
 from sttm_export.contracts.calibration import CALIBRATION
 from sttm_export.contracts.graph import CLIP, INT8, GraphSpec, JudgedGraph
+from sttm_export.contracts.losses import Losses
 from sttm_export.contracts.model import ModelSpec
 from sttm_export.contracts.quantization import Quantization
 from sttm_export.contracts.target import targets
@@ -44,6 +45,7 @@ from sttm_export.runtime.preprocess import pixel_values
 from sttm_export.terminal import Advance, Steps
 from sttm_export.validation.player import ShownClip
 from sttm_export.validation.results import ValidationReport
+from sttm_export.validation.stages import EAGER, REFERENCE
 from sttm_export.workflows.example import example_json, shown_clip
 from sttm_export.workflows.language_files import rows_before, write_language_files
 from sttm_export.workflows.output import keep_rejected, publish, staging
@@ -96,6 +98,7 @@ class _Made:
     digests: list[str] = field(default_factory=list)  # of all weights, in the order in which they were read
     findings: dict[str, list[dict[str, str]]] = field(default_factory=dict)
     quantization: Quantization | None = None
+    losses: Losses | None = None  # of weights of four bits
     report: ValidationReport | None = None
     example: dict[str, Any] | None = None
     clip: ShownClip | None = None
@@ -131,23 +134,31 @@ def _make_graphs(plan: ExportPlan, partial: Path, steps: Steps) -> _Made:
             made.digests += [graph.weights_sha256] if state else []
             if plan.calibration and part.points:
                 check_weights(plan.calibration, graph.weights_sha256)
+            original, state = state, _quantize(part, state, made, advance)
             path = _export_graph(part, state, plan, partial, advance)
             made.graphs.append(graph)
             for target, rows in _check_targets(path, graph, plan).items():
                 made.findings.setdefault(target, []).extend(rows)
         if scene is None:
+            del original, state
             continue
         with steps.step(f"Validate the {title}", steady=True) as advance:
+            losses, carried = _measure_losses(part, original, state, clip, advance)
+            clip |= carried
+            del original
             session = functools.partial(OrtSession, path, graph, low_memory=bool(part.shapes))
             rules, pack = plan.recipe.rules(graph), _partial_writer(partial, graph)
             found, outputs = examine(part, state, session, rules, clip, advance, name=scene.name, pack=pack)
             made.report = (made.report or ValidationReport()) + found
+            if losses:
+                made.losses = (made.losses or Losses()) + losses.beside(_rounding(found, graph))
             clip |= outputs
         del state, session
         gc.collect()
         if part.points and float_features is not None:
             _compare_decisions(plan, float_features, clip, made, steps)
     made.source = replace(made.source, sha256=combined(made.digests))
+    _add_findings(made)
     if scene is not None and made.report is not None:
         merged = merged_of(clip, plan.merge)
         made.report += ValidationReport([], list(one_frame_note(clip, plan.model.step)))
@@ -204,6 +215,43 @@ def _take_clip(plan: ExportPlan) -> tuple[Scene | None, dict[str, Any]]:
 
 def _pixels(plan: ExportPlan, scene: Scene) -> NDArray[np.floating]:
     return pixel_values(scene.frames, plan.model.pixels, plan.model.frames_per_step)
+
+
+def _quantize(part: Part, state: dict[str, Any], made: _Made, advance: Advance) -> dict[str, Any]:
+    """Quantize the weights of a part, where they are to be, and note what that loses."""
+    if part.quantizing is None:
+        return state
+    told: Callable[[int, int], None] = lambda done, count: advance("quantizing its weights", done / count)  # noqa: E731
+    quantized, losses = part.quantizing.apply(state, told)
+    made.losses = (made.losses or Losses()) + losses
+    return dict(quantized)
+
+
+def _measure_losses(
+    part: Part, original: State, state: State, clip: Arrays, advance: Advance
+) -> tuple[Losses | None, dict[str, Any]]:
+    """What the outputs of a part lose by its quantized weights, and what the next part needs to measure its own."""
+    if part.quantizing is None:
+        return None, {}
+    told: Callable[[int, int], None] = lambda _done, _count: advance("what four bits a weight lose", None)  # noqa: E731
+    told(0, 1)
+    losses, carried = part.quantizing.measure(original, state, clip, told)
+    return losses, dict(carried)
+
+
+def _rounding(found: ValidationReport, graph: GraphSpec) -> float:
+    """Relative error of a graph's first output on the clip, against its reference; 0 where it was not compared."""
+    name = graph.outputs[0].name
+    rows = [row for row in found if row.tensor == name and row.stage not in (EAGER, REFERENCE) and row.comparison]
+    return float(f"{rows[0].comparison.relative_frobenius:.4g}") if rows and rows[0].comparison else 0.0
+
+
+def _add_findings(made: _Made) -> None:
+    """Name weights that four bits suit badly; without a validation they stand in the manifest alone."""
+    from sttm_export.families.int4_parts import heavy_weights
+
+    if made.losses and made.report:
+        made.report += ValidationReport([], heavy_weights(made.losses))
 
 
 def _export_graph(part: Part, state: State, plan: ExportPlan, partial: Path, advance: Advance) -> Path:
@@ -299,6 +347,7 @@ def _manifest(plan: ExportPlan, made: _Made) -> dict[str, Any]:
         "graphs": [dataclasses.asdict(graph) for graph in made.graphs],
         "targets": [target.name for target in plan.targets],
         "rule_findings": made.findings,
+        "int4_losses": dataclasses.asdict(made.losses) if made.losses else None,
         "validation": made.report.to_json() if made.report else None,
         "example": made.example,
         "versions": _versions(),

@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 
 from sttm_export.contracts.calibration import GivenCalibration
-from sttm_export.contracts.decoding import MOST_CHUNK, MOST_TEXT, Decoding, largest_group
+from sttm_export.contracts.decoding import MOST_CHUNK, MOST_TEXT, DecoderWeights, Decoding, largest_group
 from sttm_export.contracts.graph import ACCUMULATES, INT8, PRECISIONS
 from sttm_export.contracts.merge import MAX_FRAMES, MergeSpec
 from sttm_export.contracts.model import ModelSpec
@@ -18,7 +18,7 @@ from sttm_export.engines.build import check_capabilities
 from sttm_export.errors import UserError, did_you_mean
 from sttm_export.families.part import Part
 from sttm_export.families.registry import parts_of
-from sttm_export.language.checkpoint import embedding_shapes
+from sttm_export.language.checkpoint import check_groups, embedding_shapes
 from sttm_export.quantization.points import check_ranges, pick_points
 from sttm_export.weights.layout import Shape
 from sttm_export.workflows.output import check_output
@@ -67,13 +67,20 @@ class ExportPlan:
 def default_output(
     model: ModelSpec, budget: float, frames: int, precision: str, decoding: Decoding | None = None
 ) -> Path:
-    """`llava-video-7b-t32-b0.5-fp16` in the working directory; `-l2` behind it where tokens merge at layer 2."""
+    """`llava-video-7b-t32-b0.5-fp16` in the working directory; with a decoder `-l2` behind it, and `-int4`."""
     layer = f"-l{decoding.merge_layer}" if decoding else ""
-    return Path(f"{model.name}-t{frames}-b{budget:g}-{precision}{layer}")
+    weights = f"-{decoding.weights}" if decoding and decoding.weights != "float" else ""
+    return Path(f"{model.name}-t{frames}-b{budget:g}-{precision}{layer}{weights}")
 
 
 def pick_decoding(
-    model: ModelSpec, precision: str, merge_layer: int | None, group_layers: int | None, chunk: int, text: int
+    model: ModelSpec,
+    precision: str,
+    merge_layer: int | None,
+    group_layers: int | None,
+    chunk: int,
+    text: int,
+    weights: str | None = None,
 ) -> Decoding:
     """How the language model is exported, with the model's own layer and groups where none are given.
 
@@ -94,7 +101,27 @@ def pick_decoding(
     _check_option("--group-layers", group_layers, 1, decoder.layers, "layers in one graph")
     _check_option("--chunk", chunk, 2, MOST_CHUNK, "rows a call")
     _check_option("--text-tokens", text, chunk, MOST_TEXT, "tokens, one chunk at least")
-    return Decoding(layer, group_layers, chunk, text)
+    return Decoding(layer, group_layers, chunk, text, _decoder_weights(model, precision, weights))
+
+
+def _decoder_weights(model: ModelSpec, precision: str, wanted: str | None) -> DecoderWeights:
+    """What `--decoder-precision` asks for: nothing else than `--precision` says, or four bits."""
+    if wanted in (None, precision):
+        return "float"
+    if wanted != "int4":
+        known = (precision, "int4") if precision in PRECISIONS else ("int4",)
+        raise UserError(
+            f"--decoder-precision {wanted} is not possible with --precision {precision}: a decoder computes in the "
+            f"precision of the export, and its weights can be stored in int4.{did_you_mean(str(wanted), known)}"
+        )
+    if precision != "fp16":
+        raise UserError(
+            f"--decoder-precision int4 is not possible with --precision {precision}: INT4 weights are multiplied as "
+            "float16; give --precision fp16."
+        )
+    assert model.decoder is not None, "who asks has checked that there is a decoder"
+    check_groups(model.decoder, model.title)
+    return "int4"
 
 
 def _check_option(name: str, value: int, least: int, most: int, what: str) -> None:
@@ -102,13 +129,17 @@ def _check_option(name: str, value: int, least: int, most: int, what: str) -> No
         raise UserError(f"{name} {value} is not possible; give {what}, {least} to {most}.")
 
 
-def pick_targets(names: Sequence[str], capabilities: Sequence[str], precision: str) -> tuple[TargetSpec, ...]:
+def pick_targets(
+    names: Sequence[str], capabilities: Sequence[str], precision: str, decoding: Decoding | None = None
+) -> tuple[TargetSpec, ...]:
     """Look targets up and refuse what they do not have."""
     targets = tuple(find_target(name) for name in dict.fromkeys(names))
     check_capabilities(targets, capabilities)
     # Before `check_plan`: that the hardware lacks a precision says more than that this program does not export it.
     for target in targets:
         target.check_precision(precision)
+        if decoding:
+            target.check_decoder_weights(decoding.weights)
     return targets
 
 
