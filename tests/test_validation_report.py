@@ -275,11 +275,10 @@ def test_features_that_are_not_finite(manifest):
 
 
 def test_what_few_bits_cost(manifest):
-    figures = {"cost": 0.01, "sqnr_unscaled_db": 19.0, "moved": 2, "method": "squared_error"}
-    points = [{"name": f"layer.{i}.fc1", "sqnr_db": 20.0 + i, "int8": i > 0} | figures for i in range(3)]
-    sizes = {"layers": "auto", "trials": 1, "weight_bytes": 10, "weight_bytes_float16": 20}
-    quantization = {"points": points, "decisions": None} | sizes
-    calibration = {"name": "mine.json", "sha256": 64 * "a", "clips": 1, "frames": 8}
+    figures = {"cost": 0.01, "sqnr_unscaled_db": 18.0, "moved": 0, "method": "entropy"}
+    points = [{"name": f"layer.{i}.fc1", "sqnr_db": 20.0 + i, "int8": i > 0, **figures} for i in range(3)]
+    sizes = {"layers": "auto", "trials": 0, "weight_bytes": 1024, "weight_bytes_float16": 2048, "decisions": None}
+    calibration = {"name": "a", "frames": 8, "clips": 1, "sha256": "ef" * 32}
     layers = [{"layer": i, "added": 0.05, "stream": 0.1, "rounding": 0.0} for i in (2, 3)]
     losses = {"weights": [{"name": "a", "relative": 0.07}], "layers": layers, "logits": None}
     html = render_report({**manifest, "int4_losses": losses})
@@ -287,7 +286,7 @@ def test_what_few_bits_cost(manifest):
     assert "What INT4 weights lose" in html
     assert "Relative error behind each layer" in html
     assert "Int8 products" not in html
-    charts = render_report({**manifest, "quantization": quantization, "calibration": calibration})
+    charts = render_report({**manifest, "quantization": {"points": points, **sizes}, "calibration": calibration})
     assert charts.index("Int8 products.") < charts.index("<table")
     assert "layer.0.fc1: 20.0 dB, stays float16" in charts
     assert "What few bits cost" not in render_report(manifest)

@@ -151,7 +151,11 @@ def _bits(manifest: Mapping[str, Any]) -> list[dict[str, Any]]:
     points = (manifest.get("quantization") or {}).get("points") or []
     layers = (manifest.get("int4_losses") or {}).get("layers") or []
     rows = (
-        ("Int8 products.", "Signal to noise of each layer's products, the worst first.", sqnr_chart(points)),
+        (
+            "Int8 products.",
+            "Signal to noise of each layer's products, the worst first; grey ones stay float16.",
+            sqnr_chart(points),
+        ),
         ("INT4 weights.", "Relative error of the residual stream behind each decoder layer.", losses_chart(layers)),
     )
     return [{"title": title, "meaning": meaning, "chart": _drawn(chart)} for title, meaning, chart in rows if chart]
