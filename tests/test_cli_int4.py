@@ -29,7 +29,7 @@ from sttm_export.workflows.ask_memory import estimate_memory
 
 INT4 = ("--decoder-precision", "int4")
 SHORT = ("--max-new-tokens", "8")
-QUESTIONS = ("What is this?", "And that?")
+QUESTIONS = ("And that?", "Name it.")
 
 
 @pytest.fixture(scope="module")
@@ -173,7 +173,14 @@ def test_memory_of_a_processor_is_that_of_float32_weights(bundle):
     opened = open_bundle(bundle)
     recipe = opened.manifest.recipe
     parameters = sum(part.parameters for part in parts_of(recipe) if part.quantizing)
-    assert 4 * parameters < estimate_memory(opened, video=False) < 6 * parameters
+    # And, while the larger of the groups is unpacked, its weights in float16.
+    assert 4 * parameters < estimate_memory(opened, video=False) < 7 * parameters
+
+
+def test_the_drift_finder_looks_into_such_a_graph(bundle, capsys):
+    assert main(["validate", str(bundle), "--bisect", "decoder_00_00"]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert re.search(r"none of \d+ tensors leaves its band", shown)
 
 
 def test_the_answer_is_that_of_the_published_layers_with_the_stored_weights(bundle, video, monkeypatch, tmp_path):
@@ -208,5 +215,5 @@ def test_the_answer_is_that_of_the_published_layers_with_the_stored_weights(bund
             logits = oracle.step(tokens[-1], found.position + count)
         made += "".join(tokenizer.decode(tokens)) + "\n"
     # Float16 moves a logit by some 10^-3 of their deviation, so that no choice hangs on it.
-    assert min(margins) > 0.01, margins
+    assert min(margins) > 0.05, margins
     assert made == texts

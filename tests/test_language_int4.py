@@ -168,3 +168,15 @@ def test_sums_that_are_no_whole_groups_are_refused():
     message = r"the intermediate_size of Tiny, 320, is no multiple of 128; leave --decoder-precision int4 out"
     with pytest.raises(UserError, match=message):
         check_groups(int4_model(intermediate_size=320).decoder, "Tiny")
+
+
+def test_streams_that_are_not_finite_are_left_to_the_examination():
+    """Nothing is measured of them, here and in every part behind."""
+    recipe = int4_recipe()
+    group, head = (part for part in parts_of(recipe) if part.name in ("decoder_00_00", "language_head"))
+    state = open_weights(recipe.model, group.shapes, None, 0).read(group.shapes)
+    clip = clip_of() | {"features": np.full((3, 9, CHANNELS), np.inf, np.float32)}
+    losses, carried = group.quantizing.measure(state, quantized(state), clip, quiet)
+    assert losses == Losses()
+    assert head.quantizing.measure({}, {}, clip | dict(carried), quiet) == (Losses(), {})
+    assert Losses().beside(0.1) == Losses()

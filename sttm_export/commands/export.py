@@ -125,7 +125,7 @@ def _add_language(parser: argparse.ArgumentParser) -> None:
     language.add_argument(
         "--decoder-precision",
         metavar="P",
-        help="int4: its weights in four bits, groups of 128, so that a 7B fits 8 GB (default: that of --precision)",
+        help="int4: its weights in four bits, groups of 128, a quarter of their memory (default: that of --precision)",
     )
     language.add_argument(
         "--merge-layer",

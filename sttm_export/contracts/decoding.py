@@ -18,7 +18,8 @@ HEAD = "language_head"
 EMBEDDINGS, TOKENIZER = "embeddings.npy", "tokenizer.json"
 """Files of a bundle: the table that ids are looked up in, [V, C], mapped and not loaded; and what makes ids of text."""
 # Weights of one graph, in bytes: six layers of a 7B model in float16, one of a 72B. Export, reference and builder take
-# between three and four times as much memory (docs/models.md, section 7).
+# between three and four times as much memory (docs/models.md, section 7). Weights of four bits count as they are
+# read, which is how they are in memory.
 LARGEST_GROUP = 3.0e9
 MOST_CHUNK, MOST_TEXT = 4096, 2**17
 # Rows of a short call: a question has about so many, and as a whole chunk it would cost a processor several times more.

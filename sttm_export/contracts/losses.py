@@ -49,6 +49,8 @@ class Losses:
         """Those of one part, with what its float16 graph rounds away: of its logits, or of its last layer."""
         if self.logits:
             return replace(self, logits=replace(self.logits, rounding=rounding))
+        if not self.layers:
+            return self
         return replace(self, layers=(*self.layers[:-1], replace(self.layers[-1], rounding=rounding)))
 
     def __add__(self, other: Losses) -> Losses:

@@ -28,6 +28,7 @@ Given = Callable[[Arrays], tuple[Floats, Ints]]
 """Rows that go into a group, [S, C], and their positions, [P, S]."""
 # The first rows of the clip in the exact stream and in that of the quantized layers, from part to part.
 _EXACT, _STORED = "rows_exact", "rows_int4"
+_LOST: Arrays = {_EXACT: np.empty((0, 0), np.float32), _STORED: np.empty((0, 0), np.float32)}
 # What loses more than that is named: normally distributed weights lose 0.10, those of a Laplace distribution 0.14.
 _MUCH = 0.2
 
@@ -87,19 +88,32 @@ def _measure_group(
     hidden, places = given(clip)
     chunk = recipe.group_graph(span).row_counts[0]
     first = hidden[:chunk], hidden[:chunk]
-    rows = first if span[0] in (0, recipe.merge_layer) else (_rows(clip, _EXACT), _rows(clip, _STORED))
+    rows = first if span[0] in (0, recipe.merge_layer) else _rows(clip)
+    if not _are_finite(rows):
+        return Losses(), _LOST
     tables = rotary_tables(recipe.decoder, places[:, : len(rows[0])])
     layers, (exact, few) = follow(recipe.decoder, (original, made), range(*span), rows, tables, progress)
+    if not _are_finite((exact, few)):
+        return Losses(), _LOST
     return Losses(layers=tuple(layers)), {_EXACT: exact, _STORED: few}
 
 
 def _measure_head(
     recipe: Recipe, original: State, made: State, clip: Arrays, progress: Progress
 ) -> tuple[Losses, dict[str, Array]]:
-    logits = compare_logits(recipe.decoder, (original, made), (_rows(clip, _EXACT), _rows(clip, _STORED)))
+    rows = _rows(clip)
+    if not _are_finite(rows):
+        return Losses(), {}
+    logits = compare_logits(recipe.decoder, (original, made), rows)
     progress(1, 1)
     return Losses(logits=logits), {}
 
 
-def _rows(clip: Arrays, name: str) -> Floats:
-    return cast("Floats", clip[name])
+def _rows(clip: Arrays) -> tuple[Floats, ...]:
+    """Both streams as the part before has left them; nothing where it had none that are finite."""
+    return tuple(cast("Floats", clip[name]) for name in (_EXACT, _STORED) if name in clip)
+
+
+def _are_finite(rows: tuple[Floats, ...]) -> bool:
+    """Of others there is nothing to measure, and the examination names the first of them."""
+    return bool(rows) and all(len(stream) and bool(np.isfinite(stream).all()) for stream in rows)

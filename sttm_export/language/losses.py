@@ -29,7 +29,7 @@ def follow(
     spec: DecoderSpec,
     states: tuple[State, State],
     layers: range,
-    rows: tuple[Floats, Floats],
+    rows: tuple[Floats, ...],
     tables: tuple[Floats, Floats],
     on_progress: Callable[[int, int], None] = lambda _done, _count: None,
 ) -> tuple[list[LayerLoss], tuple[Floats, Floats]]:
@@ -59,7 +59,7 @@ def follow(
     return losses, (exact.numpy(), stored.numpy())
 
 
-def compare_logits(spec: DecoderSpec, states: tuple[State, State], rows: tuple[Floats, Floats]) -> LogitsLoss:
+def compare_logits(spec: DecoderSpec, states: tuple[State, State], rows: tuple[Floats, ...]) -> LogitsLoss:
     """Compare the logits of rows behind the last layer; see `follow`."""
     whole, few = (reference_head(spec, as_weights(state)) for state in states)
     totals, same = np.zeros(4), 0

@@ -34,9 +34,16 @@ def estimate_memory(bundle: Bundle, *, video: bool) -> int:
     recipe = bundle.manifest.recipe
     groups = [recipe.group_graph(span).name for span in (*recipe.below, *recipe.above)]
     state = sum(tensor.nbytes for name in groups for tensor in bundle.graph(name).kept)
-    # Unpacked as they are loaded, to the float32 that the processor computes in.
-    language = int(_weights(bundle, [*groups, HEAD]) * (2 / INT4_BYTES if recipe.has_int4 else 1)) + 2 * state
+    language = _weights(bundle, [*groups, HEAD]) + 2 * state
+    if recipe.has_int4:
+        language += _unpacked(bundle, [*groups, HEAD])
     return max(language, _weights(bundle, [VISION_ENCODER]) if video else 0)
+
+
+def _unpacked(bundle: Bundle, names: Iterable[str]) -> int:
+    """What weights of four bits take beyond that: all in float32, those of the graph that is loaded in float16 too."""
+    sizes = [_weights(bundle, [name]) / (2 * INT4_BYTES) for name in names]
+    return int(4 * sum(sizes) + 2 * max(sizes)) - sum(_weights(bundle, [name]) for name in names)
 
 
 def _weights(bundle: Bundle, names: Iterable[str]) -> int:

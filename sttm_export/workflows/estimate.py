@@ -10,6 +10,7 @@ import shutil
 from dataclasses import dataclass
 from math import prod
 
+from sttm_export.contracts.decoding import INT4_BYTES
 from sttm_export.contracts.graph import FLOAT_OF, INT8, STORAGE
 from sttm_export.engines.build import capabilities_for
 from sttm_export.engines.memory import PER_WEIGHT, RTX_BASE
@@ -22,7 +23,8 @@ from sttm_export.workflows.quantize import weight_bytes
 
 # A part is in memory as it was read, two bytes a parameter, as a module in float32, and about one byte of copies on the
 # way; before that come Python, PyTorch and ONNX Runtime. Measured: 4.1 GiB for a vision encoder, 10.6 for six layers.
-# Of weights of four bits it is less, at the most: those that were read, and the reference in float32.
+# Weights of four bits take a byte more: ONNX Runtime has them in float16 and float32 while it unpacks them. Measured:
+# 5.0 GiB for two layers of a 7B.
 _BYTES_A_PARAMETER, _BASE = 2 + 4 + 1, int(0.9 * 2**30)
 # Of a part's examination: three stages on about three cases, one of them a call of another size.
 _STAGES, _CASES = 3, 3
@@ -102,8 +104,7 @@ def engine_copies(plan: ExportPlan) -> int:
 
 
 def _estimate(plan: ExportPlan, part: Part) -> PartEstimate:
-    few = _quantized(part)
-    weights = _weights(plan, part)
+    few, weights = _quantized(part), _weights(plan, part)
     built = engine_copies(plan)
     calls = (_STAGES * _CASES + part.calls(plan.validation_frames)) * bool(plan.validation_frames)
     # Twice through the layers, exact and quantized, to see what four bits lose.
@@ -122,7 +123,7 @@ def _quantized(part: Part) -> int:
 
 def part_memory(part: Part) -> int:
     """Bytes that a part takes while it is loaded and run in PyTorch, about."""
-    return _BASE + _BYTES_A_PARAMETER * part.parameters + part.activations
+    return _BASE + _BYTES_A_PARAMETER * part.parameters + _quantized(part) + part.activations
 
 
 def _memory(plan: ExportPlan, part: Part) -> int:
@@ -137,7 +138,8 @@ def _weights(plan: ExportPlan, part: Part) -> int:
     """Bytes of a part's weights; of an int8 encoder as if every layer were int8."""
     if plan.recipe.precision == INT8 and part.points:
         return weight_bytes(part, [point.name for point in part.points])
-    return part.parameters * _bytes_a_weight(plan)
+    few = _quantized(part)
+    return (part.parameters - few) * _bytes_a_weight(plan) + int(few * INT4_BYTES)
 
 
 def _bytes_a_weight(plan: ExportPlan) -> int:
