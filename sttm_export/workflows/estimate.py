@@ -103,23 +103,29 @@ def _estimate(plan: ExportPlan, part: Part) -> PartEstimate:
     weights = _weights(plan, part)
     built = engine_copies(plan)
     calls = (_STAGES * _CASES + part.calls(plan.validation_frames)) * bool(plan.validation_frames)
+    if _is_int8(plan, part):
+        # The float encoder on the cases and the clip, what layers cost, and one trial.
+        calls += 2 * (_CASES - 1) + part.calls(plan.validation_frames) + 1
     seconds = _START + (_READ + _WRITE) * part.parameters + calls * part.operations / _ARITHMETIC
-    memory = int(RTX_BASE + PER_WEIGHT * weights) if built else 0
-    return PartEstimate(
-        part.name, part.parameters, weights, _memory(plan, part), memory, seconds + built * _BUILD * weights
-    )
+    building = int(RTX_BASE + PER_WEIGHT * weights) if built else 0
+    seconds += built * _BUILD * weights
+    return PartEstimate(part.name, part.parameters, weights, _memory(plan, part), building, seconds)
 
 
 def _memory(plan: ExportPlan, part: Part) -> int:
     # What layers cost is found by one step forward and back, for which every layer's activations are kept.
-    steps = part.graph.outputs[0].shape[0] if part.points else 1
-    kept = part.graph.judge.layers * part.activations // steps if plan.recipe.precision == INT8 and part.points else 0
+    steps = part.graph.outputs[0].shape[0]
+    kept = part.graph.judge.layers * part.activations // steps if _is_int8(plan, part) else 0
     return _BASE + _BYTES_A_PARAMETER * part.parameters + max(part.activations, kept)
+
+
+def _is_int8(plan: ExportPlan, part: Part) -> bool:
+    return plan.recipe.precision == INT8 and bool(part.points)
 
 
 def _weights(plan: ExportPlan, part: Part) -> int:
     """Bytes of a part's weights; of an int8 encoder as if every layer were int8."""
-    if plan.recipe.precision == INT8 and part.points:
+    if _is_int8(plan, part):
         return weight_bytes(part, [point.name for point in part.points])
     return part.parameters * _bytes_a_weight(plan)
 
