@@ -27,6 +27,8 @@ FIELDS = {
     "merge": dataclasses.asdict(_MERGE),
     "thresholds": {"spatial": 0.85, "temporal": 0.65, "source": "given"},
     "decoding": None,
+    "calibration": None,
+    "quantization": None,
     "weights": {"kind": "random", "identifier": "random", "sha256": "0" * 64, "revision": None, "seed": 0},
     "graphs": [
         dataclasses.asdict(JudgedGraph.of(_RECIPE.encoder_graph, Judge("floats", 28, 4304), 26)),

@@ -56,7 +56,7 @@ def estimate_parts(plan: ExportPlan) -> list[PartEstimate]:
 def estimate_memory(plan: ExportPlan) -> int:
     """Bytes that the export takes at least: of its largest part, and the frames it is validated on."""
     pixels = plan.model.pixels
-    largest = max(part_memory(part) for part in plan.parts)
+    largest = max(_memory(plan, part) for part in plan.parts)
     return largest + 4 * 3 * pixels.height * pixels.width * plan.validation_frames
 
 
@@ -103,11 +103,13 @@ def _estimate(plan: ExportPlan, part: Part) -> PartEstimate:
     weights = _weights(plan, part)
     built = engine_copies(plan)
     calls = (_STAGES * _CASES + part.calls(plan.validation_frames)) * bool(plan.validation_frames)
+    if _is_int8(plan, part):
+        # The float encoder on the cases and the clip, what layers cost, and one trial.
+        calls += 2 * (_CASES - 1) + part.calls(plan.validation_frames) + 1
     seconds = _START + (_READ + _WRITE) * part.parameters + calls * part.operations / _ARITHMETIC
-    memory = int(RTX_BASE + PER_WEIGHT * weights) if built else 0
-    return PartEstimate(
-        part.name, part.parameters, weights, part_memory(part), memory, seconds + built * _BUILD * weights
-    )
+    building = int(RTX_BASE + PER_WEIGHT * weights) if built else 0
+    seconds += built * _BUILD * weights
+    return PartEstimate(part.name, part.parameters, weights, _memory(plan, part), building, seconds)
 
 
 def part_memory(part: Part) -> int:
@@ -115,9 +117,20 @@ def part_memory(part: Part) -> int:
     return _BASE + _BYTES_A_PARAMETER * part.parameters + part.activations
 
 
+def _memory(plan: ExportPlan, part: Part) -> int:
+    # What layers cost is found by one step forward and back, for which every layer's activations are kept.
+    steps = part.graph.outputs[0].shape[0]
+    kept = part.graph.judge.layers * part.activations // steps if _is_int8(plan, part) else 0
+    return part_memory(part) + max(0, kept - part.activations)
+
+
+def _is_int8(plan: ExportPlan, part: Part) -> bool:
+    return plan.recipe.precision == INT8 and bool(part.points)
+
+
 def _weights(plan: ExportPlan, part: Part) -> int:
     """Bytes of a part's weights; of an int8 encoder as if every layer were int8."""
-    if plan.recipe.precision == INT8 and part.points:
+    if _is_int8(plan, part):
         return weight_bytes(part, [point.name for point in part.points])
     return part.parameters * _bytes_a_weight(plan)
 
