@@ -107,13 +107,15 @@ def _estimate(plan: ExportPlan, part: Part) -> PartEstimate:
     few, weights = _quantized(part), _weights(plan, part)
     built = engine_copies(plan)
     calls = (_STAGES * _CASES + part.calls(plan.validation_frames)) * bool(plan.validation_frames)
+    if _is_int8(plan, part):
+        # The float encoder on the cases and the clip, what layers cost, and one trial.
+        calls += 2 * (_CASES - 1) + part.calls(plan.validation_frames) + 1
     # Twice through the layers, exact and quantized, to see what four bits lose.
     calls += 2 * bool(few) * bool(plan.validation_frames)
     seconds = _START + (_READ + _WRITE) * part.parameters + calls * part.operations / _ARITHMETIC + _QUANTIZE * few
-    memory = int(RTX_BASE + PER_WEIGHT * weights) if built else 0
-    return PartEstimate(
-        part.name, part.parameters, weights, _memory(plan, part), memory, seconds + built * _BUILD * weights
-    )
+    building = int(RTX_BASE + PER_WEIGHT * weights) if built else 0
+    seconds += built * _BUILD * weights
+    return PartEstimate(part.name, part.parameters, weights, _memory(plan, part), building, seconds)
 
 
 def _quantized(part: Part) -> int:
@@ -127,16 +129,19 @@ def part_memory(part: Part) -> int:
 
 
 def _memory(plan: ExportPlan, part: Part) -> int:
-    if plan.recipe.precision != INT8 or not part.points:
-        return part_memory(part)
     # What layers cost is found by one step forward and back, for which every layer's activations are kept.
-    kept = part.graph.judge.layers * part.activations // part.graph.outputs[0].shape[0]
+    steps = part.graph.outputs[0].shape[0]
+    kept = part.graph.judge.layers * part.activations // steps if _is_int8(plan, part) else 0
     return part_memory(part) + max(0, kept - part.activations)
+
+
+def _is_int8(plan: ExportPlan, part: Part) -> bool:
+    return plan.recipe.precision == INT8 and bool(part.points)
 
 
 def _weights(plan: ExportPlan, part: Part) -> int:
     """Bytes of a part's weights; of an int8 encoder as if every layer were int8."""
-    if plan.recipe.precision == INT8 and part.points:
+    if _is_int8(plan, part):
         return weight_bytes(part, [point.name for point in part.points])
     few = _quantized(part)
     return (part.parameters - few) * _bytes_a_weight(plan) + int(few * INT4_BYTES)
