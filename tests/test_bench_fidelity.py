@@ -124,9 +124,23 @@ def test_published_thresholds_recomputed_by_the_reference(result):
             given = found.tokens[found.assignment].numpy().reshape(-1, 16).astype(np.float64)
             cells = features.transpose(0, 2, 3, 1).reshape(-1, 16)
             assert row["relative_error"] == pytest.approx(compared(cells, given)[0], rel=0.005)
-            # What docs/fidelity.md says of leaves that count alike whatever their area: means of cells are hardly better.
+            # What docs/fidelity.md says of leaves that count alike whatever their area: means of cells gain little.
             centred = figures(cells, found.assignment.numpy().ravel())[0]
             assert 0.95 * row["relative_error"] < centred <= 1.001 * row["relative_error"]
+
+
+@pytest.mark.parametrize("clip", FEATURES)
+def test_all_that_a_budget_of_everything_loses_is_the_corner(result, clip):
+    """The four cells at the top left are one token at every threshold up to 1: rules 1.2 and 2.3 (docs/fidelity.md)."""
+    features = golden(clip)
+    found = merge(torch.from_numpy(features), 0.999999, 0.0)
+    corner = found.assignment.reshape(-1, 14, 14)[:, :2, :2].flatten(1)
+    assert (corner == corner[:, :1]).all()
+    cells = features.transpose(0, 2, 3, 1).copy()
+    given = cells.copy()
+    given[:, :2, :2] = cells[:, :2, :2].mean((1, 2), keepdims=True)
+    [row] = rows_of(result, source="golden", clip=clip, method="sttm-budget", budget=1.0)
+    assert row["relative_error"] == pytest.approx(compared(cells.reshape(-1, 16), given.reshape(-1, 16))[0], rel=0.02)
 
 
 def test_the_result_file_is_whole_and_small(result):
