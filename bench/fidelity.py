@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from bench.methods import PEERS, TITLES, published_pairs, sttm
-from bench.peers.reduced import OutOfReach, Reduced
+from bench.peers.reduced import OutOfReach, Reduced, unit
 from bench.results_file import Row, short, write_rows
 from bench.sources import bundle, files, random_tower, vgg, videos
 from bench.sources.clip import Clip, Source
@@ -29,7 +29,15 @@ from sttm_export.runtime.sample_clips import CLIPS, find_sample_clip
 from sttm_export.terminal import Steps
 
 BUDGETS = (0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
-SOURCES = ("golden", vgg.SOURCE.name, random_tower.SOURCE.name)
+ENCODERS = {
+    source.name: (source, encoder)
+    for source, encoder in (
+        (vgg.SOURCE, vgg.encoder),
+        (vgg.RESIZED, vgg.resized_encoder),
+        (random_tower.SOURCE, random_tower.encoder),
+    )
+}
+SOURCES = ("golden", *ENCODERS)
 SPATIAL = (0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 0.98, 2.0)
 """Given spatial thresholds among which the other clips choose; at 2 no cells of a frame merge."""
 
@@ -94,7 +102,8 @@ def _main(options: argparse.Namespace) -> None:
                 file=sys.stderr,
             )
         if options.output:
-            about = _about(source) | {"clips": {name: table["about"] for name, table in tables.items()}}
+            clips_of = {key: {name: table[key] for name, table in tables.items()} for key in ("clips", "alike")}
+            about = _about(source) | clips_of
             store(options.output, source, about, rows, lines)
 
 
@@ -107,7 +116,7 @@ def _one(clip: Clip, options: argparse.Namespace) -> dict[str, Any]:
         lines = line(clip, options.budgets, advance)
     for budget in options.budgets:
         steps.say(_line(budget, [row for row in rows if row["budget"] == budget]))
-    return {"rows": rows, "lines": lines, "about": shape}
+    return {"rows": rows, "lines": lines, "clips": shape, "alike": alike(clip.features)}
 
 
 def clips(options: argparse.Namespace) -> Iterator[Clip]:
@@ -118,14 +127,21 @@ def clips(options: argparse.Namespace) -> Iterator[Clip]:
     if options.features is not None:
         yield from files.given(options.features)
         return
-    encoders = {one.SOURCE.name: one for one in (vgg, random_tower)}
     for name in options.sources:
-        if name in encoders:
+        if name in ENCODERS:
             paths = {clip: find_sample_clip(clip) for clip in sorted(CLIPS)}
-            maker = encoders[name]
-            yield from videos.clips(maker.SOURCE, paths, options.frames, options.fps, maker.encoder, options.cache)
+            source, encoder = ENCODERS[name]
+            yield from videos.clips(source, paths, options.frames, options.fps, encoder, options.cache)
         else:
             yield from files.golden()
+
+
+def alike(features: Any) -> list[float]:
+    """Median cosine of a cell with its place in the next frame, and with its right neighbour; [T, H, W, C]."""
+    cells = unit(features)
+    across = (cells[1:] * cells[:-1]).sum(-1) if len(cells) > 1 else np.ones(1)
+    beside = (cells[:, :, 1:] * cells[:, :, :-1]).sum(-1)
+    return [round(float(np.median(values)), 3) for values in (across, beside)]
 
 
 def compare(clip: Clip, budgets: Sequence[float], advance: Advance) -> list[Row]:
@@ -221,9 +237,18 @@ def store(path: Path, source: Source, about: dict[str, Any], rows: list[Row], li
     """Add rows to a result file, in place of those of the same source."""
     before: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     kept = {key: [row for row in before.get(key, []) if row["source"] != source.name] for key in ("rows", "lines")}
-    few = [{key: row[key] for key in ("source", "clip", "budget", "given", "kept", "relative_error")} for row in lines]
-    sources = {"sources": before.get("sources", {}) | {source.name: about}}
-    write_rows(path, sources, rows=[*kept["rows"], *rows], lines=[*kept["lines"], *few])
+    few = lines_in_short(lines)
+    about = {"spatial_thresholds": list(SPATIAL), "sources": before.get("sources", {}) | {source.name: about}}
+    write_rows(path, about, rows=[*kept["rows"], *rows], lines=[*kept["lines"], *few])
+
+
+def lines_in_short(lines: Iterable[Row]) -> list[Row]:
+    """One row for each clip and budget, with the relative error at each of `SPATIAL`."""
+    found: dict[tuple[Any, ...], Row] = {}
+    for row in lines:
+        key = {name: row[name] for name in ("source", "clip", "budget")}
+        found.setdefault(tuple(key.values()), key | {"errors": []})["errors"].append(row["relative_error"])
+    return list(found.values())
 
 
 def _about(source: Source) -> dict[str, Any]:

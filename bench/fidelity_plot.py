@@ -91,7 +91,7 @@ def draw(result: dict[str, Any], path: Path) -> None:
     wanted = panels(result)
     height = len(wanted) // COLUMNS + 1  # a place is left for the legend
     with plt.rc_context({"font.size": 9.5, "text.color": INK, "axes.labelcolor": INK, "axes.edgecolor": FAINT}):
-        figure, axes = plt.subplots(height, COLUMNS, figsize=(12.6, 3.5 * height + 0.7), dpi=100, squeeze=False)
+        figure, axes = plt.subplots(height, COLUMNS, figsize=(12.6, 3.5 * height + 0.7), dpi=90, squeeze=False)
         places = list(axes.flat)
         for axis, panel in zip(places, wanted, strict=False):
             _panel(axis, result, *panel)

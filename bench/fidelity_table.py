@@ -24,7 +24,11 @@ def tables(result: Result) -> dict[str, str]:
     trained = [name for name in sources if sources[name]["trained"]] or list(sources)
     found = {f"{name} relative_error": by_budget(result, name, "relative_error") for name in trained}
     found |= {f"{name} cosine": by_budget(result, name, "cosine") for name in trained[:1]}
-    return found | {"sources": by_source(result), "published": by_published(result, trained[0])}
+    return found | {
+        "alike": how_alike(result),
+        "sources": by_source(result),
+        "published": by_published(result, trained[0]),
+    }
 
 
 def by_budget(result: Result, source: str, figure: str) -> str:
@@ -43,6 +47,15 @@ def by_source(result: Result) -> str:
     return _table(
         head, lambda method: [_mean(result, name, method, budget, "relative_error") for name, budget in places]
     )
+
+
+def how_alike(result: Result) -> str:
+    """Median cosines across frames and within them, of every clip."""
+    lines = ["| median cosine | clip | with its place in the next frame | with its right neighbour |", "|---" * 4 + "|"]
+    for source in result["sources"].values():
+        for clip, (across, beside) in source["alike"].items():
+            lines.append(f"| {source['title']} | {clip} | {_shown(across)} | {_shown(beside)} |")
+    return "\n".join(lines)
 
 
 def by_published(result: Result, source: str) -> str:

@@ -30,6 +30,19 @@ def test_vgg_gives_a_cell_for_each_16_pixels(monkeypatch):
     np.testing.assert_allclose(features[:, 8:], 255 - np.mean(vgg.MEAN_BGR), rtol=1e-3)
 
 
+def test_vgg_is_resized_as_patches_are(monkeypatch):
+    monkeypatch.setattr(vgg, "_path", lambda: None)
+    monkeypatch.setattr(vgg, "_weights", made_weights)
+    frame = np.zeros((432, 432, 3), np.uint8)
+    frame[:, 216:] = 255
+    [features] = vgg.resized_encoder()(frame[None])
+    assert features.shape == (14, 14, 512)
+    bright = 255 - np.mean(vgg.MEAN_BGR)
+    # Cell 6 looks 6.5 · 27/14 - 0.5 = 12.04 columns of 27 in; the middle one, number 13, is half bright.
+    assert 0 <= features[0, 6, 0] < features[0, 7, 0] <= bright * 1.001
+    np.testing.assert_allclose(features[:, 8:], bright, rtol=1e-3)
+
+
 def test_pixels_are_blue_first_with_the_mean_taken_off():
     red = np.zeros((20, 30, 3), np.uint8)
     red[..., 0] = 200

