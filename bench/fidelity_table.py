@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from bench import fidelity_rule
 from bench.fidelity_plot import total
 from bench.methods import TITLES
 
@@ -26,6 +27,7 @@ def tables(result: Result) -> dict[str, str]:
     found |= {f"{name} cosine": by_budget(result, name, "cosine") for name in trained[:1]}
     return found | {
         "alike": how_alike(result),
+        "rule": fidelity_rule.table(result),
         "sources": by_source(result),
         "published": by_published(result, trained[0]),
     }

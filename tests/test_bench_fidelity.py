@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from bench import fidelity, fidelity_plot, fidelity_table
+from bench import fidelity, fidelity_plot, fidelity_rule, fidelity_table
 from bench.methods import PEERS, TITLES, published, published_pairs, sttm
 from bench.peers.reduced import OutOfReach
 from bench.sources import files, videos
@@ -204,6 +204,19 @@ def test_how_alike_cells_are(result):
             np.median((cells[:, :, 1:] * cells[:, :, :-1]).sum(-1)),
         ]
         assert result["sources"]["golden"]["alike"][clip] == pytest.approx(expected, abs=2e-3)
+
+
+def test_the_rule_merges_within_frames_only_where_neighbours_are_more_alike():
+    lines = [
+        {"source": "s", "clip": "still", "budget": 0.3, "errors": [0.4, 0.2]},
+        {"source": "s", "clip": "moves", "budget": 0.3, "errors": [0.3, 0.6]},
+    ]
+    sources = {"s": {"alike": {"still": [0.9, 0.5], "moves": [0.5, 0.9]}}}
+    made = {"spatial_thresholds": [0.8, 2.0], "sources": sources, "lines": lines}
+    # Each is calibrated on the other, which wants the opposite; the rule chooses as the oracle does.
+    assert fidelity_rule.gains(made, "s", 0.3) == (0.5, 0.5)
+    sources["s"]["alike"]["moves"] = [0.9, 0.5]
+    assert fidelity_rule.gains(made, "s", 0.3) == (0.5, 0.25)
 
 
 def test_one_clip_alone_has_nothing_to_be_calibrated_on():
