@@ -1,0 +1,1 @@
+"""Where features to compare methods on come from, one file a source."""
