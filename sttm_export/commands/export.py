@@ -39,7 +39,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="sums of fp16 products: fp32, as the graph then asks for; default: as the engine chooses (default: fp32)",
     )
     what.add_argument(
-        "--calibration", type=path_value, metavar="FILE", help="what `sttm-export calibrate` wrote; int8 needs one"
+        "--calibration",
+        type=path_value,
+        metavar="FILE",
+        help="what `sttm-export calibrate` wrote: thresholds are taken from it; int8 needs one",
     )
     what.add_argument(
         "--int8-layers",
@@ -48,22 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="with --precision int8: auto, as many as keep the features; all; or names and patterns, '*.fc1,*.fc2' "
         "(default: auto)",
     )
-    merging = parser.add_argument_group("merging")
-    merging.add_argument(
-        "--policy",
-        default="budget",
-        metavar="P",
-        help="budget: solve the thresholds that fill the budget; threshold: the given ones, capped (default: budget)",
-    )
-    merging.add_argument(
-        "--spatial-threshold", type=float, metavar="F", help="default of the bundle (default: published)"
-    )
-    merging.add_argument(
-        "--temporal-threshold", type=float, metavar="F", help="with --policy threshold: default (default: published)"
-    )
-    merging.add_argument("--root-level", type=int, metavar="L", help="pyramid level to start at (default: the model's)")
-    merging.add_argument("--weighted-avg", action="store_true", help="area-weighted means (default: off)")
-    merging.add_argument("--head-dim", type=int, default=0, metavar="D", help="per-head similarity (default: 0, off)")
+    _add_merging(parser)
     _add_language(parser)
     weights = parser.add_argument_group("weights: one of --weights and --random-weights is needed")
     weights.add_argument(
@@ -107,6 +95,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     output.add_argument(
         "--dry-run", action="store_true", help="show sizes, memory and time of every part, and write nothing"
     )
+
+
+def _add_merging(parser: argparse.ArgumentParser) -> None:
+    merging = parser.add_argument_group("merging")
+    merging.add_argument(
+        "--policy",
+        default="budget",
+        metavar="P",
+        help="budget: solve the thresholds that fill the budget; threshold: the given ones, capped (default: budget)",
+    )
+    merging.add_argument(
+        "--spatial-threshold", type=float, metavar="F", help="default of the bundle (default: calibrated, or published)"
+    )
+    merging.add_argument(
+        "--temporal-threshold",
+        type=float,
+        metavar="F",
+        help="with --policy threshold: default (default: calibrated, or published)",
+    )
+    merging.add_argument("--root-level", type=int, metavar="L", help="pyramid level to start at (default: the model's)")
+    merging.add_argument("--weighted-avg", action="store_true", help="area-weighted means (default: off)")
+    merging.add_argument("--head-dim", type=int, default=0, metavar="D", help="per-head similarity (default: 0, off)")
 
 
 def _add_language(parser: argparse.ArgumentParser) -> None:
