@@ -45,7 +45,7 @@ def test_every_fault_is_named(directory):
         read_manifest(directory)
     message = str(refused.value)
     assert "missing 'merge'" in message
-    assert "'precision' must be 'fp32' or 'fp16', got 'fp8'" in message
+    assert "'precision' must be 'fp32' or 'fp16' or 'int8', got 'fp8'" in message
     assert "'files[0].bytes' must be 0 to" in message
     assert message.endswith("export it again.")
 
