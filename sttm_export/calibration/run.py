@@ -31,7 +31,7 @@ from sttm_export.workflows.estimate import part_memory
 
 STEPS = 4
 # Share of a clip's time that the encoder takes, as measured; the rest is merging at every threshold.
-_SEEING = 0.7
+_SEEING = 0.95
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,10 @@ HELP = (
     "Measure clips, and write what an export takes with --calibration: ranges of activations, and for each budget the "
     "pair of thresholds that keeps most of the features."
 )
-MORE = "MORE_FIGURES"
+MORE = (
+    "A frame of a 7B's encoder takes about 10 s of one core, the process 3.4 GiB of memory at T = 8. Finished clips "
+    "are kept in OUTPUT.partial until the file stands: the same command goes on after whatever ended it."
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
