@@ -1,8 +1,9 @@
 """DyCoke's first stage, temporal merging (arXiv 2411.15024). Its second stage prunes keys and values while decoding.
 
-What was read: windows of four frames; in each, the second frame is compared with the first and the fourth with the
-third, cell by cell of one place, by cosine; the most similar cells of the second and fourth go; then the same for the
-third against the first. One frame of a window keeps all its cells, so a quarter of the tokens is the least.
+Read: the abstract and a review; the steps are as the paper is known, not held against its text. Windows of four frames;
+in each, the second frame is compared with the first and the fourth with the third, cell by cell of one place, by
+cosine; the most similar cells of the second and fourth go; then the same for the third against the first. One frame of
+a window keeps all its cells, so a quarter of the tokens is the least.
 
 Choices made here: the rate is what gives the count, the same for every frame that may lose cells, the first ones losing
 one more where it does not divide; a cell that goes is stood for by the one it was compared with, or where that has gone

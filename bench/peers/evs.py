@@ -1,7 +1,8 @@
 """Pruning of cells that stand still, like EVS, "Efficient Video Sampling" (arXiv 2510.14624).
 
-What was read: the first frame is kept; every later patch is held against the patch of its place in the frame before by
-the L1 norm of the difference; the patches that change most over the whole clip are kept, so that a share q goes.
+Read: the abstract and a summary of the algorithm. The first frame is kept; every later patch is held against the patch
+of its place in the frame before by the L1 norm of the difference; the patches that change most over the whole clip are
+kept, so that a share q goes.
 
 What differs: the paper compares pixels, and here are only features, so their differences are taken, which serves a
 measure of features better. Choices made here: a cell that goes is stood for by the last kept cell of its place, since

@@ -1,7 +1,7 @@
 """FrameFusion's merging (arXiv 2501.01986). Its pruning by attention, which follows some layers later, is left out.
 
-What was read: only cells of one place in adjacent frames are compared, by cosine; those above a threshold are merged,
-chains of them into one token, which is their mean and stands at the earliest.
+Read: the abstract and the authors' project page. Only cells of one place in adjacent frames are compared, by cosine;
+those above a threshold are merged, chains of them into one token, which is their mean and stands at the earliest.
 
 Choices made here: the threshold is the one that gives the count, so the most similar pairs of the clip are merged; all
 of it happens at once, as there are no layers. At least the N tokens of one frame stay.

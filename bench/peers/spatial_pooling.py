@@ -1,8 +1,9 @@
 """Uniform spatial pooling: every frame on a coarser grid, as LLaVA-Video (arXiv 2410.02713) and others pool frames.
 
-What was read: the video models of the LLaVA family average 2×2 patches of every frame. Choices made here: any grid that
-is as many times smaller in height as in width, but for rounding, and the largest of them that fits; windows never
-overlap, so row y of H goes to row floor(y·h/H), and a token is the mean of its window. So counts come in steps.
+Nothing was read for it; as is known, the video models of the LLaVA family average 2×2 patches of every frame. Choices
+made here: any grid that is as many times smaller in height as in width, but for rounding, and the largest of them that
+fits; windows never overlap, so row y of H goes to row floor(y·h/H), and a token is the mean of its window. So counts
+come in steps.
 """
 
 from __future__ import annotations

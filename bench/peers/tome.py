@@ -1,8 +1,8 @@
 """ToMe, "Token Merging: Your ViT But Faster" (arXiv 2210.09461), within frames or over the whole clip.
 
-What was read (section 3): tokens alternate between sets A and B; each of A draws an edge to the most similar of B; the
-r most similar edges are merged, by means weighted with the number of patches; the sets are concatenated again. A step
-merges half of the tokens at most, so it is repeated.
+Read: the abstract and a summary of the algorithm; the rest is as the paper is known. Tokens alternate between sets A
+and B; each of A draws an edge to the most similar of B; the r most similar edges are merged, by means weighted with the
+number of patches; the sets are concatenated again. A step merges half of the tokens at most, so it is repeated.
 
 Where the paper leaves a choice, or does not fit: it compares the keys of attention, here are only the features; it
 merges r tokens in each layer of a network, and here nothing happens between two steps, so `STEPS` steps (the layers of
