@@ -8,7 +8,7 @@ from hashlib import sha256
 import torch
 from helpers_networks import tiny_model, tiny_pixels, tiny_recipe
 
-from sttm_export.contracts.calibration import CalibratedClip, Calibration
+from sttm_export.contracts.calibration import CalibratedClip, Calibration, ThresholdChoice
 from sttm_export.families.registry import parts_of
 from sttm_export.quantization.ranges import choose_ranges
 from sttm_export.quantization.statistics import collecting
@@ -40,7 +40,8 @@ def calibrate(model, state, *batches):
 def calibration_of(model, state, ranges):
     """The file's content."""
     clips = (CalibratedClip("a.mp4", KEY, 4),)
-    return Calibration("sttm-export, a test", model.name, digest(state), clips, tuple(ranges), ())
+    thresholds = (ThresholdChoice(0.5, 4, 0, 0.85, 0.65, 0.2, 0.85, 0.2, ()),)
+    return Calibration("sttm-export, a test", model.name, digest(state), clips, tuple(ranges), thresholds)
 
 
 def with_outliers(state, norms, factor=40.0, channels=2):

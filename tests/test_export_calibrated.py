@@ -72,6 +72,12 @@ def test_no_row_is_refused_with_the_way_on(merge, layer, way):
     assert picked(merge, layer, spatial=0.9).spatial == 0.9
 
 
+def test_another_model_comes_before_another_budget():
+    other = replace(GIVEN, calibration=replace(MADE, model="qwen2-vl-7b"))
+    with pytest.raises(UserError, match=r"mine.json is a calibration of qwen2-vl-7b, and llava-video-7b is exported"):
+        picked(replace(MERGE, budget=0.3), given=other)
+
+
 def test_policy_threshold_wants_both():
     merge = replace(MERGE, budget=0.3, policy="threshold")
     with pytest.raises(UserError, match="or give --spatial-threshold and --temporal-threshold"):

@@ -22,6 +22,7 @@ from sttm_export.language.checkpoint import check_groups, embedding_shapes
 from sttm_export.quantization.points import check_ranges, pick_points
 from sttm_export.weights.layout import Shape
 from sttm_export.workflows.output import check_output
+from sttm_export.workflows.thresholds import check_calibrated_model
 
 
 @dataclass(frozen=True)
@@ -180,10 +181,8 @@ def _check_calibration(plan: ExportPlan) -> None:
     """Whether the calibration is of this model, and int8 has one; its weights are compared when they are read."""
     given, model = plan.calibration, plan.model
     again = f"run `sttm-export calibrate --model {model.name}`"
-    if given and given.calibration.model != model.name:
-        raise UserError(
-            f"{given.file.name} is a calibration of {given.calibration.model}, and {model.name} is exported; {again}."
-        )
+    if given:
+        check_calibrated_model(given, model)
     if plan.recipe.precision != INT8:
         return
     if given is None:

@@ -29,7 +29,7 @@ def pick_thresholds(
         given: the calibration of the export.
 
     Raises:
-        UserError: no cosine, or a calibration without such thresholds.
+        UserError: no cosine, or a calibration of another model or without such thresholds.
     """
     for name, value in (("spatial", spatial), ("temporal", temporal)):
         if value is not None and not -1.0 <= value <= 1.0:
@@ -50,6 +50,19 @@ def pick_thresholds(
     )
 
 
+def check_calibrated_model(given: GivenCalibration, model: ModelSpec) -> None:
+    """Refuse a calibration of another model.
+
+    Raises:
+        UserError: says which.
+    """
+    if given.calibration.model != model.name:
+        raise UserError(
+            f"{given.file.name} is a calibration of {given.calibration.model}, and {model.name} is exported; run "
+            f"`sttm-export calibrate --model {model.name}`."
+        )
+
+
 def _described(given: GivenCalibration) -> str:
     """`calibrated on 3 clips (calibration.json, sha256 0123456789abcdef…)`."""
     return f"calibrated on {counted(given.file.clips, 'clip')} ({given.file.name}, sha256 {given.file.sha256[:16]}…)"
@@ -57,6 +70,7 @@ def _described(given: GivenCalibration) -> str:
 
 def _choice(given: GivenCalibration, model: ModelSpec, merge: MergeSpec, merge_layer: int) -> ThresholdChoice:
     """The row of an export; a published one never stands in for it in silence."""
+    check_calibrated_model(given, model)
     instead = "--spatial-threshold" + (" and --temporal-threshold" if merge.policy == "threshold" else "")
     own = {"--root-level": (merge.root_level, model.merging.root_level)}
     own |= {"--weighted-avg": (merge.weighted_avg, False), "--head-dim": (merge.head_dim, 0)}
