@@ -21,7 +21,7 @@ from sttm_export.language.reference import layers_of, reference_head, through
 
 Floats = NDArray[np.float32]
 State = Mapping[str, Tensor]
-# Rows whose logits are in memory at once.
+# Rows whose differences are in memory at once.
 _ROWS = 32
 
 
@@ -60,19 +60,22 @@ def follow(
 
 
 def compare_logits(spec: DecoderSpec, states: tuple[State, State], rows: tuple[Floats, ...]) -> LogitsLoss:
-    """Compare the logits of rows behind the last layer; see `follow`."""
-    whole, few = (reference_head(spec, as_weights(state)) for state in states)
-    totals, same = np.zeros(4), 0
-    for start in range(0, len(rows[0]), _ROWS):
-        exact, stored = (torch.from_numpy(row[start : start + _ROWS]) for row in rows)
-        wanted, alone, made = whole(exact), few(exact), few(stored)
-        cosines = torch.cosine_similarity(wanted, made).double()
-        sums = ((alone - wanted).square(), (made - wanted).square(), wanted.square(), cosines)
-        totals += [float(total.double().sum()) for total in sums]
-        same += int((wanted.argmax(1) == made.argmax(1)).sum())
+    """Compare the logits of rows behind the last layer; see `follow`. One head in memory at a time."""
+    exact, stored = (torch.from_numpy(row) for row in rows)
+    (wanted,) = _logits(spec, states[0], exact)
+    alone, made = _logits(spec, states[1], exact, stored)
+    totals, same = np.zeros(4), int((wanted.argmax(1) == made.argmax(1)).sum())
+    for part in (slice(start, start + _ROWS) for start in range(0, len(wanted), _ROWS)):
+        cosines = torch.cosine_similarity(wanted[part], made[part]).double()
+        gaps = (alone[part] - wanted[part]).square(), (made[part] - wanted[part]).square()
+        totals += [float(total.double().sum()) for total in (*gaps, wanted[part].square(), cosines)]
     head, relative = (_figure(np.sqrt(wrong / totals[2])) for wrong in totals[:2])
-    count = len(rows[0])
-    return LogitsLoss(count, head, relative, _figure(totals[3] / count), same)
+    return LogitsLoss(len(wanted), head, relative, _figure(totals[3] / len(wanted)), same)
+
+
+def _logits(spec: DecoderSpec, state: State, *rows: Tensor) -> list[Tensor]:
+    head = reference_head(spec, as_weights(state))
+    return [head(row) for row in rows]
 
 
 def _step(layer: nn.Module, rows: Tensor, tables: tuple[Tensor, Tensor]) -> Tensor:
