@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from sttm_export.contracts.merge import NOTHING_MERGES
 from sttm_export.families.registry import load_model, model_names
-from sttm_export.merging.budget import ALIKE, NOTHING_MERGES, SLACK
+from sttm_export.merging.budget import ALIKE, SLACK
 from sttm_export.merging.channels import INVALID
 from sttm_export.merging.ladder import least_gap
 from sttm_export.merging.temporal import search_rounds, unrolled_rounds

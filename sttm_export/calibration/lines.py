@@ -16,15 +16,16 @@ import torch
 from numpy.typing import NDArray
 
 from sttm_export.contracts.calibration import LinePoint, ThresholdChoice
+from sttm_export.contracts.merge import NOTHING_MERGES
 from sttm_export.contracts.model import PublishedThresholds
 from sttm_export.merging.static import TokenMerger
 from sttm_export.runtime.fidelity import fidelity
 
 Floats = NDArray[np.floating]
 
-SPATIAL = (0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.875, 0.9, 0.925, 0.95, 0.97, 0.98, 0.99, 0.995, 0.999, 0.9999)
-"""Spatial thresholds that are tried, beside the published one, which is 0.8 to 0.95. At the highest next to nothing
-merges within a frame; 1 itself is left out, because there the last bit of a cosine would decide."""
+SPATIAL = (0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.875, 0.9, 0.925, 0.95, 0.97, 0.98, 0.99, 0.995, 0.999, NOTHING_MERGES)
+"""Spatial thresholds that are tried, beside the published one, which is 0.8 to 0.95. At the last nothing merges within
+a frame; 1 itself is left out, because there the last bit of a cosine would decide."""
 TIE = 0.005
 """Distortions this near the least one, as a share of it, are as good: no last bit of a float decides."""
 _DIGITS, _COSINE_DIGITS = 8, 6

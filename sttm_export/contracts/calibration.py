@@ -14,6 +14,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+from sttm_export.contracts.merge import SpatialThreshold
 from sttm_export.contracts.records import Cosine, Count, Number, Range, Share, Size, read_json, read_record
 from sttm_export.errors import UserError
 
@@ -53,7 +54,7 @@ class PointRange:
 class LinePoint:
     """A pair of thresholds that fills a budget, over all clips."""
 
-    spatial: Cosine
+    spatial: SpatialThreshold
     temporal: Cosine
     distortion: Number
 
@@ -65,7 +66,7 @@ class ThresholdChoice:
     budget: Share
     frames: Size  # T, the steps that a merger takes
     merge_layer: Count
-    spatial: Cosine  # given to the merger
+    spatial: SpatialThreshold  # given to the merger
     temporal: Cosine  # what policy `budget` solves beside it, the median over clips
     distortion: Number  # mean over clips of the relative error of `tokens[assignment]`
     published_spatial: Cosine

@@ -13,15 +13,32 @@ Policy = Literal["budget", "threshold"]
 POLICIES: tuple[Policy, ...] = ("budget", "threshold")
 MAX_FRAMES = 65536
 """Most frames of a clip; memory ends far below."""
+NOTHING_MERGES = 2.0
+"""A threshold above every cosine. Finite, so that it survives JSON and TensorRT alike."""
+SpatialThreshold = Annotated[float, Range(-1.0, NOTHING_MERGES)]
+"""A cosine, or `NOTHING_MERGES`. At 1 equal cells still merge, and with them a corner of odd grids (rule 2.3)."""
 
 
 @dataclass(frozen=True)
 class Thresholds:
     """Thresholds a bundle suggests to its users; inputs of the graph, so that tuning needs no new export."""
 
-    spatial: Cosine
+    spatial: SpatialThreshold
     temporal: Cosine
     source: str
+
+
+def check_thresholds(spatial: float | None, temporal: float | None) -> None:
+    """Refuse what no threshold can be; None is not looked at.
+
+    Raises:
+        UserError: names the option.
+    """
+    for name, value in (("spatial", spatial), ("temporal", temporal)):
+        most = f", or {NOTHING_MERGES:g}, at which nothing merges within a frame" if name == "spatial" else ""
+        if value is None or -1.0 <= value <= 1.0 or (most and value == NOTHING_MERGES):
+            continue
+        raise UserError(f"--{name}-threshold {value:g} is no cosine; give a number from -1 to 1{most}.")
 
 
 @dataclass(frozen=True)

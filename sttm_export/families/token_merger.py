@@ -10,12 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sttm_export.contracts.graph import CLIP, Judge, JudgedGraph
+from sttm_export.contracts.merge import NOTHING_MERGES
 from sttm_export.contracts.model import counted
 from sttm_export.contracts.recipe import Recipe
 from sttm_export.errors import UserError
 from sttm_export.families.edge_cases import edge_clips
 from sttm_export.families.part import Arrays, Case, Part, Progress
-from sttm_export.merging.budget import NOTHING_MERGES
 from sttm_export.merging.outputs import reference_outputs, static_outputs
 from sttm_export.merging.static import TokenMerger
 from sttm_export.runtime.pipeline import merger_inputs

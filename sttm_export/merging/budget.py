@@ -13,9 +13,6 @@ from sttm_export.contracts.merge import MergeSpec
 from sttm_export.merging.grouping import exclusive_sum
 from sttm_export.merging.ladder import build_ladder, compact, least_gap, pick, rounding_band
 
-NOTHING_MERGES = 2.0
-"""A threshold above every cosine. Finite, so that it survives JSON and TensorRT alike."""
-
 EVERYTHING_MERGES = -2.5
 """Below every similarity, the invalid ones among them: where the last gap ends."""
 

@@ -15,8 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sttm_export.contracts.merge import MergeSpec
-from sttm_export.merging.budget import FAR, NOTHING_MERGES, BudgetSolver, margin
+from sttm_export.contracts.merge import NOTHING_MERGES, MergeSpec
+from sttm_export.merging.budget import FAR, BudgetSolver, margin
 from sttm_export.merging.channels import NodeFeatures, build_pyramid, frame_similarity, head_norm, slot_minima
 from sttm_export.merging.geometry import ClipNodes, Geometry
 from sttm_export.merging.grouping import exclusive_sum, padded_rows, segment_bounds, segment_sum, stable_order

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from sttm_export.contracts.calibration import GivenCalibration, ThresholdChoice
-from sttm_export.contracts.merge import MergeSpec, Thresholds
+from sttm_export.contracts.merge import MergeSpec, Thresholds, check_thresholds
 from sttm_export.contracts.model import ModelSpec, counted
 from sttm_export.errors import UserError
 
@@ -31,9 +31,7 @@ def pick_thresholds(
     Raises:
         UserError: no cosine, or a calibration of another model or without such thresholds.
     """
-    for name, value in (("spatial", spatial), ("temporal", temporal)):
-        if value is not None and not -1.0 <= value <= 1.0:
-            raise UserError(f"--{name}-threshold {value:g} is no cosine; give a number from -1 to 1.")
+    check_thresholds(spatial, temporal)
     wanted = spatial is None or (temporal is None and merge.policy == "threshold")
     if given is not None and wanted:
         row = _choice(given, model, merge, merge_layer)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from sttm_export.bundle.opened import Bundle, bundle_around
 from sttm_export.contracts.graph import TOKEN_MERGER, VISION_ENCODER
+from sttm_export.contracts.merge import check_thresholds
 from sttm_export.contracts.model import MAX_FPS
 from sttm_export.engines.compatibility import engines_here
 from sttm_export.errors import UserError
@@ -90,9 +91,7 @@ def check_viewing(viewing: Viewing) -> None:
         raise UserError(
             f"--fps {viewing.fps:g} is not possible; give frames a second, above 0 and at most {MAX_FPS:g}."
         )
-    for name, value in (("spatial", viewing.spatial), ("temporal", viewing.temporal)):
-        if value is not None and not -1.0 <= value <= 1.0:
-            raise UserError(f"--{name}-threshold {value:g} is no cosine; give a number from -1 to 1.")
+    check_thresholds(viewing.spatial, viewing.temporal)
 
 
 def check_outputs(written: Mapping[str, Path], inputs: Mapping[str, Path]) -> None:
