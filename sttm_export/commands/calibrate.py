@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sttm_export.commands.values import path_value, text_value
+from sttm_export.commands.weights import add_weights
 
 if TYPE_CHECKING:
     from sttm_export.calibration.request import Request
@@ -42,21 +43,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "line, relative to the list, # before comments)",
     )
     parser.add_argument(
-        "--weights",
-        type=text_value,
-        metavar="DIR_OR_HUB_ID",
-        help="those that will be exported, as `export` takes them",
-    )
-    parser.add_argument(
-        "--tower-weights",
-        type=text_value,
-        metavar="DIR_OR_HUB_ID",
-        help="the tower's own checkpoint, if the model's has none",
-    )
-    parser.add_argument(
-        "--random-weights", type=int, metavar="SEED", help="try it without a checkpoint: the result is of these weights"
-    )
-    parser.add_argument(
         "--budget",
         type=float,
         action="append",
@@ -76,6 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="L",
         help="as in the export: decoder layer at whose input tokens merge; those below are run as well (default: 0)",
     )
+    add_weights(parser)
     parser.add_argument("--output", type=path_value, metavar="FILE", help="default: MODEL-calibration.json")
     parser.add_argument(
         "--force", action="store_true", help="replace a calibration, and finished clips of one with other options"

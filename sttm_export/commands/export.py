@@ -7,6 +7,7 @@ import math
 from typing import TYPE_CHECKING
 
 from sttm_export.commands.values import path_value, text_value
+from sttm_export.commands.weights import add_weights
 from sttm_export.errors import UserError
 
 if TYPE_CHECKING:
@@ -53,20 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     _add_merging(parser)
     _add_language(parser)
-    weights = parser.add_argument_group("weights: one of --weights and --random-weights is needed")
-    weights.add_argument(
-        "--weights",
-        type=text_value,
-        metavar="DIR_OR_HUB_ID",
-        help="checkpoint directory, or owner/name[@revision] on the hub",
-    )
-    weights.add_argument(
-        "--tower-weights",
-        type=text_value,
-        metavar="DIR_OR_HUB_ID",
-        help="the tower's own checkpoint, if the model's has none",
-    )
-    weights.add_argument("--random-weights", type=int, metavar="SEED", help="build and time without a checkpoint")
+    add_weights(parser)
     engines = parser.add_argument_group("engines")
     engines.add_argument(
         "--target", action="append", metavar="NAME", help="repeatable: rtx, jetson-orin-jp62, … (default: rtx)"
