@@ -100,7 +100,8 @@ def test_a_precision_that_the_hardware_lacks_is_refused_with_the_reason(export):
 
 
 def test_unknown_precision_policy_and_impossible_values(export):
-    assert "Graphs cannot be exported in 'int4'. Valid: fp16, fp32." in export("--precision", "int4")
+    said = export("--precision", "int4")
+    assert "Graphs cannot be exported in 'int4'. Did you mean 'int8'? Valid: fp16, fp32, int8." in said
     assert "--accumulate has no 'fp16'. Did you mean 'fp32'?" in export("--accumulate", "fp16")
     assert "unknown policy 'magic'" in export("--policy", "magic")
     assert "--batch 0 is not possible" in export("--batch", "0")
@@ -240,7 +241,7 @@ def test_what_is_no_bundle(tmp_path, copy, capsys):
     manifest = json.loads((copy / "manifest.json").read_text())
     manifest["format"] = 3
     (copy / "manifest.json").write_text(json.dumps(manifest))
-    assert "has bundle format 3, this program reads format 5; export it again" in fails(capsys, "inspect", copy)
+    assert "has bundle format 3, this program reads format 6; export it again" in fails(capsys, "inspect", copy)
 
 
 def test_run_refuses_bad_requests(tiny_bundle, tmp_path, capsys):
