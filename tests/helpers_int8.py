@@ -10,7 +10,7 @@ from helpers_networks import tiny_model, tiny_pixels, tiny_recipe
 
 from sttm_export.contracts.calibration import CalibratedClip, Calibration, ThresholdChoice
 from sttm_export.families.registry import parts_of
-from sttm_export.quantization.ranges import choose_ranges
+from sttm_export.quantization.ranges import choose_range, choose_ranges
 from sttm_export.quantization.statistics import collecting
 from sttm_export.weights.checkpoint import digest
 
@@ -35,6 +35,19 @@ def calibrate(model, state, *batches):
     part = encoder(model)
     statistics, _ = watch(part, state, *(batches or (tiny_pixels(model, 2, 1), tiny_pixels(model, 2, 2))))
     return choose_ranges(statistics, state, part.points)
+
+
+def calibrate_without(model, state, pixels):
+    """The same calibration if nothing could take up a power of two."""
+    part = encoder(model)
+    statistics, _ = watch(part, state, pixels)
+    rows = []
+    for point in part.points:
+        seen = statistics.points[point.name]
+        together = replace(seen, counts=seen.counts.sum(0, keepdims=True))
+        weight = torch.cat([state[name].reshape(-1, point.width) for name in point.weights])
+        rows.append(choose_range(replace(point, absorber=None), together, weight))
+    return rows
 
 
 def calibration_of(model, state, ranges):

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from helpers_int8 import calibrate, encoder, relative, siglip_norms, watch, with_outliers
+from helpers_int8 import calibrate, calibrate_without, encoder, relative, siglip_norms, watch, with_outliers
 from helpers_networks import tiny_model, tiny_pixels, tiny_state
 from helpers_qwen2_vl import model_of, qwen_pixels, qwen_state, tiny_qwen
 
@@ -52,19 +52,6 @@ def test_powers_of_two_win_back_what_outlier_channels_cost(model, state, pixels,
     unscaled = [dataclasses.replace(row, exponents=()) for row in calibrate_without(model, planted, pixels)]
     with_powers, without = (features(part, planted, pixels, chosen) for chosen in (ranges.values(), unscaled))
     assert relative(with_powers, same) * 10 ** (6 / 20) < relative(without, same)
-
-
-def calibrate_without(model, state, pixels):
-    """The same calibration if nothing could take up a power of two."""
-    part = encoder(model)
-    statistics, _ = watch(part, state, pixels)
-    rows = []
-    for point in part.points:
-        seen = statistics.points[point.name]
-        together = dataclasses.replace(seen, counts=seen.counts.sum(0, keepdims=True))
-        weight = torch.cat([state[name].reshape(-1, point.width) for name in point.weights])
-        rows.append(choose_range(dataclasses.replace(point, absorber=None), together, weight))
-    return rows
 
 
 def features(part, state, pixels, ranges):

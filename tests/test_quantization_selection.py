@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from helpers_int8 import calibrate, encoder, relative, siglip_norms, watch, with_outliers
+from helpers_int8 import calibrate, calibrate_without, encoder, relative, siglip_norms, watch, with_outliers
 from helpers_networks import tiny_model, tiny_pixels, tiny_state
 
 from sttm_export.quantization.module import fold, quantize_module
@@ -27,8 +27,6 @@ def test_the_ranking_agrees_with_quantizing_layers_one_by_one(planted):
     ranges = calibrate(MODEL, state, pixels)
     if planted:
         # As if the points behind the planted norms could not be helped.
-        from test_quantization_ranges import calibrate_without
-
         ranges = calibrate_without(MODEL, state, pixels)
     _, features = watch(part, state, pixels)
     found = costs(part.module(state), part.points, ranges, pixels)
