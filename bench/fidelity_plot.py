@@ -44,7 +44,7 @@ def panels(result: dict[str, Any]) -> list[tuple[str, list[str], str]]:
     for name in names:
         title, clips = sources[name]["title"], sources[name]["clips"]
         if sources[name]["trained"]:
-            found += [(f"{title}: {clip}, {shape[0]} frames", [clip], name) for clip, shape in clips.items()]
+            found += [(f"{clip}, {shape[0]} frames: {title}", [clip], name) for clip, shape in clips.items()]
         else:
             found.append((f"{title}: mean of {len(clips)} clips", list(clips), name))
     return found
@@ -130,7 +130,7 @@ def _panel(axis: Any, result: dict[str, Any], heading: str, clips: list[str], so
     axis.set_xlim(0, 100)
     axis.set_ylim(0, 1)
     axis.set_xlabel("share of tokens, %")
-    axis.set_title(heading, loc="left", fontsize=9)
+    axis.set_title(heading, loc="left", fontsize=8.5)
     axis.grid(color=FAINT, linewidth=0.7)
     axis.spines[["top", "right"]].set_visible(False)
     axis.tick_params(color=FAINT)
