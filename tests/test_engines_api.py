@@ -207,3 +207,30 @@ def test_builder_errors_are_in_the_log(tmp_path):
     built, _, log = build_rtx(save(model, tmp_path))
     assert not built
     assert "K exceeds the maximum value allowed" in log
+
+
+COLLECTING = """
+import gc
+from sttm_export.engines.api import load_api
+
+class Messages(list):
+    def append(self, message):
+        if gc.isenabled():
+            gc.collect()
+        super().append(message)
+
+api = load_api("tensorrt-rtx")
+gc.disable()
+ring = [api.builder(api.logger([]))]
+ring.append(ring)
+del ring
+gc.enable()
+api.builder(api.logger(Messages()))
+print("ended", gc.isenabled())
+"""
+
+
+def test_no_collection_while_tensorrt_logs():
+    """An earlier builder in a ring of references, collected while TensorRT holds its lock, would wait for ever."""
+    ran = subprocess.run([sys.executable, "-c", COLLECTING], capture_output=True, text=True, timeout=120, check=True)
+    assert ran.stdout.split() == ["ended", "True"]

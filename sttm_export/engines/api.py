@@ -5,9 +5,11 @@ Everything else in this room is written against `Api` and runs with either.
 
 from __future__ import annotations
 
+import gc
 import importlib
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
@@ -56,6 +58,22 @@ class Message:
     text: str
 
 
+@contextmanager
+def without_collection() -> Iterator[None]:
+    """Keep Python's garbage collector out of a block.
+
+    TensorRT-RTX 1.7 logs while it holds a lock that the destructor of a builder takes as well. A collection that begins in
+    such a callback and finds an earlier builder waits for that lock for ever.
+    """
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
 @dataclass(frozen=True)
 class Api:
     """A loaded TensorRT: which of the two, and its Python bindings."""
@@ -79,14 +97,16 @@ class Api:
 
             def log(self, severity: Any, text: str) -> None:
                 if severity != verbose:
-                    messages.append(Message(severity.name, text))
+                    with without_collection():
+                        messages.append(Message(severity.name, text))
 
         return Collector()
 
     def builder(self, logger: Any) -> Any:
         """Create a builder; without a usable GPU full TensorRT fails here."""
         try:
-            return self.module.Builder(logger)
+            with without_collection():
+                return self.module.Builder(logger)
         except TypeError as error:
             raise EngineError(f"TensorRT {self.version} could not start: {error}") from error
 
