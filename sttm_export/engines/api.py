@@ -62,8 +62,8 @@ class Message:
 def without_collection() -> Iterator[None]:
     """Keep Python's garbage collector out of a block.
 
-    TensorRT-RTX 1.7 logs while it holds a lock that the destructor of a builder takes as well. A collection that begins in
-    such a callback and finds an earlier builder waits for that lock for ever.
+    TensorRT-RTX 1.7 logs while it holds a lock that the destructor of a builder takes as well. A collection that begins
+    in such a callback and finds an earlier builder waits for that lock for ever.
     """
     enabled = gc.isenabled()
     gc.disable()
