@@ -375,3 +375,9 @@ def test_an_engine_is_held_to_the_sums_that_its_graph_asks_for(tmp_path, accumul
     assert boundaries
     assert all(check.passed for check in boundaries)
     assert all(f"u({sums})·√(" in check.band for check in boundaries)
+
+
+@pytest.mark.parametrize("graph", ["decoder_00_01", "language_head"])
+def test_outputs_that_are_wider_than_what_they_come_of(language_bundle, graph):
+    """Logits and residual stream are float32, and the products before them float16."""
+    assert main(["validate", str(language_bundle), "--bisect", graph]) == 0

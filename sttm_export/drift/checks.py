@@ -36,6 +36,7 @@ class Place:
     blocks: int = 0  # blocks on the way to it, for the end of one; 0 where one operator is looked at
     sums: str = "float32"  # format that whoever ran it sums products in
     int8: bool = False  # for the end of a block: whether products before it have int8 factors
+    through: str = ""  # for the end of a block: the coarsest format of a tensor on the way; empty for `dtype`
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,7 @@ def _check_whole(actual: Array, expected: Array, place: Place) -> Check:
 
 def _check_floats(actual: Array, expected: Array, place: Place) -> Check:
     tolerance = derive_tolerance(
-        store=place.dtype,
+        store=place.through or place.dtype,
         length=place.summed,
         layers=max(1, place.blocks),
         accumulate=place.sums,

@@ -152,8 +152,10 @@ class Search:
         tensor, tensors = self.chain.tensors[name], self.chain.tensors.values()
         before = [row for row in tensors if row.made <= tensor.made] if blocks else [tensor]
         longest, int8 = max(row.summed for row in before), any(row.dtype == "int8" for row in before if blocks)
-        sums = format_of_sums(tensor.dtype, self.reference.accumulate, self.backend)
-        return Place(name, tensor.op, *self.reference.origin(name), tensor.dtype, longest, blocks, sums, int8)
+        # A float32 output, as logits are, may come out of float16 ones.
+        through = "float16" if any(row.dtype == "float16" for row in before) else tensor.dtype
+        sums = format_of_sums(through, self.reference.accumulate, self.backend)
+        return Place(name, tensor.op, *self.reference.origin(name), tensor.dtype, longest, blocks, sums, int8, through)
 
 
 def until_out(checks: Iterable[Check]) -> Iterator[Check]:
