@@ -153,8 +153,8 @@ class Search:
         before = [row for row in tensors if row.made <= tensor.made] if blocks else [tensor]
         longest, int8 = max(row.summed for row in before), any(row.dtype == "int8" for row in before if blocks)
         # A float32 output, as logits are, may come out of float16 ones.
-        through = "float16" if any(row.dtype == "float16" for row in before) else tensor.dtype
-        sums = format_of_sums(through, self.reference.accumulate, self.backend)
+        through = "float16" if blocks and any(row.dtype == "float16" for row in before) else ""
+        sums = format_of_sums(through or tensor.dtype, self.reference.accumulate, self.backend)
         return Place(name, tensor.op, *self.reference.origin(name), tensor.dtype, longest, blocks, sums, int8, through)
 
 
