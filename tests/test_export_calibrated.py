@@ -128,6 +128,7 @@ def test_an_export_takes_the_file(tmp_path, capsys):
     assert "spatial 0.77" in shown
     report = (tmp_path / "bundle" / "report.html").read_text()
     assert "Default thresholds 0.77 and 0.11: spatial calibrated on 2 clips (mine.json, sha256 " in report
+    assert report.count("Default thresholds") == 1
     assert digest in report
     assert main([*command, "--random-weights", "7", "--frames", "8", "--force"]) == 2
     assert "mine.json has no thresholds for budget 0.5, T 8, layer 0" in capsys.readouterr().err
