@@ -289,9 +289,9 @@ def test_a_killed_process_breaks_nothing(toml, clips, tmp_path, capsys, point):
 def test_hidden_states_at_the_merge_layer_are_those_of_the_published_layers(toml, clips):
     """Module against `transformers`' own layers, with the text before the video in front."""
     from sttm_export.calibration.seeing import seen_parts
-    from sttm_export.calibration.sessions import StageSession
     from sttm_export.cli import build_parser
     from sttm_export.commands.calibrate import make_request
+    from sttm_export.families.stage_session import StageSession
     from sttm_export.families.weights import open_weights
 
     words = [

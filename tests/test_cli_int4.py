@@ -60,25 +60,17 @@ def video(tmp_path_factory):
     return write_video(tmp_path_factory.mktemp("video") / "clip.mp4", frames=8, rate=2)
 
 
+def dry_run(toml):
+    return ["--model", str(toml), *["--budget", "0.5", "--frames", "4", "--random-weights", "7", "--dry-run"]]
+
+
 @pytest.fixture
 def refused(tmp_path, capsys):
     """The one sentence with which an export is refused."""
 
     def run(*more, model=None):
         toml = write_tiny_model_toml(tmp_path / "tiny.toml", model or int4_model())
-        command = [
-            "--model",
-            str(toml),
-            "--budget",
-            "0.5",
-            "--frames",
-            "4",
-            "--random-weights",
-            "7",
-            "--dry-run",
-            *more,
-        ]
-        assert main(command) == 2
+        assert main([*dry_run(toml), *more]) == 2
         return capsys.readouterr().err.strip().splitlines()[-1]
 
     return run
@@ -105,18 +97,7 @@ def test_a_target_whose_parser_stops_before_is_refused_with_the_reason(refused, 
 
 def test_the_precision_of_the_export_may_be_said_again(tmp_path, capsys):
     toml = write_tiny_model_toml(tmp_path / "tiny.toml", int4_model())
-    command = [
-        "--model",
-        str(toml),
-        "--budget",
-        "0.5",
-        "--frames",
-        "4",
-        "--random-weights",
-        "7",
-        "--dry-run",
-        "--decoder",
-    ]
+    command = [*dry_run(toml), "--decoder"]
     shown = []
     for more in ((), ("--decoder-precision", "fp16"), INT4):
         assert main([*command, *more]) == 0

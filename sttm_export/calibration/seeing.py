@@ -11,13 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from sttm_export.calibration.sessions import StageSession
 from sttm_export.contracts.graph import TOKEN_MERGER
 from sttm_export.contracts.recipe import Recipe
 from sttm_export.errors import UserError
 from sttm_export.families.modules import as_stage
 from sttm_export.families.part import Part
 from sttm_export.families.registry import parts_of
+from sttm_export.families.stage_session import StageSession
 from sttm_export.families.weights import open_weights
 from sttm_export.language.checkpoint import embedding_shapes
 from sttm_export.language.rows import Told, shares

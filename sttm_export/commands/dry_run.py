@@ -25,8 +25,7 @@ if TYPE_CHECKING:
 def print_estimate(plan: ExportPlan) -> None:
     """Print a row for each part, and the sums; nothing is read and nothing is written."""
     console, rows, copies = table_console(), estimate_parts(plan), engine_copies(plan)
-    few = plan.recipe.decoding is not None and plan.recipe.decoding.weights != "float"
-    stored = f", decoder weights in {plan.recipe.decoding.weights}" if few and plan.recipe.decoding else ""
+    stored = ", decoder weights in int4" if plan.recipe.has_int4 else ""
     model = f"{plan.model.title}, {plan.recipe.precision}{stored}"
     print_facts(console, f"Dry run of {plan.output}", [("model", model)])
     header = ("part", "parameters", "weights", "memory to export", "memory to build", "minutes")

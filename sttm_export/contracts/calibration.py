@@ -15,12 +15,23 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from sttm_export.contracts.merge import SpatialThreshold
-from sttm_export.contracts.records import Cosine, Count, Number, Range, Share, Size, read_json, read_record
+from sttm_export.contracts.records import (
+    Cosine,
+    Count,
+    Number,
+    Range,
+    Share,
+    Size,
+    parse_json,
+    read_record,
+    read_regular,
+)
 from sttm_export.errors import UserError
 
 FORMAT = 1
 CALIBRATION = "calibration.json"
 """Its name inside of a bundle."""
+_AGAIN = "give a file that `sttm-export calibrate` wrote"
 
 Method = Literal["max", "percentile", "entropy", "squared_error"]
 METHODS: tuple[Method, ...] = ("max", "percentile", "entropy", "squared_error")
@@ -125,8 +136,8 @@ class GivenCalibration:
 
 def given_calibration(path: Path) -> GivenCalibration:
     """Read a calibration file for an export; raises as `read_calibration`."""
-    calibration = read_calibration(path)
-    content = path.read_bytes()
+    content = _content(path)
+    calibration = _calibration(path, content)
     frames = sum(clip.frames for clip in calibration.clips)
     file = CalibrationFile(path.name, sha256(content).hexdigest(), len(calibration.clips), frames)
     return GivenCalibration(file, content, calibration)
@@ -138,17 +149,27 @@ def read_calibration(path: Path) -> Calibration:
     Raises:
         UserError: no such file, another format, or values that `calibrate` does not write; all of them in one message.
     """
-    again = "give a file that `sttm-export calibrate` wrote"
+    return _calibration(path, _content(path))
+
+
+def _content(path: Path) -> bytes:
     try:
-        data: Any = read_json(path)
+        return read_regular(path)
+    except ValueError as error:
+        raise UserError(f"{path} is no calibration: {error}; {_AGAIN}.") from error
+
+
+def _calibration(path: Path, content: bytes) -> Calibration:
+    try:
+        data: Any = parse_json(content)
         known = data["format"]
     except (ValueError, KeyError, TypeError) as error:
         why = str(error) if isinstance(error, ValueError) else "it states no format"
-        raise UserError(f"{path} is no calibration: {why}; {again}.") from error
+        raise UserError(f"{path} is no calibration: {why}; {_AGAIN}.") from error
     if known != FORMAT:
-        raise UserError(f"{path} has calibration format {known!r:.40}, this program reads format {FORMAT}; {again}.")
+        raise UserError(f"{path} has calibration format {known!r:.40}, this program reads format {FORMAT}; {_AGAIN}.")
     faults: list[str] = []
     read: Calibration | None = read_record(Calibration, data, faults)
     if read is None:
-        raise UserError(f"{path} is no calibration: {'; '.join(faults[:5])}; {again}.")
+        raise UserError(f"{path} is no calibration: {'; '.join(faults[:5])}; {_AGAIN}.")
     return read

@@ -73,8 +73,13 @@ def read_json(path: Path, limit: int = LARGEST_FILE) -> Any:
     Raises:
         ValueError: says in a few words why it cannot be read.
     """
+    return parse_json(read_regular(path, limit))
+
+
+def parse_json(content: bytes) -> Any:
+    """Return the value of the bytes of a JSON file; raises as `read_json`."""
     try:
-        return json.loads(read_regular(path, limit).decode("utf-8"))
+        return json.loads(content.decode("utf-8"))
     except UnicodeDecodeError as error:
         raise ValueError("it is not UTF-8 text") from error
     except RecursionError as error:

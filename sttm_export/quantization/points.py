@@ -30,6 +30,11 @@ class Absorber:
     channels: int
     first: int = 0
 
+    @classmethod
+    def of(cls, path: str, channels: int) -> Absorber:
+        """Weight and bias of one module, all of its rows."""
+        return cls((f"{path}.weight", f"{path}.bias"), channels)
+
 
 @dataclass(frozen=True)
 class Point:

@@ -25,6 +25,7 @@ from sttm_export.errors import UserError
 from sttm_export.families.modules import as_stage
 from sttm_export.families.part import Arrays, Case, Part, Stage, State
 from sttm_export.families.registry import parts_of
+from sttm_export.families.stage_session import StageSession
 from sttm_export.quantization.points import pick_points
 from sttm_export.quantization.selection import fewest_kept, ranked
 from sttm_export.quantization.sensitivity import costs
@@ -115,7 +116,7 @@ def _features(part: Part, stage: Stage, clip: Arrays, advance: Advance) -> Float
     """The float encoder over all frames of the clip."""
     count = len(next(iter(clip.values())))
     made = part.forward(
-        _Eager(part.graph, stage), clip, lambda done, _: advance(f"{done} of {count} frames, float", None)
+        StageSession(stage, part.graph), clip, lambda done, _: advance(f"{done} of {count} frames, float", None)
     )
     return cast("Floats", made[part.graph.outputs[0].name])
 
@@ -125,19 +126,6 @@ def _one_step(graph: GraphSpec, case: Case) -> torch.Tensor:
     pixels, features = graph.inputs[0], graph.outputs[0]
     frames = pixels.shape[0] // features.shape[0]
     return torch.from_numpy(np.asarray(case.inputs[pixels.name])[:frames].astype(np.float32))
-
-
-class _Eager:
-    """A stage that runs like a session."""
-
-    backend = "static eager"
-
-    def __init__(self, graph: GraphSpec, stage: Stage) -> None:
-        self.graph, self._stage = graph, stage
-
-    def run(self, inputs: Arrays) -> dict[str, Any]:
-        """Run the module."""
-        return dict(self._stage(inputs, {}))
 
 
 @dataclass

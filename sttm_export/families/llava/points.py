@@ -15,10 +15,10 @@ def quantization_points(llava: Llava) -> tuple[Point, ...]:
         attention, mlp = f"{layer}.self_attn", f"{layer}.mlp"
         projections = tuple(f"{attention}.{name}_proj" for name in "qkv")
         points += [
-            Point(f"{layer}.qkv", projections, width, _norm(f"{layer}.layer_norm1", width)),
+            Point(f"{layer}.qkv", projections, width, Absorber.of(f"{layer}.layer_norm1", width)),
             # Attention is linear in its values: their rows take up what its output is divided by.
-            Point(f"{layer}.out_proj", (f"{attention}.out_proj",), width, _norm(f"{attention}.v_proj", width)),
-            Point(f"{layer}.fc1", (f"{mlp}.fc1",), width, _norm(f"{layer}.layer_norm2", width)),
+            Point(f"{layer}.out_proj", (f"{attention}.out_proj",), width, Absorber.of(f"{attention}.v_proj", width)),
+            Point(f"{layer}.fc1", (f"{mlp}.fc1",), width, Absorber.of(f"{layer}.layer_norm2", width)),
             Point(f"{layer}.fc2", (f"{mlp}.fc2",), inner),
         ]
     return (
@@ -26,7 +26,3 @@ def quantization_points(llava: Llava) -> tuple[Point, ...]:
         Point("projector.fc1", ("projector.fc1",), width),
         Point("projector.fc2", ("projector.fc2",), llava.channels),
     )
-
-
-def _norm(path: str, channels: int) -> Absorber:
-    return Absorber((f"{path}.weight", f"{path}.bias"), channels)

@@ -15,18 +15,14 @@ def quantization_points(qwen: Qwen2VL) -> tuple[Point, ...]:
         # Rows of `qkv` that make values, behind those of queries and keys: attention is linear in them.
         values = Absorber((f"{block}.attn.qkv.weight", f"{block}.attn.qkv.bias"), width, 2 * width)
         points += [
-            Point(f"{block}.qkv", (f"{block}.attn.qkv",), width, _norm(f"{block}.norm1", width)),
+            Point(f"{block}.qkv", (f"{block}.attn.qkv",), width, Absorber.of(f"{block}.norm1", width)),
             Point(f"{block}.proj", (f"{block}.attn.proj",), width, values),
-            Point(f"{block}.fc1", (f"{block}.mlp.fc1",), width, _norm(f"{block}.norm2", width)),
+            Point(f"{block}.fc1", (f"{block}.mlp.fc1",), width, Absorber.of(f"{block}.norm2", width)),
             Point(f"{block}.fc2", (f"{block}.mlp.fc2",), tower.inner_size),
         ]
     return (
         *points,
         # The patches of a merge window side by side: each channel of the norm comes several times.
-        Point("merger.mlp.0", ("merger.mlp.0",), tower.window_values, _norm("merger.ln_q", width)),
+        Point("merger.mlp.0", ("merger.mlp.0",), tower.window_values, Absorber.of("merger.ln_q", width)),
         Point("merger.mlp.2", ("merger.mlp.2",), tower.window_values),
     )
-
-
-def _norm(path: str, channels: int) -> Absorber:
-    return Absorber((f"{path}.weight", f"{path}.bias"), channels)
