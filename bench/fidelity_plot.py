@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import io
-import json
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -17,6 +16,7 @@ import numpy as np
 
 from bench.methods import TITLES
 from bench.plot import FAINT, INK
+from bench.results_file import draw_result
 from sttm_export.errors import UserError
 
 # STTM in strong blues, what merges in warm hues, what drops in greys and greens; markers tell apart what hues do not.
@@ -144,14 +144,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("result", type=Path)
     parser.add_argument("picture", type=Path)
     options = parser.parse_args(arguments)
-    try:
-        if not options.result.is_file():
-            raise UserError(f"There is no result file {options.result}; make one with python -m bench.fidelity.")
-        draw(json.loads(options.result.read_text(encoding="utf-8")), options.picture)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
-    return 0
+    return draw_result(options.result, "bench.fidelity", lambda result: draw(result, options.picture))
 
 
 if __name__ == "__main__":

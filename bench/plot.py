@@ -6,11 +6,11 @@ Run from the repository: `python -m bench.plot bench/results/cpu.json bench/resu
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from pathlib import Path
 from typing import Any
 
+from bench.results_file import draw_result
 from sttm_export.errors import UserError
 
 # Two hues that stay apart for colour-blind readers, and a grey for what is only a step on the way.
@@ -108,14 +108,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("picture", type=Path)
     parser.add_argument("--policy", default="budget", choices=("budget", "threshold"))
     options = parser.parse_args(arguments)
-    try:
-        if not options.result.is_file():
-            raise UserError(f"There is no result file {options.result}; make one with python -m bench.merger.")
-        draw(json.loads(options.result.read_text(encoding="utf-8")), options.policy, options.picture)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
-    return 0
+    return draw_result(options.result, "bench.merger", lambda result: draw(result, options.policy, options.picture))
 
 
 if __name__ == "__main__":

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+import sys
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from bench import machine
+from sttm_export.errors import UserError
 
 Row = dict[str, Any]
 
@@ -24,6 +26,18 @@ def write_rows(path: Path, about: Mapping[str, Any], **tables: Iterable[Row]) ->
     parts = [f' "{name}": [\n  {_lines(rows)}\n ]' for name, rows in tables.items()]
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(f"{head},\n" + ",\n".join(parts) + "\n}\n", encoding="utf-8")
+
+
+def draw_result(path: Path, maker: str, draw: Callable[[dict[str, Any]], None]) -> int:
+    """Draw what a result file of the module `maker` holds; 2 where there is nothing to draw."""
+    try:
+        if not path.is_file():
+            raise UserError(f"There is no result file {path}; make one with python -m {maker}.")
+        draw(json.loads(path.read_text(encoding="utf-8")))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    return 0
 
 
 def short(value: float) -> float:
