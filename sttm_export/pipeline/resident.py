@@ -77,9 +77,13 @@ class Pipeline:
 
     @property
     def backend(self) -> str:
-        """What runs the graphs, and why where it was not asked for."""
-        backend, why = self._seeing().backend, self._loader.backend.why
-        return f"{backend}: {why}" if why else backend
+        """What runs the graphs: `tensorrt 10.3.0.30`, `onnxruntime 1.32.0 CPUExecutionProvider`."""
+        return self._seeing().backend
+
+    @property
+    def reason(self) -> str:
+        """Why it is that one, where `auto` was asked for; empty otherwise."""
+        return self._loader.backend.why
 
     @property
     def window(self) -> Window:
