@@ -1,6 +1,7 @@
 """Static-shape export of STTM video token merging to ONNX and TensorRT.
 
-`sttm_export.load` opens a bundle for a program that embeds it (docs/embedding.md); the rest is the command line's.
+`sttm_export.load` opens a bundle for a program that embeds it (docs/embedding.md), `sttm_export.VideoTokens` for an
+engine that maps it over many videos (docs/corpora.md); the rest is the command line's.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from sttm_export.corpora.tokens import VideoTokens
     from sttm_export.errors import UserError
     from sttm_export.pipeline.load import load
     from sttm_export.pipeline.resident import Pipeline
@@ -17,7 +19,7 @@ if TYPE_CHECKING:
     from sttm_export.streams.window import Counts, Emitted
 
 __version__ = "0.1.0"
-__all__ = ["Counts", "Emitted", "MergedTokens", "Pipeline", "UserError", "__version__", "load"]
+__all__ = ["Counts", "Emitted", "MergedTokens", "Pipeline", "UserError", "VideoTokens", "__version__", "load"]
 
 # ONNX Runtime from 1.32 on writes a device id into the user's cache when it is imported, and reports to its vendor. It
 # reads this variable once, at that moment; here it is set before any module of this package can import it, and child
@@ -31,6 +33,7 @@ _PUBLIC = {
     "MergedTokens": "runtime.merged",
     "Pipeline": "pipeline.resident",
     "UserError": "errors",
+    "VideoTokens": "corpora.tokens",
     "load": "pipeline.load",
 }
 

@@ -67,8 +67,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line.
 
     Returns:
-        0 if all is well, 1 where a numeric check missed, 2 for bad input, 130 when interrupted, 141 where nobody reads
-        the output any more.
+        0 if all is well, 1 where a numeric check missed or some of many files failed, 2 for bad input, 130 when
+        interrupted, 141 where nobody reads the output any more.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     return run_program(

@@ -1,4 +1,4 @@
-"""The two families of failure: what a user can fix, and a numeric check that did not pass.
+"""The families of failure: what a user can fix, a numeric check that did not pass, and some files of many.
 
 Anything else that is raised is a fault of this program and keeps its traceback.
 """
@@ -20,6 +20,12 @@ class ValidationMiss(Exception):
 
     The message has three lines: what departs; measured against allowed; where the evidence is, how to find the cause.
     """
+
+    exit_code = 1
+
+
+class Incomplete(Exception):
+    """Some of many files failed and the others are done. The message says how many, and where it says why."""
 
     exit_code = 1
 

@@ -15,7 +15,7 @@ import sys
 from collections.abc import Callable
 from types import FrameType
 
-from sttm_export.errors import UserError, ValidationMiss, out_of_memory
+from sttm_export.errors import Incomplete, UserError, ValidationMiss, out_of_memory
 
 INTERRUPTED = 130
 CLOSED_PIPE = 141
@@ -37,8 +37,8 @@ def run_program(name: str, work: Callable[[], None], *, no_memory: str, no_disk:
         no_disk: what to do where the disk is full.
 
     Returns:
-        0 if all is well, 1 where a numeric check missed, 2 for bad input, 130 when interrupted, 141 where nobody reads
-        the output any more.
+        0 if all is well, 1 where a numeric check missed or some of many files failed, 2 for bad input, 130 when
+        interrupted, 141 where nobody reads the output any more.
     """
     for number in (signal.SIGTERM, signal.SIGHUP):
         # A lost terminal or SSH connection is an interruption, too. Under nohup it is none.
@@ -48,7 +48,7 @@ def run_program(name: str, work: Callable[[], None], *, no_memory: str, no_disk:
     try:
         work()
         print(end="", flush=True)
-    except (UserError, ValidationMiss) as error:
+    except (UserError, ValidationMiss, Incomplete) as error:
         say_error(f"{name}: {error}")
         return error.exit_code
     except KeyboardInterrupt as error:

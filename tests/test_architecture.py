@@ -34,6 +34,7 @@ ROOMS = {
     "language": {"errors", "contracts", "merging", "weights", "quantization", "runtime"},
     "families": {"errors", "contracts", "merging", "weights", "runtime", "language", "quantization"},
     "pipeline": {"errors", "contracts", "bundle", "engines", "runtime", "streams", "language"},
+    "corpora": {"errors", "files", "contracts", "bundle", "runtime", "streams", "pipeline"},
     "validation": {"errors", "system", "contracts", "runtime"},
     "machine": {"errors", "system", "contracts", "engines"},
     "kit": {
@@ -95,6 +96,7 @@ ALLOWED = {
     "runtime": {"numpy", "av", "PIL", "onnxruntime"},
     "streams": {"numpy", "av"},
     "pipeline": {"numpy"},
+    "corpora": {"numpy"},
     "validation": {"numpy", "jinja2"},
     "machine": set(),
     "kit": {"numpy"},
@@ -141,7 +143,7 @@ def test_every_file_is_in_a_room():
 def test_imports_run_one_way(path):
     room = room_of(path)
     # For type checkers alone, the package names what programs that embed it use.
-    public = {"errors", "runtime", "streams", "pipeline"}
+    public = {"errors", "runtime", "streams", "pipeline", "corpora"}
     assert rooms_imported(path) <= (public if room == "__init__" and path.parent == PACKAGE else ROOMS.get(room, set()))
     assert third_party(path) <= ALLOWED.get(room, set())
 

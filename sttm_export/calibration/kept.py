@@ -20,6 +20,7 @@ from typing import Any
 
 from sttm_export.calibration.lines import Measured
 from sttm_export.contracts.records import read_json
+from sttm_export.corpora.settings import differing, plain
 from sttm_export.errors import UserError
 from sttm_export.files.staging import is_temporary, remove_tree
 from sttm_export.files.whole import write_text_whole, written_whole
@@ -49,8 +50,7 @@ class KeptClips:
 
     def __init__(self, directory: Path, settings: Mapping[str, Any], force: bool) -> None:
         self.directory = directory
-        # As JSON gives them back: tuples are lists there.
-        self._settings = json.loads(json.dumps(settings))
+        self._settings = plain(settings)
         check_ours(directory)
         if force and self._differing():
             remove_tree(directory)
@@ -109,7 +109,7 @@ class KeptClips:
             return ["settings, which cannot be read"]
         if not isinstance(found, dict):
             return ["settings, which cannot be read"]
-        return [name for name in {**self._settings, **found} if self._settings.get(name) != found.get(name)]
+        return differing(self._settings, found)
 
 
 @contextmanager

@@ -7,7 +7,7 @@ import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 from sttm_export import __version__
 from sttm_export.calibration.clips import Clip, identify, list_clips
@@ -17,6 +17,8 @@ from sttm_export.calibration.request import Request, check_apart, check_output, 
 from sttm_export.calibration.seeing import Eyes, seen_parts
 from sttm_export.contracts.calibration import CalibratedClip, Calibration
 from sttm_export.contracts.model import counted
+from sttm_export.corpora.failed import BadVideoError
+from sttm_export.corpora.seeing import decoded
 from sttm_export.errors import UserError
 from sttm_export.files.locks import locked_beside
 from sttm_export.files.whole import write_text_whole
@@ -39,7 +41,7 @@ class Outcome:
     """What became of a calibration."""
 
     calibration: Calibration
-    skipped: tuple[str, ...]  # why clips that were given are not in it
+    failed: tuple[str, ...]  # why clips that were given are not in it
 
 
 def run_calibration(request: Request, steps: Steps) -> Outcome:
@@ -60,18 +62,20 @@ def run_calibration(request: Request, steps: Steps) -> Outcome:
         check_output(output, request.force)
         said: list[str] = []
         with steps.step("Find the clips") as advance:
-            clips = identify(paths, advance, said.append)
-        for line in said:
+            clips, failed = identify(paths, advance, said.append)
+        for line in [*said, *(f"FAILED: {why}" for why in failed)]:
             steps.say(line)
+        if not clips:
+            _refuse(failed)
         with steps.step("Read the weights") as advance:
             eyes = Eyes(request.recipe, request.weights, request.random_seed, request.tower_weights, advance)
         steps.say(eyes.source.describe())
         with keeping(partial, _settings(request, eyes), request.force) as kept:
-            rows, skipped = _measure(request, clips, eyes, kept, steps)
+            rows = _measure(request, clips, eyes, kept, steps, failed)
             calibration = _choose(request, rows, eyes, kept, steps)
             write_text_whole(output, calibration.to_text())
             kept.remove()
-    return Outcome(calibration, tuple(skipped))
+    return Outcome(calibration, tuple(failed))
 
 
 def check_memory(request: Request) -> None:
@@ -109,23 +113,23 @@ Row = tuple[CalibratedClip, Lines]
 
 
 def _measure(
-    request: Request, clips: Sequence[Clip], eyes: Eyes, kept: KeptClips, steps: Steps
-) -> tuple[list[Row], list[str]]:
-    """Lines of every clip, by sha256, and why others have none; their statistics are kept."""
+    request: Request, clips: Sequence[Clip], eyes: Eyes, kept: KeptClips, steps: Steps, failed: list[str]
+) -> list[Row]:
+    """Lines of every clip, by sha256; their statistics are kept. Why others have none is added to `failed`."""
     before = {clip.sha256: row for clip in clips if (row := kept.read(clip.sha256))}
     if before:
         steps.say(f"{len(before)} of {counted(len(clips), 'clip')} were finished earlier, in {kept.directory}")
     rows = [_row(clip, *before[clip.sha256]) for clip in clips if clip.sha256 in before]
-    todo, skipped = [clip for clip in clips if clip.sha256 not in before], list[str]()
+    todo = [clip for clip in clips if clip.sha256 not in before]
     measuring = _Measuring(request, eyes, kept)
     with steps.step("Measure the clips", steady=True) as advance:
         for place, clip in enumerate(todo):
             left, start = counted(len(todo) - place - 1, "clip") + " left", time.perf_counter()
             try:
                 video = measuring.decode(clip)
-            except UserError as error:
-                skipped.append(str(error))
-                steps.say(f"SKIPPED: {error}")
+            except BadVideoError as error:
+                failed.append(str(error))
+                steps.say(f"FAILED: {error}")
                 continue
 
             def told(what: str, share: float, place: int = place, left: str = left) -> None:
@@ -137,8 +141,12 @@ def _measure(
                 f"{clip.path}: {counted(len(video.frames), 'frame')}, {time.perf_counter() - start:.1f} s; {left}{note}"
             )
     if not rows:
-        raise UserError(f"No clip can be read, of {len(clips)}; give clips that play; the first: {skipped[0]}")
-    return sorted(rows, key=lambda row: row[0].sha256), skipped
+        _refuse(failed)
+    return sorted(rows, key=lambda row: row[0].sha256)
+
+
+def _refuse(failed: Sequence[str]) -> NoReturn:
+    raise UserError(f"No clip can be read, of {len(failed)}; give clips that play; the first: {failed[0]}")
 
 
 def _row(clip: Clip, frames: int, lines: Lines) -> Row:
@@ -161,9 +169,9 @@ class _Measuring:
         """Return the frames that the model looks at.
 
         Raises:
-            UserError: it cannot be read.
+            BadVideoError: it cannot be read.
         """
-        return read_video(clip.path, self._sampler)
+        return decoded(lambda: read_video(clip.path, self._sampler), clip.path)
 
     def measure(self, clip: Clip, video: Video, told: Callable[[str, float], None]) -> Lines:
         """Run a clip through the model, keep what was seen, and measure the lines of every budget."""

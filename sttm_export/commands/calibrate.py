@@ -118,9 +118,9 @@ def _print(request: Request, outcome: Outcome) -> None:
 
     console, made = table_console(), outcome.calibration
     frames = sum(clip.frames for clip in made.clips)
-    skipped = f"; {counted(len(outcome.skipped), 'clip')} SKIPPED" if outcome.skipped else ""
+    failed = f"; {counted(len(outcome.failed), 'clip')} FAILED" if outcome.failed else ""
     facts = [
-        ("clips", f"{len(made.clips)}, {counted(frames, 'frame')}{skipped}"),
+        ("clips", f"{len(made.clips)}, {counted(frames, 'frame')}{failed}"),
         ("ranges", f"of {counted(len(made.points), 'tensor')}"),
         ("merged at", f"the input of decoder layer {request.recipe.merge_layer}"),
     ]

@@ -1,4 +1,4 @@
-"""One process at a time: who comes second is told at once. The system lets go of a lock when its process ends."""
+"""One process at a time: who comes second is told at once, or waits. A lock is let go when its process ends."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ _NO_LOCKS = {errno.EBADF, errno.EINVAL, errno.ENOLCK, errno.ENOSYS, errno.ENOTSU
 
 
 @contextlib.contextmanager
-def locked_beside(path: Path, refusal: str) -> Iterator[None]:
+def locked_beside(path: Path, refusal: str | None) -> Iterator[None]:
     """Hold a lock on a name that need not exist yet, by the file `.<name>.lock` beside it; it is removed at the end.
 
     Args:
         path: what only one process may make; its directory exists.
-        refusal: the sentence for who comes second.
+        refusal: the sentence for who comes second; None to wait until the first is done.
 
     Raises:
         UserError: another process holds the lock.
@@ -64,14 +64,14 @@ def locked_directory(directory: Path, refusal: str) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _lock(descriptor: int, refusal: str) -> None:
+def _lock(descriptor: int, refusal: str | None) -> None:
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if refusal is None else fcntl.LOCK_NB))
     except OSError as error:
         if error.errno in _NO_LOCKS:
             return
         if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
-            raise UserError(refusal) from error
+            raise UserError(refusal or f"The file system refuses a lock ({error.strerror}); try again.") from error
         raise
 
 

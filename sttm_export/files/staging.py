@@ -7,18 +7,47 @@ remove the rest.
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import os
+import platform
 import re
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
-_TEMPORARY = re.compile(r"\..+\.(partial|old)-\d+")
+_TEMPORARY = re.compile(r"\..+\.(partial|old)-\d+(-[0-9a-f]{8})?")
+_SHARED = re.compile(r"\..+\.partial-(\d+)-([0-9a-f]{8})")
+# Seconds after which nobody is still writing a file of this age.
+_ABANDONED = 24 * 3600
 
 
 def partial_path(path: Path) -> Path:
     """Where this process makes what is to be called `path`."""
     return path.with_name(f".{path.name}.partial-{os.getpid()}")
+
+
+def shared_partial(path: Path) -> Path:
+    """The same, for a directory into which other machines write as well, whose processes may have the same number."""
+    return path.with_name(f".{path.name}.partial-{os.getpid()}-{_machine()}")
+
+
+def sweep_shared(directory: Path) -> int:
+    """Remove what processes that were killed have left under `shared_partial` names; returns how many there were.
+
+    Of this machine's processes that is known at once; of those of others, when a file has not been touched for a day.
+    """
+    removed = 0
+    with os.scandir(directory) as entries:
+        found = [(entry, match) for entry in entries if (match := _SHARED.fullmatch(entry.name))]
+    for entry, match in found:
+        with contextlib.suppress(FileNotFoundError):
+            old = time.time() - entry.stat(follow_symlinks=False).st_mtime > _ABANDONED
+            if old or (match[2] == _machine() and not _runs(int(match[1]))):
+                Path(entry.path).unlink()
+                removed += 1
+    return removed
 
 
 def is_temporary(name: str) -> bool:
@@ -90,6 +119,11 @@ def _left(path: Path, kind: str) -> Iterator[Path]:
         return
     left = [entry for entry, match in found if match and not _runs(int(match.group(1)))]
     yield from sorted(left, key=lambda entry: entry.lstat().st_mtime, reverse=True)
+
+
+def _machine() -> str:
+    """Eight characters for this machine or container, by its name."""
+    return hashlib.sha256(platform.node().encode("utf-8", "surrogateescape")).hexdigest()[:8]
 
 
 def _runs(process: int) -> bool:

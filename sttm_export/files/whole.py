@@ -10,15 +10,20 @@ from pathlib import Path
 from typing import BinaryIO
 
 from sttm_export.errors import UserError
-from sttm_export.files.staging import partial_path, sweep
+from sttm_export.files.staging import partial_path, shared_partial, sweep
 
 
 @contextlib.contextmanager
-def written_whole(*paths: str | Path) -> Iterator[tuple[BinaryIO, ...]]:
+def written_whole(*paths: str | Path, shared: bool = False) -> Iterator[tuple[BinaryIO, ...]]:
     """Yield one open file for each path; at the end of the block all get their names, or none does.
 
     A path that is a link is written where it leads. An error in the block, or a disk that is full, leaves everything
-    as it was.
+    as it was. The last path gets its name last.
+
+    Args:
+        paths: where the files are to be.
+        shared: whether processes of several machines may write into one large directory: what those that were killed
+            have left is not looked for then (see `sweep_shared`).
 
     Raises:
         UserError: a path cannot be written.
@@ -27,9 +32,10 @@ def written_whole(*paths: str | Path) -> Iterator[tuple[BinaryIO, ...]]:
     with contextlib.ExitStack() as stack:
         try:
             finals = [_final(place) for place in places]
-            partials = [partial_path(final) for final in finals]
+            partials = [shared_partial(final) if shared else partial_path(final) for final in finals]
             for final, partial in zip(finals, partials, strict=True):
-                sweep(final)
+                if not shared:
+                    sweep(final)
                 stack.callback(partial.unlink, missing_ok=True)
             files = [stack.enter_context(partial.open("wb")) for partial in partials]
             yield tuple(files)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from sttm_export.bundle.opened import open_to_run
+from sttm_export.bundle.opened import Bundle, open_to_run
 from sttm_export.contracts.merge import Thresholds, check_thresholds
 from sttm_export.errors import UserError
 from sttm_export.pipeline.backend import AUTO, choose_backend
@@ -47,7 +47,36 @@ def load(
     Raises:
         UserError: no bundle, a file that was changed, a backend that is not here, or a value that is not possible.
     """
-    opened = open_to_run(bundle)
+    loader, thresholds = prepare(
+        open_to_run(bundle),
+        backend=backend,
+        target=target,
+        cuda_graph=cuda_graph,
+        threads=threads,
+        spatial_threshold=spatial_threshold,
+        temporal_threshold=temporal_threshold,
+    )
+    return Pipeline(loader, thresholds, window=window, still_tolerance=still_tolerance)
+
+
+def prepare(
+    opened: Bundle,
+    *,
+    backend: str = AUTO,
+    target: str | None = None,
+    cuda_graph: bool = False,
+    threads: int = 0,
+    spatial_threshold: float | None = None,
+    temporal_threshold: float | None = None,
+) -> tuple[Loader, Thresholds]:
+    """Choose what `load` is about to load, and load nothing; arguments are those of `load`.
+
+    Returns:
+        What loads the graphs, and the thresholds that the merger is to be given.
+
+    Raises:
+        UserError: as `load`.
+    """
     check_thresholds(spatial_threshold, temporal_threshold)
     if temporal_threshold is not None and opened.merge.policy == "budget":
         raise UserError(
@@ -63,5 +92,4 @@ def load(
         defaults.temporal if temporal_threshold is None else temporal_threshold,
         defaults.source if spatial_threshold is None and temporal_threshold is None else "given",
     )
-    loader = Loader(opened, chosen, cuda_graph=cuda_graph, threads=threads)
-    return Pipeline(loader, thresholds, window=window, still_tolerance=still_tolerance)
+    return Loader(opened, chosen, cuda_graph=cuda_graph, threads=threads), thresholds

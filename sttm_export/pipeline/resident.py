@@ -115,7 +115,7 @@ class Pipeline:
         """
         with self._lock:
             self._seeing()
-            shown = _as_shown(self._sample(video, fps) if isinstance(video, (str, Path)) else video, timestamps)
+            shown = _as_shown(self.decode(video, fps) if isinstance(video, (str, Path)) else video, timestamps)
             count, most = len(shown.frames), self._window.size
             if not 1 <= count <= most:
                 raise UserError(f"{count} frames are given and the window takes 1 to {most}; give a sample of them.")
@@ -126,6 +126,19 @@ class Pipeline:
                     on_progress(done, count)
             self._duration = shown.duration
             return self.tokens()
+
+    def decode(self, path: str | Path, fps: float | None = None) -> Video:
+        """Decode the frames of a file that `run` looks at; any thread may, also while another runs the graphs.
+
+        Raises:
+            UserError: an unreadable video, or a rate that is not possible.
+        """
+        sampling = self.bundle.model.sampling
+        if fps is not None and not 0 < fps <= MAX_FPS:
+            raise UserError(f"{fps:g} frames a second are not possible; give a number above 0 and at most {MAX_FPS:g}.")
+        # The window takes so many frames, whatever the model was evaluated with.
+        bound = min(sampling.max_frames, self._window.size)
+        return read_video(path, published_sampler(fps or sampling.fps, bound))
 
     def push(self, frame: NDArray[np.uint8], timestamp: float) -> None:
         """Add a frame; the oldest one leaves where the window is full.
@@ -239,14 +252,6 @@ class Pipeline:
 
     def _below(self, features: Floats) -> Floats:
         return run_layers_below(self._loader, features, lambda _name, _share: None)
-
-    def _sample(self, path: str | Path, fps: float | None) -> Video:
-        sampling = self.bundle.model.sampling
-        if fps is not None and not 0 < fps <= MAX_FPS:
-            raise UserError(f"{fps:g} frames a second are not possible; give a number above 0 and at most {MAX_FPS:g}.")
-        # The window takes so many frames, whatever the model was evaluated with.
-        bound = min(sampling.max_frames, self._window.size)
-        return read_video(path, published_sampler(fps or sampling.fps, bound))
 
     def _reading(self) -> Speaker:
         """The language model, once it has read the window."""
