@@ -54,10 +54,10 @@ def test_no_clips_names_the_way_on():
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("b.mp4\nnone.mp4\n", r"list.txt, line 2: .*none.mp4 does not exist"),
-        ("more.txt\n", "line 1: more.txt is a list itself"),
-        ("# nothing\n\n", "names no clips"),
-        ("b.mp4\n.git\n", "holds no videos|line 2"),
+        ("more.txt\n", "line 1: 'more.txt' is a list itself"),
+        ("# nothing\n\n", "names no videos"),
+        ("b.mp4\n.git\n", "holds no videos"),
+        ("b\0.mp4\n", "line 1: .* holds a NUL character"),
     ],
 )
 def test_lists_that_are_refused(place, text, message):
@@ -76,10 +76,22 @@ def test_other_things_that_are_refused(place):
         "pipe.mp4": "is no regular file",
         "none.mp4": "does not exist",
         "none.txt": "does not exist",
-        "latin.txt": "cannot be read as a list of clips",
+        "latin.txt": "cannot be read as a list of videos",
     }.items():
         with pytest.raises(UserError, match=message):
             list_clips([place / name])
+
+
+def test_what_cannot_be_read_is_said_and_the_others_count(place):
+    """What a list names and is not there, and a pipe, which would never end."""
+    os.mkfifo(place / "clips" / "pipe.mp4")
+    file = write(place / "clips" / "list.txt", "b.mp4\nnone.mp4\npipe.mp4\n")
+    clips, failed = identify(list_clips([file]), lambda *_: None, print)
+    assert [clip.name for clip in clips] == ["b.mp4"]
+    assert [line.split(";")[0] for line in failed] == [
+        f"The clip {place}/clips/none.mp4 is not there",
+        f"The clip {place}/clips/pipe.mp4 is no regular file",
+    ]
 
 
 def test_the_same_content_counts_once_under_one_name(place):
@@ -89,14 +101,16 @@ def test_the_same_content_counts_once_under_one_name(place):
     found = []
     for order in ([first, second], [second, first]):
         said = []
-        found.append(identify([*order, place / "clips" / "b.mp4"], lambda *_: None, said.append))
+        clips, failed = identify([*order, place / "clips" / "b.mp4"], lambda *_: None, said.append)
+        found.append(clips)
+        assert failed == []
         assert len(said) == 1
         assert "has the same content as" in said[0]
     one, other = (sorted((clip.name, clip.sha256) for clip in clips) for clips in found)
     assert one == other
     assert {clip.name for clip in found[0]} == {"y.mp4", "b.mp4"}
     said = []
-    assert len(identify([first, first, place / "link.mp4"], lambda *_: None, said.append)) == 1
+    assert len(identify([first, first, place / "link.mp4"], lambda *_: None, said.append)[0]) == 1
     assert "is given twice" in said[0]
     assert len(said) == 2
 
@@ -104,5 +118,5 @@ def test_the_same_content_counts_once_under_one_name(place):
 def test_a_name_that_is_not_utf8_can_be_written(place):
     path = place / os.fsdecode(b"caf\xe9.mp4")
     path.write_text("a")
-    (clip,) = identify([path], lambda *_: None, print)
+    ((clip,), _) = identify([path], lambda *_: None, print)
     assert clip.name == "caf\ufffd.mp4"

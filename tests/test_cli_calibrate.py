@@ -87,8 +87,8 @@ def test_a_clip_twice_and_a_bad_one(whole, toml, clips, tmp_path, capsys):
     captured = capsys.readouterr()
     assert re.search(r"a\.mp4 has the same content as .*zwilling\.mp4; it counts once", captured.err)
     assert re.search(r"b\.mp4 is given twice; it counts once", captured.err)
-    assert re.search(r"SKIPPED: .*broken\.mp4", captured.err)
-    assert "3, 11 frames; 1 clip SKIPPED" in captured.out
+    assert re.search(r"FAILED: .*broken\.mp4", captured.err)
+    assert "3, 11 frames; 1 clip FAILED" in captured.out
 
 
 def test_bad_clips_alone_are_refused(refused, tmp_path):

@@ -57,11 +57,11 @@ class FailedList:
         with locked_beside(self.path, None):
             lines = self.path.read_bytes().splitlines(keepends=True)
             left = [line for line in lines if (name := _name(line)) is not None and name not in names]
-            if len(left) < len(lines):
-                with written_whole(self.path) as (file,):
-                    file.writelines(left)
             if not left:
                 self.path.unlink()
+            elif len(left) < len(lines):
+                with written_whole(self.path) as (file,):
+                    file.writelines(left)
 
 
 def _name(line: bytes) -> str | None:

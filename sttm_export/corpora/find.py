@@ -83,7 +83,10 @@ def _below(directory: str, prefix: str) -> Iterator[str]:
 def _kind(entry: os.DirEntry[str]) -> str:
     if entry.is_dir(follow_symlinks=False):
         return "directory"
-    return "link to a directory" if entry.is_dir() else "file"
+    try:
+        return "link to a directory" if entry.is_dir() else "file"
+    except OSError:  # a circle of links; whoever reads it says so
+        return "file"
 
 
 def _of_list(file: Path, option: str, wanted: str) -> Iterator[Found]:

@@ -166,11 +166,13 @@ def _unfinished(found: list[Found], results: Results, advance: Advance) -> tuple
         if results.finished(one.name, one.path, count) is None:
             todo.append(one)
     said = {
-        State.CHANGED: "videos changed since their results were made, which are made anew",
-        State.DAMAGED: "results are damaged, and are made anew",
-        State.DIFFERING: "results of other settings are replaced",
+        State.CHANGED: "made before the video changed",
+        State.DAMAGED: "found damaged",
+        State.DIFFERING: "of other settings",
     }
-    return todo, [f"{states[state]} {words}" for state, words in said.items() if states[state]]
+    return todo, [
+        f"{counted(states[state], 'result')} {words}: made anew" for state, words in said.items() if states[state]
+    ]
 
 
 def _run(todo: list[Found], viewer: Viewer, results: Results, outcome: Outcome, telling: _Telling) -> None:
@@ -217,5 +219,7 @@ def _going_on(outcome: Outcome) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt as error:
-        done = counted(outcome.merged + outcome.finished, "video")
-        raise KeyboardInterrupt(f"the same command goes on after the {done} that are finished") from error
+        done = outcome.merged + outcome.finished
+        raise KeyboardInterrupt(
+            f"the same command goes on after the results that are finished, so far {done}"
+        ) from error
