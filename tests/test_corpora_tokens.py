@@ -92,7 +92,7 @@ def test_it_loads_once_and_late_and_travels_without_what_it_loaded(tiny_bundle, 
 def test_what_is_the_same_for_all_is_raised(tiny_bundle, clips, tmp_path):
     with pytest.raises(UserError, match=r"has no column 'path', only video; give column"):
         VideoTokens(tiny_bundle)({"video": np.array(["a"])})
-    with pytest.raises(UserError, match="no bundle|manifest"):
+    with pytest.raises(UserError, match=r"no bundle|manifest"):
         VideoTokens(tmp_path)(batch(clips, "a/0.mp4"))
     with pytest.raises(UserError, match="temporal threshold does nothing"):
         VideoTokens(tiny_bundle, temporal_threshold=0.5)(batch(clips, "a/0.mp4"))

@@ -4,6 +4,8 @@ import errno
 import os
 import subprocess
 import sys
+import threading
+import time
 
 import pytest
 from helpers_bundles import contents, dead_process
@@ -12,7 +14,16 @@ from sttm_export.errors import UserError
 from sttm_export.files import staging as staging_module
 from sttm_export.files.locks import locked_beside, locked_directory
 from sttm_export.files.names import check_component, check_links, check_name
-from sttm_export.files.staging import give_name, is_temporary, partial_path, recover, remove_tree, sweep
+from sttm_export.files.staging import (
+    give_name,
+    is_temporary,
+    partial_path,
+    recover,
+    remove_tree,
+    shared_partial,
+    sweep,
+    sweep_shared,
+)
 from sttm_export.files.whole import check_not_input, check_writable, write_text_whole, written_whole
 
 
@@ -61,6 +72,25 @@ def test_only_one_holds_a_name(tmp_path):
     assert list(tmp_path.iterdir()) == []
     with locked_beside(tmp_path / "o", "no"):
         pass
+
+
+def test_who_waits_for_a_name_gets_it(tmp_path):
+    order, started = [], threading.Event()
+
+    def second():
+        started.set()
+        with locked_beside(tmp_path / "o", None):
+            order.append("second")
+
+    thread = threading.Thread(target=second)
+    with locked_beside(tmp_path / "o", None):
+        thread.start()
+        started.wait(10)
+        time.sleep(0.1)
+        order.append("first")
+    thread.join(10)
+    assert order == ["first", "second"]
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_lock_ends_with_its_process(tmp_path):
@@ -149,6 +179,30 @@ def test_names_that_are_given_are_known():
         assert is_temporary(name)
     for name in ("rtx", ".rtx", ".rtx.partial-", ".partial-1"):
         assert not is_temporary(name)
+
+
+def test_several_machines_in_one_directory(tmp_path, monkeypatch):
+    """What a dead process of this machine has left goes; what another machine writes goes when it is a day old."""
+    path, mine = tmp_path / "a", shared_partial(tmp_path / "a")
+    dead = mine.with_name(mine.name.replace(f"-{os.getpid()}-", f"-{dead_process()}-"))
+    alive = mine.with_name(mine.name.replace(f"-{os.getpid()}-", f"-{os.getppid()}-"))
+    monkeypatch.setattr(staging_module.platform, "node", lambda: "another")
+    other = shared_partial(path)
+    old = other.with_name(other.name.replace(".a.", ".b."))
+    monkeypatch.undo()
+    assert mine.name != other.name
+    for file in (path, dead, alive, other, old, tmp_path / ".hidden", tmp_path / ".c.partial-1"):
+        file.touch()
+    os.utime(old, (0, 0))
+    assert all(is_temporary(file.name) for file in (mine, other, dead, alive))
+    assert sweep_shared(tmp_path) == 2
+    assert {file.name for file in tmp_path.iterdir()} == {"a", alive.name, other.name, ".hidden", ".c.partial-1"}
+    with written_whole(path, shared=True) as (file,):
+        assert mine.exists()
+        file.write(b"b")
+    assert path.read_bytes() == b"b"
+    assert not mine.exists()
+    assert other.exists()
 
 
 def test_an_interrupt_while_removing_is_raised_when_it_is_gone(tmp_path, monkeypatch):
