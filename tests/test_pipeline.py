@@ -1,8 +1,10 @@
 """The Python API: a bundle that stays loaded, shown videos and frames, and asked."""
 
+import re
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,10 +13,12 @@ from helpers_runtime import write_video
 from helpers_window import pictures, same_tokens
 
 import sttm_export
-from sttm_export.cli import main
+from sttm_export.cli import EXPORT_PACKAGES, main
+from sttm_export.contracts.data import read_toml
 from sttm_export.runtime.video import read_video, uniform_sampler
 
 SHORT = 8
+ROOT = Path(__file__).resolve().parent.parent
 
 
 @pytest.fixture(scope="module")
@@ -227,10 +231,14 @@ import sttm_export
 with sttm_export.load(sys.argv[1]) as pipe:
     print(pipe.run(sys.argv[2]).merged.num_tokens)
     pipe.ask("What is this?", max_new_tokens=3)
-from sttm_export.cli import main
+from sttm_export.cli import EXPORT_PACKAGES, main
+from sttm_export.contracts.data import read_toml
 assert main(["run", sys.argv[1], "--video", sys.argv[2], "--output", sys.argv[3]]) == 0
 assert main(["ask", sys.argv[1], "--video", sys.argv[2], "What?", "--max-new-tokens", "3"]) == 0
 assert main(["inspect", sys.argv[1]]) == 0
+export = ["--model", "llava-video-7b", "--budget", "0.5", "--random-weights", "0", "--output", sys.argv[3] + ".d"]
+for command in (export, ["validate", sys.argv[1]]):
+    assert main(command) == 2, command
 """
 
 
@@ -240,3 +248,13 @@ def test_without_pytorch_transformers_and_onnx(request, name, video, tmp_path):
     done = subprocess.run([str(word) for word in command], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "a.npz").is_file()
+    # What makes bundles says what it lacks.
+    assert done.stderr.count("which is not installed: run pip install 'sttm-export[export]'") == 2
+
+
+def test_the_extra_has_what_is_blocked_above():
+    project = read_toml(ROOT / "pyproject.toml")["project"]
+    names = {re.match("[a-z_-]+", row)[0].replace("-", "_") for row in project["optional-dependencies"]["export"]}
+    assert names == EXPORT_PACKAGES
+    assert all(f'"{name}"' in BLOCKED for name in names)
+    assert not names & {re.match("[a-z_-]+", row)[0].replace("-", "_") for row in project["dependencies"]}
