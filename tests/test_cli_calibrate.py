@@ -82,13 +82,16 @@ def test_a_clip_twice_and_a_bad_one(whole, toml, clips, tmp_path, capsys):
     (tmp_path / "broken.mp4").write_text("this is no video")
     twice = tmp_path / "zwilling.mp4"
     twice.write_bytes(clips[0].read_bytes())
-    assert calibrate(toml, tmp_path / "out.json", twice, *clips, clips[1], tmp_path / "broken.mp4") == 0
+    (tmp_path / "empty.mp4").touch()
+    (tmp_path / "list.txt").write_text("broken.mp4\nempty.mp4\ngone.mp4\n")
+    assert calibrate(toml, tmp_path / "out.json", twice, *clips, clips[1], tmp_path / "list.txt") == 0
     assert (tmp_path / "out.json").read_bytes() == whole.read_bytes()
     captured = capsys.readouterr()
     assert re.search(r"a\.mp4 has the same content as .*zwilling\.mp4; it counts once", captured.err)
     assert re.search(r"b\.mp4 is given twice; it counts once", captured.err)
-    assert re.search(r"FAILED: .*broken\.mp4", captured.err)
-    assert "3, 11 frames; 1 clip FAILED" in captured.out
+    for words in (r"broken\.mp4 cannot be read", r"empty\.mp4 is empty", r"gone\.mp4 is not there"):
+        assert re.search(rf"FAILED: .*{words}", captured.err)
+    assert "3, 11 frames; 3 clips FAILED" in captured.out
 
 
 def test_bad_clips_alone_are_refused(refused, tmp_path):

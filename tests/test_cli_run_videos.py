@@ -318,6 +318,38 @@ def test_options_that_do_not_go_together(run, tiny_bundle, clips, tmp_path, caps
     assert "would both have the result 0.mp4.npz" in refused(here, "--videos", clips / "a", clips / "b", *out)
 
 
+def test_names_that_no_file_can_have(run, clips, tmp_path, capsys):
+    """In a list, where nothing keeps them out."""
+    names = ["n" * 300, "n" * 300 + "/x.mp4", "a/" + "n" * 230 + ".mp4", "gone/x.mp4", "a/0.mp4/x.mp4"]
+    mine = shutil.copytree(clips, tmp_path / "mine")
+    (mine / "list.txt").write_text("\n".join([*names, "a"]))
+    assert run(videos=[mine / "list.txt"]) == 1
+    captured = capsys.readouterr()
+    assert "2 merged, 0 finished earlier, 5 failed" in captured.out
+    assert captured.err.count("is too long; rename it") == 3
+    assert captured.err.count("There is no video at") == 2
+
+
+def test_tokens_that_merge_inside_the_language_model(language_bundle, clips, tmp_path):
+    command = ["run", str(language_bundle), "--videos", str(clips / "a"), "--output", str(tmp_path / "out")]
+    assert main(command) == 0
+    for name in ("0.mp4", "1.mp4"):
+        one = ["run", str(language_bundle), "--video", str(clips / "a" / name), "--output", str(tmp_path / "one.npz")]
+        assert main(one) == 0
+        assert arrays(tmp_path / "out" / f"{name}.npz") == arrays(tmp_path / "one.npz")
+
+
+def test_what_makes_bundles_is_not_imported(tiny_bundle, clips, tmp_path):
+    code = f"""
+import sys
+from sttm_export.cli import main
+assert main({["run", str(tiny_bundle), "--videos", str(clips), "--output", str(tmp_path / "out")]!r}) == 0
+sys.exit(" ".join({{"torch", "transformers", "onnx", "huggingface_hub"}} & set(sys.modules)) or 0)
+"""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+
+
 def test_given_twice_counts_once(run, clips, capsys):
     assert run(videos=[clips / "a", clips / "a" / "0.mp4"]) == 0
     captured = capsys.readouterr()

@@ -96,6 +96,10 @@ def test_what_is_the_same_for_all_is_raised(tiny_bundle, clips, tmp_path):
         VideoTokens(tmp_path)(batch(clips, "a/0.mp4"))
     with pytest.raises(UserError, match="temporal threshold does nothing"):
         VideoTokens(tiny_bundle, temporal_threshold=0.5)(batch(clips, "a/0.mp4"))
+    odd = {"path": np.array([None, 3.5, b"x\0y", "", "n" * 300, "n" * 300 + "/x.mp4"], object)}
+    errors = VideoTokens(tiny_bundle, tmp_path / "out", backend="cpu")(odd)["error"]
+    assert errors[0] == "None is no path; give the path of a video as text."
+    assert all(errors), errors
     column = VideoTokens(tiny_bundle, column="video", backend="cpu")({"video": np.array([str(clips / "a/0.mp4")])})
     assert column["error"][0] == ""
 

@@ -106,7 +106,7 @@ def _of_list(file: Path, option: str, wanted: str) -> Iterator[Found]:
             raise UserError(f"{file}, line {number}: {line!r} {what}; give videos and directories, or {option} twice.")
         empty = False
         found = _placed(file.parent, line)
-        if found.path.is_dir():
+        if os.path.isdir(found.path):  # noqa: PTH112 - no name of a list is an error here, as with `Path.is_dir`
             yield from _of_directory(found.path, found.root, wanted)
         else:
             yield found

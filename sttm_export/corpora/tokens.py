@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -95,7 +96,7 @@ class VideoTokens:
         """
         if self._column not in batch:
             raise UserError(f"The batch has no column {self._column!r}, only {', '.join(batch)}; give column=….")
-        rows = [self._row(Path(str(path))) for path in batch[self._column]]
+        rows = [self._row(path) for path in batch[self._column]]
         kinds = ["num_tokens", "error", *(["file"] if self._output is not None else _ARRAYS)]
         return {**batch, **{name: _column(name, [row[name] for row in rows]) for name in kinds}}
 
@@ -117,9 +118,10 @@ class VideoTokens:
             self._opened = viewer, results
         return self._opened
 
-    def _row(self, path: Path) -> dict[str, Any]:
+    def _row(self, given: Any) -> dict[str, Any]:
         viewer, results = self._open()
         try:
+            path = _path(given)
             if results is None:
                 return {"error": "", **_arrays(viewer.see(path), viewer.pipeline.bundle.model.frames_per_step)}
             return {"error": "", **self._written(path, viewer, results)}
@@ -146,6 +148,13 @@ class VideoTokens:
 _ARRAYS = (
     *("tokens", "token_box", "token_patches", "assignment", "timestamps", "frame_indices", "thresholds_applied"),
 )
+
+
+def _path(given: Any) -> Path:
+    try:
+        return Path(os.fsdecode(given))
+    except TypeError as error:
+        raise BadVideoError(f"{given!r} is no path; give the path of a video as text.") from error
 
 
 def _arrays(seen: Seen, step: int) -> dict[str, Any]:

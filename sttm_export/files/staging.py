@@ -39,8 +39,11 @@ def sweep_shared(directory: Path) -> int:
     Of this machine's processes that is known at once; of those of others, when a file has not been touched for a day.
     """
     removed = 0
-    with os.scandir(directory) as entries:
-        found = [(entry, match) for entry in entries if (match := _SHARED.fullmatch(entry.name))]
+    try:
+        with os.scandir(directory) as entries:
+            found = [(entry, match) for entry in entries if (match := _SHARED.fullmatch(entry.name))]
+    except OSError:
+        return 0  # who writes there says what is wrong with it
     for entry, match in found:
         with contextlib.suppress(FileNotFoundError):
             old = time.time() - entry.stat(follow_symlinks=False).st_mtime > _ABANDONED

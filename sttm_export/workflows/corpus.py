@@ -160,9 +160,9 @@ def _unfinished(found: list[Found], results: Results, advance: Advance) -> tuple
     for number, one in enumerate(found):
         advance(f"{one.name}: finished?", number / len(found))
         folder = results.path(one.name).parent
-        if folder not in folders and folder.is_dir():
+        if folder not in folders:
             sweep_shared(folder)
-        folders.add(folder)
+            folders.add(folder)
         if results.finished(one.name, one.path, count) is None:
             todo.append(one)
     said = {
