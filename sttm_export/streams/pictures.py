@@ -37,6 +37,7 @@ class Pictures:
         """
         in_vain = 0
         for packet in container.demux(stream):
+            in_vain += 1
             for frame in self._decode(packet):
                 in_vain = 0
                 self.decoded += 1
@@ -45,7 +46,6 @@ class Pictures:
                     continue
                 self._note_size(frame.width, frame.height)
                 yield self.decoded - 1, frame
-            in_vain += 1
             if in_vain > MOST_DAMAGED:
                 raise NothingDecoded
 
