@@ -3,11 +3,13 @@
 import base64
 import contextlib
 import io
+import os
 import socket
 import struct
 import threading
 import time
 from fractions import Fraction
+from pathlib import Path
 
 import av
 import numpy as np
@@ -99,6 +101,7 @@ class Server:
         while not self._ended.is_set():
             with contextlib.suppress(TimeoutError):
                 connection, _ = self._socket.accept()
+                self._threads = [thread for thread in self._threads if thread.is_alive()]
                 self._threads.append(threading.Thread(target=self._serve, args=(connection,), daemon=True))
                 self._threads[-1].start()
 
@@ -209,6 +212,11 @@ def free_port():
     """A port on which nobody listens."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         return server.getsockname()[1]
+
+
+def resident():
+    """Bytes of memory that this process has."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def collect(source, count=None, seconds=30.0):

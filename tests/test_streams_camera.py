@@ -6,7 +6,7 @@ import threading
 import av
 import numpy as np
 import pytest
-from helpers_serving import collect, free_port
+from helpers_serving import collect, free_port, resident
 from helpers_streams import Clock
 
 from sttm_export.errors import UserError
@@ -207,12 +207,6 @@ def test_closing_ends_a_pause_at_once():
     assert len(found) == 1
 
 
-def resident():
-    """Bytes of memory that this process has."""
-    with open("/proc/self/statm") as file:
-        return int(file.read().split()[1]) * 4096
-
-
 def test_tries_for_weeks_take_no_memory():
     """2,000 real tries against a port where nobody listens: at one in 30 s, as many as in 17 hours."""
     address = read_address(f"http://127.0.0.1:{free_port()}/live.ts")
@@ -230,5 +224,5 @@ def test_tries_for_weeks_take_no_memory():
 
     camera = Camera(address, lambda line: None, connect=connect, wait=wait)
     list(camera.frames())
-    # Less than 100 bytes a try, so that a year of tries (a million) is below 100 MB; pages are counted, hence the floor.
+    # Less than 100 bytes a try: a million of them, which is a year, are below 100 MB. Pages are counted, hence the floor.
     assert sizes[-1] - sizes[200] < 1800 * 100 + (1 << 20)
