@@ -224,5 +224,5 @@ def test_tries_for_weeks_take_no_memory():
 
     camera = Camera(address, lambda line: None, connect=connect, wait=wait)
     list(camera.frames())
-    # Less than 100 bytes a try: a million of them, which is a year, are below 100 MB. Pages are counted, hence the floor.
+    # Less than 100 bytes a try, 100 MB in a year of a million; pages are counted, hence a floor.
     assert sizes[-1] - sizes[200] < 1800 * 100 + (1 << 20)

@@ -1,13 +1,13 @@
 """Real streams on the loopback, HTTP and RTSP: they die, fall silent, are damaged, change their size, and come back."""
 
+import itertools
 import socket
 import threading
 import time
 
 import numpy as np
 import pytest
-from helpers_serving import HttpServer, RtspServer, access_units, collect, free_port, moving, mpegts
-from test_streams_camera import resident
+from helpers_serving import HttpServer, RtspServer, access_units, collect, free_port, moving, mpegts, resident
 
 from sttm_export.errors import UserError
 from sttm_export.streams.address import read_address
@@ -69,7 +69,7 @@ def test_a_camera_that_dies_falls_silent_and_comes_back(decoded):
     assert pauses == [1, 2, 1]
     assert source.counters == {"decoded": 30, "corrupt": 0, "reopened": 2}
     assert [frame.number for frame in frames] == list(range(30))
-    assert all(later.time >= sooner.time for sooner, later in zip(frames, frames[1:], strict=False))
+    assert all(later.time >= sooner.time for sooner, later in itertools.pairwise(frames))
     expected = [*decoded[:12], *decoded[:8], *decoded[:10]]
     assert all(np.array_equal(frame.rgb, rgb) for frame, rgb in zip(frames, expected, strict=True))
 
@@ -111,14 +111,15 @@ def test_what_cannot_be_opened_is_an_error_at_once():
 def test_a_peer_that_never_answers():
     with socket.create_server(("127.0.0.1", 0)) as silent:
         start = time.monotonic()
-        with pytest.raises(UserError, match=r"nothing came for 1\.5 s"):
+        with pytest.raises(UserError, match=r"it did not answer within 1\.5 s"):
             collect(camera(f"rtsp://127.0.0.1:{silent.getsockname()[1]}/a", []))
         assert time.monotonic() - start < 6
 
 
-@pytest.mark.parametrize(
-    "text", [b"#EXTM3U\n#EXTINF:1,\nhttp://127.0.0.1:1/a.ts\n", b"ffconcat version 1.0\nfile /etc/passwd\n"]
-)
+LISTS = (b"#EXTM3U\n#EXTINF:1,\nhttp://127.0.0.1:1/a.ts\n", b"ffconcat version 1.0\nfile a.ts\n")
+
+
+@pytest.mark.parametrize("text", LISTS)
 def test_lists_of_other_addresses_are_not_followed(text):
     with HttpServer([text]) as server, pytest.raises(UserError, match="Cannot open"):
         collect(camera(server.url("a.m3u8"), []))
@@ -188,7 +189,8 @@ def test_closing_while_nothing_comes():
 def test_reopening_takes_no_memory():
     """300 connections that each give four frames and break off."""
     with HttpServer([TS[: len(TS) // 4]]) as server:
-        sizes, source = [], camera(server.url(), [], wait=lambda seconds: sizes.append(resident()) or len(sizes) == 300)
-        collect(source)
+        sizes = []
+        source = camera(server.url(), [], wait=lambda seconds: sizes.append(resident()) or len(sizes) == 300)
+        assert sum(1 for _ in source.frames()) >= 300
     # A decoder of such frames takes more than 100 KiB: one that stayed each time would be 20 MB and more.
-    assert sizes[-1] - sizes[100] < 200 * 10_000 + (1 << 20), (sizes[100], sizes[-1])
+    assert sizes[-1] - sizes[100] < 4 << 20, (sizes[100], sizes[-1])

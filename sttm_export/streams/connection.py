@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -43,11 +44,13 @@ def open_live(address: Address, timeout: float, transport: str = "tcp") -> Itera
     device = address.kind == "device"
     options = {} if device else _options(address.scheme, transport)
     form = "v4l2" if device else None
+    start, most = time.monotonic(), OPENING * timeout
     try:
-        container = av.open(address.text, format=form, options=options, timeout=(OPENING * timeout, timeout))
+        container = av.open(address.text, format=form, options=options, timeout=(most, timeout))
     except (av.error.FFmpegError, UnicodeError) as error:
         # Without its cause, whose text holds the address and with it a password.
-        raise BrokenOff(reason_of(error, OPENING * timeout)) from None
+        late = time.monotonic() - start >= most
+        raise BrokenOff(f"it did not answer within {most:g} s" if late else reason_of(error, timeout)) from None
     with container:
         if not container.streams.video:
             raise BrokenOff("it holds no video")
