@@ -261,6 +261,19 @@ class Driver:
     def cuMemcpyDtoHAsync_v2(self, host, device, size, stream):
         self.copy(host, device, device, size, stream)
 
+    @exported(U64, U64, SIZE, P)
+    def cuMemcpyDtoDAsync_v2(self, target, source, size, stream):
+        if size > self.room(source) or abs(target - source) < size:
+            raise Fault(INVALID_VALUE)
+        self.copy(target, source, target, size, stream)
+
+    @exported(U64, ctypes.c_ubyte, SIZE, P)
+    def cuMemsetD8Async(self, device, value, size, stream):
+        self.need_context()
+        if size > self.room(device):
+            raise Fault(INVALID_VALUE)
+        self.put(stream, lambda: ctypes.memset(device, value, size))
+
     def copy(self, target, source, device, size, stream):
         self.need_context()
         if size > self.room(device):
