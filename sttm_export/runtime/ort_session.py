@@ -133,7 +133,8 @@ class OrtSession:
         """State is bound where the graph runs, not copied: what a call gives is what the next one reads."""
         binding = self._session.io_binding()
         for name, array in inputs.items():
-            binding.bind_cpu_input(name, np.ascontiguousarray(array))
+            # Not `ascontiguousarray`, which gives a scalar a dimension.
+            binding.bind_cpu_input(name, np.asarray(array, order="C"))
         for name, value in self._state.items():
             binding.bind_ortvalue_input(name, value)
         names = [tensor.name for tensor in self._graph.outputs]
