@@ -7,7 +7,16 @@ from types import SimpleNamespace
 
 import numpy as np
 
+from sttm_export.contracts.merge import Thresholds
 from sttm_export.runtime.frame import Frame
+from sttm_export.streams.runner import Plan
+
+THRESHOLDS = Thresholds(0.85, 0.65, "given")
+
+
+def plan(every, **options):
+    """A plan with thresholds that nothing looks at."""
+    return Plan(every, THRESHOLDS, **options)
 
 
 def small_frame(number, time_=None, size=(2, 3)):
@@ -70,7 +79,8 @@ class PlainWindow:
         self.pushed += 1
         self.frames = [*self.frames, (number, timestamp, int(frame[0, 0, 0]))][-self.size :]
 
-    def emit(self):
+    def emit(self, thresholds):
+        assert thresholds is THRESHOLDS
         numbers, times, values = zip(*self.frames, strict=True)
         counts = SimpleNamespace(frames=self.pushed, encoded=self.pushed, reused=0)
         return SimpleNamespace(

@@ -11,6 +11,7 @@ from helpers_streams import (
     ListSource,
     PlainWindow,
     counted,
+    plan,
     reader_threads,
     small_frame,
     wait_for,
@@ -18,14 +19,14 @@ from helpers_streams import (
 
 from sttm_export.errors import UserError
 from sttm_export.streams.queue import FrameQueue
-from sttm_export.streams.runner import Plan, follow
+from sttm_export.streams.runner import follow
 from sttm_export.streams.status import Latencies
 from sttm_export.streams.ticks import Ticks
 
 
 def test_a_window_every_so_many_frames_and_the_rest_at_the_end():
     source, window, sink, told = ListSource(counted(10)), PlainWindow(size=6), ListSink(), []
-    status = follow(source, window, sink, Plan(every=4), told.append)
+    status = follow(source, window, sink, plan(every=4), told.append)
     assert sink.numbers == [[0, 1, 2, 3], [2, 3, 4, 5, 6, 7], [4, 5, 6, 7, 8, 9]]
     assert (status.received, status.sampled, status.dropped, status.waiting, status.windows) == (10, 10, 0, 0, 3)
     assert [one.windows for one in told] == [1, 2, 3, 3]
@@ -35,21 +36,21 @@ def test_a_window_every_so_many_frames_and_the_rest_at_the_end():
 
 def test_no_window_is_written_twice_at_the_end():
     sink = ListSink()
-    follow(ListSource(counted(8)), PlainWindow(), sink, Plan(every=4))
+    follow(ListSource(counted(8)), PlainWindow(), sink, plan(every=4))
     assert sink.numbers == [list(range(4)), list(range(8))]
-    assert follow(ListSource([]), PlainWindow(), sink, Plan(every=4)).windows == 0
+    assert follow(ListSource([]), PlainWindow(), sink, plan(every=4)).windows == 0
     assert len(sink.written) == 2
 
 
 def test_most_windows_end_an_endless_source():
     source, sink = EndlessSource(), ListSink()
-    status = follow(source, PlainWindow(), sink, Plan(every=2, most_windows=3))
+    status = follow(source, PlainWindow(), sink, plan(every=2, most_windows=3))
     assert status.windows == len(sink.written) == 3
     assert not source.thread.is_alive()
 
 
 @pytest.mark.parametrize(
-    ("plan", "message"),
+    ("wrong", "message"),
     [
         ({"every": 0}, "every = 0 is not possible"),
         ({"every": 4, "queue": 0}, "queue = 0"),
@@ -60,10 +61,10 @@ def test_most_windows_end_an_endless_source():
         ({"every": 3}, "no whole steps of 2 frames; give a multiple of 2"),
     ],
 )
-def test_plans_that_are_not_possible(plan, message):
+def test_plans_that_are_not_possible(wrong, message):
     source = ListSource(counted(8))
     with pytest.raises(UserError, match=message):
-        follow(source, PlainWindow(frames_per_step=2), ListSink(), Plan(**plan))
+        follow(source, PlainWindow(frames_per_step=2), ListSink(), plan(**wrong))
     assert source.thread is None
 
 
@@ -113,7 +114,7 @@ def test_what_was_dropped_stands_in_the_next_record():
         assert go.wait(10)
 
     sink = ListSink(hold=hold)
-    status = follow(source, PlainWindow(size=2), sink, Plan(every=2, queue=3))
+    status = follow(source, PlainWindow(size=2), sink, plan(every=2, queue=3))
     assert sink.numbers == [[0, 1], [7, 8], [8, 9]]
     assert [facts["dropped"] for facts in sink.facts] == [0, 5, 5]
     assert status.dropped == 5
@@ -122,7 +123,7 @@ def test_what_was_dropped_stands_in_the_next_record():
 
 def test_a_slow_reader_of_a_source_that_waits_loses_nothing():
     sink = ListSink(hold=lambda: time.sleep(0.01))
-    status = follow(ListSource(counted(40)), PlainWindow(size=1), sink, Plan(every=1, queue=2))
+    status = follow(ListSource(counted(40)), PlainWindow(size=1), sink, plan(every=1, queue=2))
     assert [number for (number,) in sink.numbers] == list(range(40))
     assert status.dropped == 0
 
@@ -162,7 +163,7 @@ def test_a_clock_that_goes_back_starts_anew():
 
 def test_frames_that_are_left_out_by_the_rate_are_not_dropped_ones():
     sink = ListSink()
-    status = follow(ListSource(counted(30, fps=10), waits=False), PlainWindow(), sink, Plan(every=1, fps=1, queue=99))
+    status = follow(ListSource(counted(30, fps=10), waits=False), PlainWindow(), sink, plan(every=1, fps=1, queue=99))
     assert sink.numbers[-1] == [0, 10, 20]
     assert (status.received, status.sampled, status.dropped) == (30, 3, 0)
 
@@ -187,7 +188,7 @@ def test_latency_counts_from_the_newest_frame_to_the_record():
     source.items = [item for frame in counted(4) for item in (frame, taken_up(frame.number))]
     told = []
     sink = ListSink(hold=sink_takes)
-    follow(source, window, sink, Plan(every=2), told.append, clock=clock)
+    follow(source, window, sink, plan(every=2), told.append, clock=clock)
     assert [facts["latency"] for facts in sink.facts] == [0.125, 0.125]
     assert told[-1].latency.last == told[-1].latency.max == 0.625
 
@@ -211,7 +212,7 @@ def test_latencies_are_of_the_last_thousand_windows():
 def test_an_error_of_the_source_comes_after_what_was_before_it():
     source, sink = ListSource([*counted(6), UserError("The source is gone.")]), ListSink()
     with pytest.raises(UserError, match="The source is gone"):
-        follow(source, PlainWindow(), sink, Plan(every=4))
+        follow(source, PlainWindow(), sink, plan(every=4))
     assert sink.numbers == [[0, 1, 2, 3], [0, 1, 2, 3, 4, 5]]
     assert not source.thread.is_alive()
 
@@ -219,7 +220,7 @@ def test_an_error_of_the_source_comes_after_what_was_before_it():
 def test_an_error_at_once():
     source, sink = ListSource([ValueError("a fault")]), ListSink()
     with pytest.raises(ValueError, match="a fault"):
-        follow(source, PlainWindow(), sink, Plan(every=4))
+        follow(source, PlainWindow(), sink, plan(every=4))
     assert sink.written == []
 
 
@@ -228,7 +229,7 @@ def test_an_error_of_the_sink_ends_it_at_once(waits):
     source, told = ListSource(counted(100), waits=waits), []
     sink = ListSink(fails=2)
     with pytest.raises(OSError, match="No space left"):
-        follow(source, PlainWindow(), sink, Plan(every=4, queue=50), told.append)
+        follow(source, PlainWindow(), sink, plan(every=4, queue=50), told.append)
     assert len(sink.written) == 2
     assert told[-1].windows == 2
     assert not source.thread.is_alive()
@@ -244,7 +245,7 @@ def test_an_interruption_ends_it_at_once_and_is_told():
 
     window, sink = PlainWindow(hold=hold), ListSink()
     with pytest.raises(KeyboardInterrupt):
-        follow(source, window, sink, Plan(every=2), told.append)
+        follow(source, window, sink, plan(every=2), told.append)
     assert sink.numbers == [[0, 1], [0, 1, 2, 3]]
     assert told[-1].windows == 2
     assert not source.thread.is_alive()
@@ -258,7 +259,7 @@ def test_an_error_of_who_is_told_ends_it_too():
         raise BrokenPipeError
 
     with pytest.raises(BrokenPipeError):
-        follow(source, PlainWindow(), ListSink(), Plan(every=2), tell)
+        follow(source, PlainWindow(), ListSink(), plan(every=2), tell)
     assert not source.thread.is_alive()
 
 
@@ -267,7 +268,7 @@ def test_the_status_is_told_while_nothing_comes():
     told = []
     source = ListSource([*counted(1), lambda: wait_for(lambda: len(told) >= 2), *counted(3)[1:]], waits=False)
     before = time.thread_time()
-    follow(source, PlainWindow(), ListSink(), Plan(every=3), told.append)
+    follow(source, PlainWindow(), ListSink(), plan(every=3), told.append)
     assert time.thread_time() - before < 0.5
     assert [status.windows for status in told][:2] == [0, 0]
 
@@ -275,14 +276,14 @@ def test_the_status_is_told_while_nothing_comes():
 def test_counters_of_the_source_stand_in_records_and_status():
     sink = ListSink()
     source = ListSource(counted(2), counters={"reopened": 3})
-    assert follow(source, PlainWindow(), sink, Plan(every=2)).source == {"reopened": 3}
+    assert follow(source, PlainWindow(), sink, plan(every=2)).source == {"reopened": 3}
     assert sink.facts[0]["reopened"] == 3
     assert {"received", "sampled", "dropped", "latency"} <= sink.facts[0].keys()
 
 
 def test_frames_reach_the_window_as_they_are():
     sink = ListSink()
-    follow(ListSource([small_frame(7, 1.5), small_frame(9, 2.25)]), PlainWindow(), sink, Plan(every=2))
+    follow(ListSource([small_frame(7, 1.5), small_frame(9, 2.25)]), PlainWindow(), sink, plan(every=2))
     (emitted,) = sink.written
     assert emitted.numbers.tolist() == [7, 9]
     assert emitted.timestamps.tolist() == [1.5, 2.25]

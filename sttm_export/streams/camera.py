@@ -72,7 +72,7 @@ class Camera:
         }
 
     def close(self) -> None:
-        """End at the next frame, or at once in a pause; a peer that is silent is waited for no longer than `timeout`."""
+        """End at the next frame, or at once in a pause; a silent peer is waited for no longer than `timeout`."""
         self._closed.set()
 
     def frames(self) -> Iterator[Frame]:
@@ -143,6 +143,6 @@ class Camera:
             return
         tries = f" and did not come back in {self._retries} tries" if self._retries else ""
         raise UserError(
-            f"{self._address.shown} broke off: {reason}{tries}; check the source, or give more --retries, or none to go "
-            "on for ever."
+            f"{self._address.shown} broke off: {reason}{tries}; check the source, or give more --retries, or none "
+            "to go on for ever."
         )

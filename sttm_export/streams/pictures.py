@@ -67,6 +67,6 @@ class Pictures:
         before, self._size = self._size, (width, height)
         if before is not None and before != self._size:
             self._say(
-                f"{self._shown} changes its size from {before[0]}×{before[1]} to {width}×{height}; each frame is resized "
-                "from its own"
+                f"{self._shown} changes its size from {before[0]}×{before[1]} to {width}×{height}; each frame is "
+                "resized from its own"
             )

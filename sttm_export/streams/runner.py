@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
+from sttm_export.contracts.merge import Thresholds
 from sttm_export.errors import UserError
 from sttm_export.runtime.frame import Frame
 from sttm_export.streams.queue import FrameQueue
@@ -40,6 +41,7 @@ class Plan:
     """
 
     every: int  # a window is merged and written each time so many frames were taken
+    thresholds: Thresholds  # of merging; a bundle with the policy `budget` solves its own
     fps: float | None = None  # frames to take a second; None takes all
     queue: int = 8  # frames that may wait
     most_windows: int | None = None  # end after so many; None goes on to the end of the source
@@ -197,7 +199,7 @@ class _Run:
             raise self._queue.error
 
     def _emit(self) -> None:
-        emitted = self._window.emit()
+        emitted = self._window.emit(self._plan.thresholds)
         self._counts, self._since = emitted.counts, 0
         facts = {
             "received": self.reader.received,
