@@ -33,6 +33,7 @@ ROOMS = {
     "streams": {"errors", "system", "files", "contracts", "runtime"},
     "language": {"errors", "contracts", "merging", "weights", "quantization", "runtime"},
     "families": {"errors", "contracts", "merging", "weights", "runtime", "language", "quantization"},
+    "pipeline": {"errors", "contracts", "bundle", "engines", "runtime", "streams", "language"},
     "validation": {"errors", "system", "contracts", "runtime"},
     "machine": {"errors", "system", "contracts", "engines"},
     "kit": {
@@ -46,6 +47,7 @@ ROOMS = {
             "bundle",
             "engines",
             "runtime",
+            "streams",
             "validation",
             "machine",
         )
@@ -92,6 +94,7 @@ ALLOWED = {
     "engines": set(),
     "runtime": {"numpy", "av", "PIL", "onnxruntime"},
     "streams": {"numpy", "av"},
+    "pipeline": {"numpy"},
     "validation": {"numpy", "jinja2"},
     "machine": set(),
     "kit": {"numpy"},
