@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from sttm_export.contracts.merge import MergeSpec
 from sttm_export.errors import UserError
-from sttm_export.runtime.session import Array
+from sttm_export.runtime.session import Array, Arrays
 
 NOT_CONVERGED = (
     "Merging across frames did not end within the rounds of the graph, so some tokens that the published method merges "
@@ -72,14 +72,9 @@ class MergedTokens:
         return np.bincount(self.token_box[:, 0], minlength=self.num_frames)
 
 
-def write_npz(file: BinaryIO, merged: MergedTokens, **extra: Array) -> None:
-    """Write the tokens and their metadata; `extra` arrays (timestamps, frame indices) go beside them.
-
-    Raises:
-        UserError: an extra array has the name of one of the result's.
-        OSError: the disk is full.
-    """
-    arrays: dict[str, Any] = {
+def merged_arrays(merged: MergedTokens) -> Arrays:
+    """The tokens and their metadata by the names under which they are written."""
+    return {
         "tokens": merged.tokens,
         "token_box": merged.token_box,
         "token_patches": merged.token_patches,
@@ -89,6 +84,16 @@ def write_npz(file: BinaryIO, merged: MergedTokens, **extra: Array) -> None:
         "threshold_margins": merged.margins,
         "max_tokens": np.array(merged.max_tokens, np.int32),
     }
+
+
+def write_npz(file: BinaryIO, merged: MergedTokens, **extra: Array) -> None:
+    """Write the tokens and their metadata; `extra` arrays (timestamps, frame indices) go beside them.
+
+    Raises:
+        UserError: an extra array has the name of one of the result's.
+        OSError: the disk is full.
+    """
+    arrays: dict[str, Any] = dict(merged_arrays(merged))
     clash = sorted(arrays.keys() & extra.keys())
     if clash:
         raise UserError(f"Extra arrays may not be called {', '.join(clash)}: the result has those; choose other names.")
