@@ -24,8 +24,9 @@ class Picture:
 
     rotation = 0
 
-    def __init__(self, time, size=(4, 2), corrupt=False):
+    def __init__(self, time, size=(4, 2), corrupt=False, key=True):
         self.time, self.is_corrupt, self.width, self.height = time, corrupt, *size
+        self.pts, self.key_frame = None if time is None else round(time * 1000), key
 
     def to_ndarray(self, format):
         assert format == "rgb24"
@@ -35,6 +36,7 @@ class Picture:
 class Packet:
     def __init__(self, *pictures, error=None, corrupt=False):
         self.pictures, self.error, self.is_corrupt, self.size = pictures, error, corrupt, 9
+        self.pts = pictures[0].pts if pictures else None
 
     def decode(self):
         if self.error:
@@ -165,22 +167,54 @@ def test_frames_of_a_rate_are_chosen_across_breaks():
     assert [frame.number for frame in frames] == [0, 3, 4, 6]
 
 
-def test_damaged_packets_and_pictures_are_left_out_and_counted():
+def invalid():
+    return av.error.InvalidDataError(1, "Invalid data", "")
+
+
+def test_what_is_damaged_is_left_out_and_counted():
     script = [
         *frames_at(0.0),
-        Packet(error=av.error.InvalidDataError(1, "Invalid data", "")),
-        Packet(Picture(0.1), corrupt=True),
-        *frames_at(0.2, corrupt=True),
-        *frames_at(0.3),
+        Packet(error=invalid()),
+        *frames_at(0.2),
+        Packet(Picture(0.3, key=False), corrupt=True),
+        *frames_at(0.4),
+        *frames_at(0.5, corrupt=True),
+        *frames_at(0.6),
     ]
-    stand = Stand(script)
-    camera = stand.camera(retries=0)
-    assert [frame.time for frame in camera.frames()] == [0, 0.3]
+    camera = Stand(script).camera(retries=0)
+    assert [frame.time for frame in camera.frames()] == [0, 0.2, 0.4, 0.6]
+    assert camera.counters == {"decoded": 6, "corrupt": 3, "reopened": 0}
+
+
+@pytest.mark.parametrize(
+    "damage", [Packet(error=invalid()), Packet(Picture(0.2), corrupt=True), *frames_at(0.2, corrupt=True)]
+)
+def test_what_leans_on_damage_is_left_out_as_well(damage):
+    """Up to the next picture that needs no other."""
+    script = [*frames_at(0.0), *frames_at(0.1, key=False), damage, *frames_at(0.3, 0.4, key=False), *frames_at(0.5)]
+    camera = Stand([*script, *frames_at(0.6, key=False)]).camera(retries=0)
+    assert [round(frame.time, 6) for frame in camera.frames()] == [0, 0.1, 0.5, 0.6]
     assert camera.counters["corrupt"] == 3
 
 
+def test_pictures_that_come_out_late_are_not_those_behind_the_damage():
+    """A decoder that holds two pictures back: a whole one, and one that needs no other but is older than the damage."""
+    late = Packet(Picture(0.0), Picture(0.1, key=False))
+    broken = Packet(Picture(0.0), corrupt=True)
+    broken.pts, broken.pictures = 200, []
+    script = [broken, late, *frames_at(0.3, key=False), *frames_at(0.4)]
+    assert [round(frame.time, 6) for frame in Stand(script).camera(retries=0).frames()] == [0, 0.1, 0.4]
+
+
+def test_a_stream_that_renews_itself_piece_by_piece_comes_back():
+    script = [*frames_at(0.0), Packet(error=invalid()), *frames_at(*np.arange(1, 400) / 10, key=False)]
+    camera = Stand(script).camera(retries=0)
+    assert len(list(camera.frames())) == 400 - MOST_DAMAGED
+    assert camera.counters["corrupt"] == MOST_DAMAGED + 1
+
+
 def test_nothing_but_damage_is_a_break():
-    stand = Stand([*frames_at(0.0), *[Packet(corrupt=True)] * (MOST_DAMAGED + 1)], frames_at(0.0))
+    stand = Stand([*frames_at(0.0), *[Packet(error=invalid())] * (MOST_DAMAGED + 1)], frames_at(0.0))
     camera = stand.camera()
     assert len(collect(camera, 2)) == 2
     assert "broke off: what came could not be decoded" in stand.said[0]
