@@ -66,7 +66,7 @@ class Following:
     def _figures(self, status: Status) -> str:
         parts, counts, latency = [count_of(status.windows, "window")], status.counts, status.latency
         if counts:
-            parts.append(f"{counts.encoded} frames encoded")
+            parts.append(f"{count_of(counts.encoded, 'frame')} encoded")
             parts.append(f"{counts.reused} reused")
         parts.append(f"{status.dropped} dropped")
         parts += [f"{status.source[name]} {name}" for name in _TROUBLES if status.source.get(name)]

@@ -95,13 +95,13 @@ def _said_at_the_end(following: Following) -> Iterator[None]:
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"{following.summary}; each window that was written is whole") from None
     except UserError as error:
-        raise UserError(f"{error} {following.written}") from error
+        raise UserError(f"{error}{following.written}") from error
     except OSError as error:
         if error.errno not in _FULL:
             raise
         raise UserError(
             f"Window {following.windows + 1} cannot be written: {error.strerror}; free some space or choose another "
-            f"--output. {following.written}"
+            f"--output.{following.written}"
         ) from error
 
 
