@@ -198,7 +198,7 @@ class RtspServer(Server):
             elif method == "SETUP":
                 more = "Transport: RTP/AVP/TCP;unicast;interleaved=0-1\r\nSession: 1;timeout=60\r\n"
             elif method == "PLAY":
-                more = "Session: 1\r\n"
+                more = f"Session: 1\r\nRTP-Info: url={self.url()}/track1;seq=0;rtptime=90000\r\n"
             answer = f"RTSP/1.0 200 OK\r\nCSeq: {headers.get('cseq', 0)}\r\n{more}\r\n{body}"
             connection.sendall(answer.encode())
             if method == "PLAY":

@@ -46,20 +46,21 @@ def camera(url, said, pauses=None, **options):
 @pytest.mark.parametrize("kind", ["http", "rtsp"])
 def test_frames_come_through_whole(kind, decoded):
     server = HttpServer([TS]) if kind == "http" else RtspServer(UNITS)
+    first = 0 if kind == "http" else 1  # of RTSP the first picture has no time, and is left out
     with server:
         said = []
-        frames = collect(camera(server.url(), said), 20)
+        frames = collect(camera(server.url(), said), 20 - first)
     assert said == []
-    assert [frame.number for frame in frames] == list(range(20))
-    assert all(np.array_equal(frame.rgb, rgb) for frame, rgb in zip(frames, decoded, strict=True))
-    assert [frame.time for frame in frames[2:]] == pytest.approx([frames[1].time + 0.1 * n for n in range(1, 19)])
+    assert [frame.number for frame in frames] == list(range(first, 20))
+    assert all(np.array_equal(frame.rgb, rgb) for frame, rgb in zip(frames, decoded[first:], strict=True))
+    assert [frame.time for frame in frames] == pytest.approx([0.1 * number for number in range(20 - first)])
 
 
 def test_a_camera_that_dies_falls_silent_and_comes_back(decoded):
     with RtspServer(UNITS[:12], None, [*UNITS[:8], "hold"], UNITS) as server:
         said, pauses = [], []
         source = camera(server.url("me:secret@"), said, pauses)
-        frames = collect(source, 30)
+        frames = collect(source, 27)
     shown = f"rtsp://me:***@127.0.0.1:{server.port}/door"
     assert said[0] == f"{shown} broke off: the stream ended; try 1 to open it again in 1 s"
     assert said[1].startswith(f"{shown} broke off: ") and said[1].endswith("; try 2 to open it again in 2 s")
@@ -68,9 +69,9 @@ def test_a_camera_that_dies_falls_silent_and_comes_back(decoded):
     assert "secret" not in str(said)
     assert pauses == [1, 2, 1]
     assert source.counters == {"decoded": 30, "corrupt": 0, "reopened": 2}
-    assert [frame.number for frame in frames] == list(range(30))
+    assert [frame.number for frame in frames] == [*range(1, 12), *range(13, 20), *range(21, 30)]
     assert all(later.time >= sooner.time for sooner, later in itertools.pairwise(frames))
-    expected = [*decoded[:12], *decoded[:8], *decoded[:10]]
+    expected = [*decoded[1:12], *decoded[1:8], *decoded[1:10]]
     assert all(np.array_equal(frame.rgb, rgb) for frame, rgb in zip(frames, expected, strict=True))
 
 
@@ -138,8 +139,8 @@ def test_damage_on_the_way_is_left_out_and_counted(decoded):
 def test_a_size_that_changes_in_mid_stream():
     said, other = [], access_units(moving(8, 96, 32))
     with RtspServer([*UNITS[:8], *other]) as server:
-        frames = collect(camera(server.url(), said), 16)
-    assert [frame.rgb.shape for frame in frames] == [(48, 64, 3)] * 8 + [(32, 96, 3)] * 8
+        frames = collect(camera(server.url(), said), 15)
+    assert [frame.rgb.shape for frame in frames] == [(48, 64, 3)] * 7 + [(32, 96, 3)] * 8
     assert [line for line in said if "changes its size from 64×48 to 96×32" in line] == said
 
 

@@ -108,11 +108,16 @@ class Camera:
 
         with self._connect() as (container, stream, has_clock):
             self._clock.restart()
+            opening = has_clock
             try:
                 for number, picture in self._pictures.of(container, stream):
                     self._note_return()
                     if self._closed.is_set():
                         return
+                    if opening and picture.time is None:
+                        opening = False  # FFmpeg knows the times of RTSP from the second picture on
+                        continue
+                    opening = False
                     moment = self._clock.stamp(picture.time if has_clock else None)
                     if self._ticks.takes(moment):
                         yield Frame(number, moment, upright(picture))
