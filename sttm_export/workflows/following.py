@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from sttm_export.bundle.opened import Bundle
 from sttm_export.runtime.merged import NOT_CONVERGED
 from sttm_export.streams.runner import Sink
 from sttm_export.streams.status import Status
@@ -25,13 +24,12 @@ class Following:
 
     Args:
         shown: the source, as it may be shown.
-        bundle: what runs.
         ticker: where it is shown.
         clock: gives seconds.
     """
 
-    def __init__(self, shown: str, bundle: Bundle, ticker: Ticker, clock: Callable[[], float] = time.monotonic) -> None:
-        self._shown, self._bundle, self._ticker, self._clock = shown, bundle, ticker, clock
+    def __init__(self, shown: str, ticker: Ticker, clock: Callable[[], float] = time.monotonic) -> None:
+        self._shown, self._ticker, self._clock = shown, ticker, clock
         self._status: Status | None = None
         self._said: set[str] = set()
         self._looked: float | None = None

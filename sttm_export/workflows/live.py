@@ -75,7 +75,7 @@ def follow_source(bundle: Bundle, request: Request, steps: Steps) -> str:
         steps.say(f"with {window.backend}")
         ticker = stack.enter_context(Ticker(steps.console))
         source = _source(address, bundle, request, ticker)
-        following = Following(address.shown, bundle, ticker)
+        following = Following(address.shown, ticker)
         sink = following.watching(_sink(request, stack))
         with _said_at_the_end(following):
             follow(source, window, sink, _plan(bundle, request, window), following.tell)
