@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -136,6 +138,15 @@ def test_a_stream_that_breaks_off_and_changes_goes_on(tiny_bundle, tmp_path, cap
     record = json.loads(str(windows[-1]["record"]))
     assert record["stream"]["reopened"] == 1
     assert record["stream"]["corrupt"] >= 1
+
+
+def test_it_needs_neither_pytorch_nor_onnx(tiny_bundle, tmp_path):
+    source = lossless(tmp_path / "a.mkv", moving(2))
+    words = ["live", str(tiny_bundle), "--source", str(source), "--output", str(tmp_path / "w")]
+    code = f"import sys\nfrom sttm_export.cli import main\nassert main({words!r}) == 0\n"
+    code += "sys.exit(str({'torch', 'transformers', 'onnx', 'onnx_ir'} & set(sys.modules) or '') or 0)"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
 
 
 def test_one_file_holds_the_newest_window(tiny_bundle, tmp_path):
