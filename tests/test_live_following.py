@@ -3,8 +3,11 @@
 from types import SimpleNamespace
 
 import numpy as np
+from helpers_serving import lossless, moving
 from helpers_streams import Clock, ListSink
 
+from sttm_export.cli import main
+from sttm_export.runtime.resident import Vision
 from sttm_export.streams.status import Latency, Status
 from sttm_export.streams.window import Counts
 from sttm_export.workflows.following import Following, in_hours
@@ -65,3 +68,11 @@ def test_what_is_unusual_is_said_once():
 
 def test_hours():
     assert [in_hours(seconds) for seconds in (0, 59.9, 60, 360_000)] == ["0:00:00", "0:00:59", "0:01:00", "100:00:00"]
+
+
+def test_an_encoder_whose_features_depend_on_their_place_in_a_batch(tiny_bundle, tmp_path, monkeypatch, capfd):
+    """It is said, as the windows then may not be those of `run` to the last bit."""
+    monkeypatch.setattr(Vision, "warm_up", lambda vision, thresholds: False)
+    source = lossless(tmp_path / "a.mkv", moving(2))
+    assert main(["live", str(tiny_bundle), "--source", str(source), "--output", str(tmp_path / "w")]) == 0
+    assert "differ in last bits with its place in a batch" in capfd.readouterr().err

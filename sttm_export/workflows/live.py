@@ -30,6 +30,10 @@ from sttm_export.workflows.viewing import Viewing, check_policy, check_viewing, 
 
 PIPE = "-"
 _ONE_FILE = ".npz"
+_NOT_EXACT = (
+    "what runs the encoder gives a frame features that differ in last bits with its place in a batch, so that windows may "
+    "differ in last bits from `run` on the same frames"
+)
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -71,8 +75,10 @@ def follow_source(bundle: Bundle, request: Request, steps: Steps) -> str:
     address = _check(bundle, request)
     with ExitStack() as stack:
         with steps.step("Load the graphs"):
-            window = stack.enter_context(_window(bundle, request))
+            window, exact = stack.enter_context(_window(bundle, request))
         steps.say(f"with {window.backend}")
+        if not exact:
+            steps.say(_NOT_EXACT)
         ticker = stack.enter_context(Ticker(steps.console))
         source = _source(address, bundle, request, ticker)
         following = Following(address.shown, ticker)
@@ -165,12 +171,17 @@ def _check_output(request: Request, address: Address) -> None:
 
 
 @contextmanager
-def _window(bundle: Bundle, request: Request) -> Iterator[Window]:
-    """Load both graphs, which stay; the window frees them at the end of the block."""
+def _window(bundle: Bundle, request: Request) -> Iterator[tuple[Window, bool]]:
+    """Load both graphs for as long as the block runs, and try them once.
+
+    Yields:
+        The window over them, and whether a frame's features are the same in every place of a batch.
+    """
     backend = choose_backend(bundle, ENGINE if request.engine else request.provider or "cpu", request.target)
     loader = Loader(bundle, backend, cuda_graph=request.cuda_graph)
     with loader.vision(_below(loader)) as vision:
-        yield Window(vision, bundle.model.pixels, size=request.window, still_tolerance=request.still_tolerance)
+        window = Window(vision, bundle.model.pixels, size=request.window, still_tolerance=request.still_tolerance)
+        yield window, vision.warm_up(thresholds(bundle, request))
 
 
 def _below(loader: Loader) -> Below | None:
