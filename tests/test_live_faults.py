@@ -17,6 +17,7 @@ import pytest
 from helpers_serving import RtspServer, access_units, lossless, moving
 from helpers_streams import wait_for
 
+from sttm_export.errors import UserError
 from sttm_export.streams.records import read_windows
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -183,3 +184,18 @@ def test_a_reader_that_is_gone(tiny_bundle, tmp_path):
     code, _, err = ended(process)
     assert code == 141
     assert "cannot be written" not in err
+
+
+def test_a_signal_while_nobody_reads_the_pipe(tiny_bundle, tmp_path):
+    """The program waits for its reader with half a window written; that does not keep it."""
+    process = start(tiny_bundle, lossless(tmp_path / "a.mkv", moving(40), rate=25), "-", "--every", 1)
+    assert process.stdout.read(1) == b"{"
+    time.sleep(1.0)  # 64 KiB fit into the pipe, and there are three times as many
+    begun = time.monotonic()
+    process.terminate()
+    assert process.wait(10) == 130
+    assert time.monotonic() - begun < 3
+    _, rest, err = ended(process)
+    assert "each window that was written is whole" in err
+    with pytest.raises(UserError, match="The stream ends in the middle of window"):
+        list(read_windows(io.BytesIO(b"{" + rest)))

@@ -288,3 +288,18 @@ def test_frames_reach_the_window_as_they_are():
     assert emitted.numbers.tolist() == [7, 9]
     assert emitted.timestamps.tolist() == [1.5, 2.25]
     assert emitted.values.tolist() == [7, 9]
+
+
+def test_under_load_every_frame_is_either_seen_or_counted():
+    """20,000 frames of a camera that is faster than what it is followed by."""
+    sink, source = ListSink(), ListSource(counted(20_000, fps=100), waits=False)
+    status = follow(source, PlainWindow(size=4, hold=lambda: time.sleep(1e-5)), sink, plan(4, queue=3))
+    assert status.received == status.sampled == 20_000
+    pushed = sink.written[-1].counts.frames
+    assert status.dropped > 0
+    assert pushed + status.dropped == 20_000
+    assert pushed == 4 * (status.windows - 1) + (pushed % 4 or 4)
+    numbers = [number for window in sink.numbers[: pushed // 4] for number in window]
+    assert numbers == sorted(set(numbers))
+    assert sink.written[-1].numbers[-1] == 19_999  # the newest frame is never the one that is dropped
+    assert [facts["dropped"] for facts in sink.facts] == sorted(facts["dropped"] for facts in sink.facts)

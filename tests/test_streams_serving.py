@@ -195,3 +195,19 @@ def test_reopening_takes_no_memory():
         assert sum(1 for _ in source.frames()) >= 300
     # A decoder of such frames takes more than 100 KiB: one that stayed each time would be 20 MB and more.
     assert sizes[-1] - sizes[100] < 4 << 20, (sizes[100], sizes[-1])
+
+
+def test_a_connection_that_stays_takes_no_memory():
+    """10,000 pictures over one connection: of a camera at one a second, three hours."""
+    with RtspServer(UNITS * 500, rate=10) as server:
+        sizes, source, last = {}, camera(server.url(), []), 0.0
+        for frame in source.frames():
+            assert frame.time >= last
+            last = frame.time
+            if frame.number % 2000 == 0:
+                sizes[frame.number] = resident()
+            if frame.number == 9998:
+                break
+    assert last == pytest.approx(999.7)
+    # 32 bytes a picture, as for the whole loop (`test_live_memory`), and pages of the allocator.
+    assert sizes[8000] - sizes[2000] < 32 * 6000 + (1 << 20), sizes

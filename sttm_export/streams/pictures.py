@@ -5,6 +5,7 @@ A decoder goes on after damage, and draws the pictures that follow on top of it,
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -71,21 +72,26 @@ class Pictures:
             return []
 
     def _note_damage(self, of: Any) -> None:
-        self._damaged_at, self._left_out = -1.0 if of.pts is None else float(of.pts), 0
+        if self._damaged_at is None:
+            self._left_out = 0
+        self._damaged_at = -math.inf if of.pts is None else float(of.pts)
 
     def _is_whole(self, frame: Any) -> bool:
         """Pictures come out later than their packets went in: what is shown before the damage is not concerned."""
-        back, self._shown_at = frame.pts is not None and frame.pts < self._shown_at, frame.pts or 0
+        pts = self._shown_at if frame.pts is None else frame.pts
+        back, self._shown_at = pts < self._shown_at, pts
         if frame.is_corrupt:
             self._note_damage(frame)
+            self._left_out += 1
+            return False
         if self._damaged_at is None:
             return True
-        later = frame.pts is None or frame.pts > self._damaged_at or back  # where times go back another stream begins
-        renewed = frame.key_frame and not frame.is_corrupt and later
-        if renewed or self._left_out >= MOST_DAMAGED:
-            self._damaged_at = None
+        # Where times go back another stream begins.
+        later = frame.pts is None or pts > self._damaged_at or back
+        if not later and pts < self._damaged_at:
             return True
-        if not later and not frame.is_corrupt and frame.pts < self._damaged_at:
+        if (frame.key_frame and later) or self._left_out >= MOST_DAMAGED:
+            self._damaged_at = None
             return True
         self._left_out += 1
         return False

@@ -31,8 +31,8 @@ from sttm_export.workflows.viewing import Viewing, check_policy, check_viewing, 
 PIPE = "-"
 _ONE_FILE = ".npz"
 _NOT_EXACT = (
-    "what runs the encoder gives a frame features that differ in last bits with its place in a batch, so that windows may "
-    "differ in last bits from `run` on the same frames"
+    "what runs the encoder gives a frame features that differ in last bits with its place in a batch, so that windows "
+    "may differ in last bits from `run` on the same frames"
 )
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
