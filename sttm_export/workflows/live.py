@@ -13,10 +13,9 @@ from sttm_export.bundle.opened import Bundle, bundle_around
 from sttm_export.errors import UserError
 from sttm_export.files.whole import check_not_input, check_writable
 from sttm_export.pipeline.backend import ENGINE, choose_backend
-from sttm_export.pipeline.layers_below import run_layers_below
+from sttm_export.pipeline.layers_below import whole_vision
 from sttm_export.pipeline.loader import Loader
 from sttm_export.runtime.probe import open_video
-from sttm_export.runtime.resident import Below, Floats
 from sttm_export.streams.address import Address, read_address
 from sttm_export.streams.camera import Camera
 from sttm_export.streams.records import FileSink, FolderSink, StreamSink
@@ -179,20 +178,9 @@ def _window(bundle: Bundle, request: Request) -> Iterator[tuple[Window, bool]]:
     """
     backend = choose_backend(bundle, ENGINE if request.engine else request.provider or "cpu", request.target)
     loader = Loader(bundle, backend, cuda_graph=request.cuda_graph)
-    with loader.vision(_below(loader)) as vision:
+    with whole_vision(loader) as vision:
         window = Window(vision, bundle.model.pixels, size=request.window, still_tolerance=request.still_tolerance)
         yield window, vision.warm_up(thresholds(bundle, request))
-
-
-def _below(loader: Loader) -> Below | None:
-    """What lies between encoder and merger, one group of layers in memory at a time; it is read for every window."""
-    if not loader.bundle.manifest.recipe.merge_layer:
-        return None
-
-    def below(features: Floats) -> Floats:
-        return run_layers_below(loader, features, lambda what, share: None)
-
-    return below
 
 
 def _source(address: Address, bundle: Bundle, request: Request, ticker: Ticker) -> Source:
