@@ -18,8 +18,8 @@ from sttm_export.streams.pictures import NothingDecoded, Pictures, Say
 from sttm_export.streams.stream_clock import StreamClock
 from sttm_export.streams.ticks import Ticks
 
-LONGEST_PAUSE = 30.0
-"""Seconds between two tries to open a source, after 1, 2, 4, 8 and 16."""
+_PAUSES = (1.0, 2.0, 4.0, 8.0, 16.0, 30.0)
+"""Seconds before each try to open a source again; the last one goes on."""
 Connect = Callable[[], AbstractContextManager[tuple[Any, Any, bool]]]
 
 
@@ -98,7 +98,7 @@ class Camera:
             failed = 0 if self._pictures.decoded > before else failed
             if self._retries is not None and failed >= self._retries:
                 return self._give_up(reason, ended)
-            if self._pause(reason, min(2.0**failed, LONGEST_PAUSE), failed + 1):
+            if self._pause(reason, _PAUSES[min(failed, len(_PAUSES) - 1)], failed + 1):
                 return
             failed += 1
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -9,8 +10,8 @@ from typing import Any
 from sttm_export.runtime.probe import readable_formats
 from sttm_export.streams.address import Address
 
-OPEN_TIMEOUT = 15.0
-"""Seconds that opening may take, and finding out what the stream holds."""
+OPENING = 3.0
+"""Opening, and finding out what a stream holds, may take so many times as long as waiting for data."""
 # What FFmpeg may speak on the way to each kind of address; nothing that a stream names leads anywhere else.
 _PROTOCOLS = {
     **dict.fromkeys(("rtsp", "rtsps"), "rtsp,rtsps,rtp,udp,tcp,tls"),
@@ -43,11 +44,13 @@ def open_live(address: Address, timeout: float, transport: str = "tcp") -> Itera
     device = address.kind == "device"
     options = {} if device else _options(address.scheme, transport)
     form = "v4l2" if device else None
+    start, most = time.monotonic(), OPENING * timeout
     try:
-        container = av.open(address.text, format=form, options=options, timeout=(OPEN_TIMEOUT, timeout))
+        container = av.open(address.text, format=form, options=options, timeout=(most, timeout))
     except (av.error.FFmpegError, UnicodeError) as error:
         # Without its cause, whose text holds the address and with it a password.
-        raise BrokenOff(reason_of(error, OPEN_TIMEOUT)) from None
+        late = time.monotonic() - start >= most
+        raise BrokenOff(f"it did not answer within {most:g} s" if late else reason_of(error, timeout)) from None
     with container:
         if not container.streams.video:
             raise BrokenOff("it holds no video")
@@ -72,7 +75,8 @@ def reason_of(error: BaseException, timeout: float) -> str:
 
 
 def _options(scheme: str, transport: str) -> dict[str, str]:
-    options = {"protocol_whitelist": _PROTOCOLS[scheme]}
+    # Nothing here looks at the rate that FFmpeg would guess from seconds of pictures before it gives the first one.
+    options = {"protocol_whitelist": _PROTOCOLS[scheme], "fpsprobesize": "0"}
     if scheme in {"rtsp", "rtsps"}:
         return options | {"rtsp_transport": transport, "allowed_media_types": "video"}
     # A stream that lists other addresses is no stream; see `readable_formats`.

@@ -1,4 +1,7 @@
-"""Packets → pictures that are whole; what is damaged is left out and counted."""
+"""Packets → pictures that are whole; what is damaged, or leans on what is, is left out and counted.
+
+A decoder goes on after damage, and draws the pictures that follow on top of it, up to the next one that needs no other.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +9,13 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 Say = Callable[[str], None]
-# Packets in a row of which nothing could be decoded: what comes is not the stream that was opened.
 MOST_DAMAGED = 300
+"""Packets in a row of which nothing came: it is not the stream that was opened. And pictures in a row that are left out
+behind damage: in a stream without such as need no other, each one renews a part, and by then all of it is new."""
 
 
 class NothingDecoded(Exception):
-    """So many packets in a row were damaged that the rest is not worth waiting for."""
+    """So many packets in a row gave no picture that the rest is not worth waiting for."""
 
 
 class Pictures:
@@ -25,8 +29,11 @@ class Pictures:
     def __init__(self, shown: str, say: Say) -> None:
         self._shown, self._say = shown, say
         self._size: tuple[int, int] | None = None
-        self.decoded = 0  # pictures, damaged ones among them
-        self.corrupt = 0  # packets and pictures that were left out
+        self._damaged_at: float | None = None  # presentation time, in the stream's own units
+        self._left_out = 0  # pictures in a row
+        self._shown_at = 0.0  # presentation time of the newest picture
+        self.decoded = 0  # pictures, those left out among them
+        self.corrupt = 0  # packets that the decoder refused, and pictures left out
 
     def of(self, container: Any, stream: Any) -> Iterator[tuple[int, Any]]:
         """Yield (number, PyAV frame) of each whole picture; numbers count what was decoded, since the beginning.
@@ -35,17 +42,17 @@ class Pictures:
             FFmpegError: the container cannot be read any further.
             NothingDecoded: see `MOST_DAMAGED`.
         """
-        in_vain = 0
+        in_vain, self._damaged_at = 0, None
         for packet in container.demux(stream):
+            in_vain += 1
             for frame in self._decode(packet):
                 in_vain = 0
                 self.decoded += 1
-                if frame.is_corrupt:
+                if not self._is_whole(frame):
                     self.corrupt += 1
                     continue
                 self._note_size(frame.width, frame.height)
                 yield self.decoded - 1, frame
-            in_vain += 1
             if in_vain > MOST_DAMAGED:
                 raise NothingDecoded
 
@@ -53,15 +60,35 @@ class Pictures:
         import av
 
         if packet.is_corrupt and packet.size:
-            self.corrupt += 1
-            return []
+            self._note_damage(packet)  # something before it was lost on the way, or a part of it
         try:
             return list(packet.decode())
         except av.error.EOFError:
             return []
         except av.error.FFmpegError:
+            self._note_damage(packet)
             self.corrupt += 1
             return []
+
+    def _note_damage(self, of: Any) -> None:
+        self._damaged_at, self._left_out = -1.0 if of.pts is None else float(of.pts), 0
+
+    def _is_whole(self, frame: Any) -> bool:
+        """Pictures come out later than their packets went in: what is shown before the damage is not concerned."""
+        back, self._shown_at = frame.pts is not None and frame.pts < self._shown_at, frame.pts or 0
+        if frame.is_corrupt:
+            self._note_damage(frame)
+        if self._damaged_at is None:
+            return True
+        later = frame.pts is None or frame.pts > self._damaged_at or back  # where times go back another stream begins
+        renewed = frame.key_frame and not frame.is_corrupt and later
+        if renewed or self._left_out >= MOST_DAMAGED:
+            self._damaged_at = None
+            return True
+        if not later and not frame.is_corrupt and frame.pts < self._damaged_at:
+            return True
+        self._left_out += 1
+        return False
 
     def _note_size(self, width: int, height: int) -> None:
         before, self._size = self._size, (width, height)
