@@ -173,12 +173,12 @@ def test_every_frame_in_one_window_equals_run(bundle, environment, loader, tmp_p
 
 
 def test_a_stream_on_the_pipe(bundle, environment, loader):
-    done = run(bundle, environment(), "--every", 5, "--window", 2, "--output", "-")
+    done = run(bundle, environment(), "--every", 2, "--window", 3, "--output", "-")
     assert done.returncode == 0, done.stderr
-    windows = expected(loader, 2, 5)
+    windows = expected(loader, 3, 2)
     for one, window in zip(read_windows(io.BytesIO(done.stdout)), windows, strict=True):
         assert_equal(one.arrays, window)
-    assert done.stderr.endswith("3 windows of 14 frames (12 encoded, 2 still) by tensorrt 10.3.0.30\n")
+    assert done.stderr.endswith("7 windows of 14 frames (12 encoded, 2 still) by tensorrt 10.3.0.30\n")
 
 
 def test_one_file_from_a_file(bundle, environment, loader, tmp_path):
@@ -199,6 +199,21 @@ def test_frames_are_sampled_by_their_rate(bundle, environment, tmp_path):
     assert read_file(tmp_path / "tokens.npz")["frame_indices"].tolist() == [0, 4, 8, 12]
 
 
+def test_a_camera_is_not_made_to_wait(bundle, orin, tmp_path, monkeypatch):
+    """What becomes of frames then stands in the tests of the queue."""
+    (tmp_path / "frames").write_bytes(FRAMES.tobytes())
+    seen = []
+
+    def follow(source, window, sink, plan, tell):
+        seen.append((source.waits, plan.queue, plan.every, plan.fps, plan.most_windows))
+
+    monkeypatch.setattr("sttm_export.kit.stream.follow", follow)
+    start = ["--frames", str(tmp_path / "frames"), "--size", SIZE, "--rate", "4", "--output", str(tmp_path / "windows")]
+    for options in ([], ["--live", "--queue", "3", "--every", "2", "--fps", "2", "--windows", "5"]):
+        assert run_main.main([*start, *options], bundle) == 0
+    assert seen == [(True, 8, 4, 1.0, None), (False, 3, 2, 2.0, 5)]
+
+
 def test_thresholds_and_pixel_formats_are_taken(bundle, environment, tmp_path):
     sent = np.concatenate([FRAMES[..., ::-1], FRAMES[..., :1]], axis=-1)
     options = "--pixel-format", "BGRx", "--spatial-threshold", 2, "--output", tmp_path / "tokens.npz"
@@ -215,8 +230,8 @@ def test_an_end_in_mid_frame_is_said_and_whole_frames_count(bundle, environment,
     assert done.returncode == 2
     assert done.stderr.endswith(
         f"run.sh: The frames end in the middle of one: {WIDTH * HEIGHT * 3 - 1} of {WIDTH * HEIGHT * 3} bytes after 6 "
-        f"whole frames, which were used; if nothing was cut off, they are not {SIZE} with 3 bytes a pixel, so see "
-        "--size and --pixel-format.\n"
+        f"whole frames, which were used; if nothing was cut off, they are not {SIZE} in rgb24, so see --size and "
+        "--pixel-format. 2 windows were written before, each whole.\n"
     )
     assert len(names(tmp_path / "windows")) == 2
     assert read_file(tmp_path / "windows" / "window-000002.npz")["frame_indices"].tolist() == [2, 3, 4, 5]
@@ -253,7 +268,9 @@ def test_an_interruption_leaves_whole_windows(bundle, environment, tmp_path, num
         process.send_signal(number)
         assert process.wait(timeout=20) == 130
         errors = process.stderr.read().decode()
-    assert errors.endswith("run.sh: interrupted; 2 windows are written, each whole.\n")
+    assert re.search(
+        r"run.sh: interrupted; 2 windows of \d frames .*; each window that was written is whole\.\n$", errors
+    )
     assert names(folder) == ["window-000001.npz", "window-000002.npz"]
     assert all(len(read_file(folder / name)["frame_indices"]) == 4 for name in names(folder))
 
@@ -297,7 +314,7 @@ def test_a_full_disk_under_the_stream(bundle, environment):
         done = run(bundle, environment(), "--output", "-", stdout=full)
     assert done.returncode == 2
     assert done.stderr.endswith(
-        "run.sh: the disk is full; free some space, or keep fewer windows with --keep; nothing was left behind.\n"
+        "run.sh: A window cannot be written: No space left on device; free some space, or choose another --output.\n"
     )
 
 
@@ -335,15 +352,17 @@ def test_help_is_there_without_numpy(bundle, tmp_path):
         (["--fps", "nan"], "--fps nan is not possible"),
         (["--pixel-format", "nv12"], "There is no pixel format 'nv12'"),
         (["--window", "5"], "A window of 5 frames is not possible; give 1 to 4."),
-        (["--every", "0"], "every = 0 is not possible"),
-        (["--windows", "0"], "most_windows = 0 is not possible"),
+        (["--every", "0"], "--every 0 is not possible"),
+        (["--every", "3", "--window", "2"], "--every 3 is more than the 2 frames of a window"),
+        (["--windows", "0"], "--windows 0 is not possible"),
+        (["--queue", "0"], "--queue 0 is not possible"),
         (["--still-tolerance", "-1"], "A still tolerance of -1 is not possible"),
         (["--still-tolerance", "some"], "--still-tolerance some is none"),
         (["--spatial-threshold", "3"], "--spatial-threshold 3 is no cosine"),
         (["--temporal-threshold", "0.5"], "--temporal-threshold does nothing here"),
         (["--target", "jetson-thor"], "The bundle has no engines for 'jetson-thor'"),
         (["--keep", "3", "--output", "-"], "--keep is about windows in a directory"),
-        (["--keep", "0"], "Cannot keep 0 windows"),
+        (["--keep", "0"], "--keep 0 is not possible"),
         (["--output", "absent/below"], "--output absent/below is no directory, nor in one"),
         (["--output", "absent/tokens.npz"], "Cannot write absent/tokens.npz"),
         (["--output", "frames"], "--output frames is no directory, nor in one"),

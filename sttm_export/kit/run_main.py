@@ -32,8 +32,10 @@ def build_parser() -> argparse.ArgumentParser:
     frames.add_argument(
         "--rate", required=True, metavar="F", help="frames a second that come, such as 30 or 30000/1001"
     )
-    help_format = "rgb24, bgr24, rgba or bgra, or GStreamer's RGB, BGR, RGBA, BGRx (default: rgb24)"
+    help_format = "ffmpeg's rgb24, bgr24, rgba, bgra, or GStreamer's RGB, BGR, RGBA, BGRx (default: rgb24)"
     frames.add_argument("--pixel-format", default="rgb24", metavar="NAME", help=help_format)
+    help_live = "they come from a camera: who writes is not made to wait, and frames that come too fast are dropped"
+    frames.add_argument("--live", action="store_true", help=help_live)
     frames.add_argument("--fps", type=float, metavar="F", help="frames a second to look at (default: the model's)")
     windows = parser.add_argument_group("windows")
     windows.add_argument("--window", type=int, metavar="N", help="frames of a window at most (default: what is merged)")
@@ -44,8 +46,9 @@ def build_parser() -> argparse.ArgumentParser:
     windows.add_argument("--spatial-threshold", type=float, metavar="F", help="default: the bundle's")
     help_temporal = "policy threshold only; default: the bundle's"
     windows.add_argument("--temporal-threshold", type=float, metavar="F", help=help_temporal)
+    windows.add_argument("--queue", type=int, default=8, metavar="N", help="frames that may wait (default: 8)")
     output = parser.add_argument_group("output and engines")
-    help_output = "a directory for a file a window, - for a stream, or one file that holds the last window"
+    help_output = "a directory for a file a window, - for a stream on a pipe, or one file that holds the newest window"
     output.add_argument("--output", required=True, metavar="DIR|-|FILE.npz", help=help_output)
     output.add_argument("--keep", type=int, metavar="N", help="newest windows that a directory keeps (default: all)")
     output.add_argument("--target", metavar="NAME", help="engines of this target (default: the first that run here)")
@@ -74,16 +77,19 @@ def main(argv: Sequence[str] | None = None, bundle: Path | None = None) -> int:
 def _run(options: argparse.Namespace, directory: Path) -> None:
     _need_numpy()
     from sttm_export.kit.stream import Request, run_stream
+    from sttm_export.streams.output import PIPE
 
     request = Request(
         frames=options.frames,
         size=options.size,
         rate=_rate(options.rate),
         pixel_format=options.pixel_format,
+        live=options.live,
         fps=options.fps,
         window=options.window,
         every=options.every,
         windows=options.windows,
+        queue=options.queue,
         still_tolerance=_tolerance(options.still_tolerance),
         spatial=options.spatial_threshold,
         temporal=options.temporal_threshold,
@@ -94,7 +100,7 @@ def _run(options: argparse.Namespace, directory: Path) -> None:
     )
     verify_manifest(directory)
     said = run_stream(open_bundle(directory, verify=False), request)
-    print(said, file=sys.stderr if request.output == "-" else sys.stdout, flush=True)
+    print(said, file=sys.stderr if request.output == PIPE else sys.stdout, flush=True)
 
 
 def _need_numpy() -> None:

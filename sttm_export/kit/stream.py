@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Iterator
@@ -17,18 +18,16 @@ from sttm_export.contracts.merge import Thresholds, check_solved, check_threshol
 from sttm_export.contracts.model import MAX_FPS
 from sttm_export.engines.compatibility import select_engines
 from sttm_export.errors import UserError
-from sttm_export.files.whole import check_not_input, check_writable
 from sttm_export.kit.telling import Telling
 from sttm_export.runtime.memory import GpuMemory
 from sttm_export.runtime.resident import FEATURES, Vision
 from sttm_export.runtime.trt_session import TrtSession
+from sttm_export.streams.output import PIPE, check_output, open_sink
 from sttm_export.streams.raw import RawSource, parse_size
-from sttm_export.streams.records import FileSink, FolderSink, StreamSink
-from sttm_export.streams.runner import Plan, Sink, follow
+from sttm_export.streams.runner import Plan, follow
 from sttm_export.streams.window import Window
 
-PIPE = "-"
-_ONE_FILE = ".npz"
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @dataclass(frozen=True)
@@ -40,10 +39,12 @@ class Request:
     rate: float  # frames a second that come
     output: str  # `-`, a file `.npz`, or a directory
     pixel_format: str = "rgb24"
+    live: bool = False  # who writes cannot wait
     fps: float | None = None  # frames a second to look at
     window: int | None = None  # frames
     every: int | None = None  # frames from window to window
     windows: int | None = None  # after which it ends
+    queue: int = 8  # frames that may wait
     still_tolerance: int | None = 0  # levels of grey; None looks at every frame
     spatial: float | None = None  # threshold
     temporal: float | None = None  # threshold
@@ -64,31 +65,49 @@ def run_stream(bundle: Bundle, request: Request) -> str:
 
     Raises:
         UserError: an option, the bundle or the machine is not as it must be, and nothing was written; or the frames
-            end in the middle of one, and what came before was.
-        OSError: nobody reads the pipe, or the disk under it is full.
+            end in the middle of one, or a window cannot be written: windows before that are, each whole.
+        KeyboardInterrupt: it was ended; says how many windows are written.
+        BrokenPipeError: nobody reads the windows any more.
     """
     thresholds = _check(bundle, request)
     with ExitStack() as stack:
-        frames = _open_frames(request.frames, stack)
         width, height = parse_size(request.size)
-        source = RawSource(frames, width, height, request.rate, request.pixel_format)
+        frames = _open_frames(request.frames, stack)
+        source = RawSource(frames, width, height, request.rate, request.pixel_format, waits=not request.live)
         vision = stack.enter_context(_vision(bundle, request))
         window = Window(vision, bundle.model.pixels, size=request.window, still_tolerance=request.still_tolerance)
         plan = Plan(
             every=window.size if request.every is None else request.every,
             thresholds=thresholds,
             fps=request.fps or bundle.model.sampling.fps,
+            queue=request.queue,
             most_windows=request.windows,
         )
         telling = Telling(vision.backend)
-        sink = telling.watching(_sink(request, stack))
-        try:
+        sink = telling.watching(open_sink(request.output, request.keep, stack))
+        with _said_at_the_end(telling):
             follow(source, window, sink, plan, telling.tell)
-        except KeyboardInterrupt:
-            raise KeyboardInterrupt(f"{telling.windows} are written, each whole") from None
-        finally:
-            telling.end()
     return f"{telling.summary}{'' if request.output == PIPE else f' → {request.output}'}"
+
+
+@contextmanager
+def _said_at_the_end(telling: Telling) -> Iterator[None]:
+    """However it ends, what is written is said; a full disk in one sentence."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(f"{telling.summary}; each window that was written is whole") from None
+    except UserError as error:
+        raise UserError(f"{error}{telling.written}") from error
+    except OSError as error:
+        if error.errno not in _FULL:
+            raise
+        raise UserError(
+            f"A window cannot be written: {error.strerror}; free some space, or choose another --output."
+            f"{telling.written}"
+        ) from error
+    finally:
+        telling.end()
 
 
 def _check(bundle: Bundle, request: Request) -> Thresholds:
@@ -99,13 +118,19 @@ def _check(bundle: Bundle, request: Request) -> Thresholds:
             f"Tokens of this bundle merge inside its language model, at the input of layer {layer}, and the kit runs "
             "vision encoder and merger alone; export with --merge-layer 0, or run the bundle with the whole package."
         )
-    if request.fps is not None and not 0 < request.fps <= MAX_FPS:
-        raise UserError(f"--fps {request.fps:g} is not possible; give a number above 0 and at most {MAX_FPS:g}.")
-    if not 0 < request.rate <= MAX_FPS:
-        raise UserError(f"--rate {request.rate:g} is not possible; give a number above 0 and at most {MAX_FPS:g}.")
+    for option, rate in (("--rate", request.rate), ("--fps", request.fps)):
+        if rate is not None and not 0 < rate <= MAX_FPS:
+            raise UserError(
+                f"{option} {rate:g} is not possible; give frames a second, above 0 and at most {MAX_FPS:g}."
+            )
+    _check_counts(bundle, request)
     check_thresholds(request.spatial, request.temporal)
     check_solved(bundle.merge, request.temporal)
-    _check_output(request)
+    check_output(request.output, request.keep, [("the frames", Path(request.frames))])
+    if request.output != PIPE and (around := bundle_around(Path(request.output) / "window")) is not None:
+        raise UserError(
+            f"--output {request.output} would lie in the bundle {around}, which holds nothing else; give another place."
+        )
     given = bundle.manifest.thresholds
     return replace(
         given,
@@ -114,26 +139,20 @@ def _check(bundle: Bundle, request: Request) -> Thresholds:
     )
 
 
-def _check_output(request: Request) -> None:
-    if request.keep is not None and (request.output == PIPE or request.output.endswith(_ONE_FILE)):
-        raise UserError("--keep is about windows in a directory; give --output a directory with it, or leave it out.")
-    if request.output == PIPE:
-        if os.isatty(1):
-            raise UserError("--output - writes windows to a pipe or file, and this is a terminal; add | or >.")
-        return
-    path = Path(request.output)
-    if request.output.endswith(_ONE_FILE):
-        check_writable(path, "--output")
-        check_not_input(path, "--output", [("the frames", Path(request.frames))])
-    elif not path.is_dir() and (path.exists() or not path.resolve().parent.is_dir()):
+def _check_counts(bundle: Bundle, request: Request) -> None:
+    step = bundle.model.frames_per_step
+    for option, number in (("--every", request.every), ("--window", request.window)):
+        if number is not None and (number < 1 or number % step):
+            raise UserError(f"{option} {number} is not possible; give a whole number of frames, a multiple of {step}.")
+    most = request.window or bundle.merge.frames * step
+    if request.every is not None and request.every > most:
         raise UserError(
-            f"--output {request.output} is no directory, nor in one; give a directory, {PIPE}, or a file "
-            f"{_ONE_FILE} for one window."
+            f"--every {request.every} is more than the {most} frames of a window, so that frames would be in none; "
+            f"give at most {most}, or a lower --fps."
         )
-    if (around := bundle_around(path / "window")) is not None:
-        raise UserError(
-            f"--output {request.output} would lie in the bundle {around}, which holds nothing else; give another place."
-        )
+    for option, number in (("--queue", request.queue), ("--windows", request.windows)):
+        if number is not None and number < 1:
+            raise UserError(f"{option} {number} is not possible; give a whole number from 1.")
 
 
 def _open_frames(name: str, stack: ExitStack) -> BinaryIO:
@@ -169,10 +188,3 @@ def _vision(bundle: Bundle, request: Request) -> Iterator[Vision]:
             for name in names
         )
         yield Vision(encoder, merger, memory, bundle.merge, fixed=request.cuda_graph)
-
-
-def _sink(request: Request, stack: ExitStack) -> Sink:
-    if request.output == PIPE:
-        return StreamSink(stack.enter_context(os.fdopen(os.dup(1), "wb", buffering=0)))
-    path = Path(request.output)
-    return FileSink(path) if request.output.endswith(_ONE_FILE) else FolderSink(path, request.keep)

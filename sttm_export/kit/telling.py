@@ -38,17 +38,19 @@ class Telling:
         self._status: Status | None = None
 
     @property
-    def windows(self) -> str:
-        """`12 windows`."""
+    def written(self) -> str:
+        """A sentence to put behind another one: how many windows were written, if any were."""
         count = self._status.windows if self._status else 0
-        return f"{count} window{'' if count == 1 else 's'}"
+        return f" {_windows(count)} {'was' if count == 1 else 'were'} written before, each whole." if count else ""
 
     @property
     def summary(self) -> str:
         """`12 windows of 340 frames (118 encoded, 222 still) by tensorrt 10.3.0.30`."""
-        counts = self._status.counts if self._status else None
+        status = self._status
+        counts = status.counts if status else None
         frames = f" of {counts.frames} frames ({counts.encoded} encoded, {counts.reused} still)" if counts else ""
-        return f"{self.windows}{frames} by {self._backend}"
+        dropped = f", {status.dropped} dropped," if status and status.dropped else ""
+        return f"{_windows(status.windows if status else 0)}{frames}{dropped} by {self._backend}"
 
     def watching(self, sink: Sink) -> Sink:
         """Return the sink, looked at on the way."""
@@ -73,7 +75,7 @@ class Telling:
 
     def _progress(self, status: Status) -> str:
         counts = status.counts
-        parts = [self.windows, f"{status.sampled} of {status.received} frames"]
+        parts = [_windows(status.windows), f"{status.sampled} of {status.received} frames"]
         parts += [f"{status.dropped} dropped"] if status.dropped else []
         parts += [f"{counts.reused} still"] if counts and counts.reused else []
         parts += [f"latency {status.latency.median:.2f} s"] if status.latency else []
@@ -117,3 +119,7 @@ class _Watched:
         """See `Sink`."""
         self._look(emitted)
         self._sink.write(emitted, facts)
+
+
+def _windows(count: int) -> str:
+    return f"{count} window{'' if count == 1 else 's'}"
