@@ -23,6 +23,7 @@ NUMPY = {
         "argwhere",
         "array",
         "array_equal",
+        "asanyarray",
         "asarray",
         "ascontiguousarray",
         "bincount",
@@ -61,7 +62,7 @@ NUMPY = {
         "maximum",
         "isnan",
     ),
-    *("minimum", "minimum.at", "ndarray", "ones", "prod", "repeat", "savez", "searchsorted", "sqrt", "square", "stack"),
+    *("minimum", "minimum.at", "ndarray", "ones", "prod", "repeat", "searchsorted", "sqrt", "square", "stack"),
     *("uint8", "unique", "where", "zeros", "zeros_like"),
 }
 

@@ -21,12 +21,16 @@ from helpers_kit import REAL, block_packages, kit_environment
 from helpers_standins import ORIN
 
 from sttm_export.bundle.opened import open_bundle
+from sttm_export.cli import main
 from sttm_export.contracts.graph import TOKEN_MERGER, VISION_ENCODER
 from sttm_export.kit import run_main
 from sttm_export.pipeline.backend import ENGINE, choose_backend
 from sttm_export.pipeline.loader import Loader
+from sttm_export.runtime.merged import write_npz
 from sttm_export.runtime.pipeline import encode_frames, merge_features
 from sttm_export.runtime.preprocess import pixel_values
+from sttm_export.runtime.sample_clips import find_sample_clip
+from sttm_export.runtime.video import read_video, uniform_sampler
 from sttm_export.streams.records import read_windows, window_arrays
 from sttm_export.streams.window import Window
 
@@ -172,6 +176,28 @@ def test_every_frame_in_one_window_equals_run(bundle, environment, loader, tmp_p
             np.testing.assert_array_equal(arrays["timestamps"], np.arange(start, start + 4) / RATE)
 
 
+def test_a_real_clip_equals_the_command_run(bundle, environment, orin, tmp_path, capsys):
+    """What ffmpeg would pipe is decoded by PyAV here."""
+    clip = find_sample_clip("bikes")
+    video = read_video(clip, uniform_sampler(4))
+    command = ["run", str(bundle), "--video", str(clip), "--engine", "--target", ORIN, "--fps", "25"]
+    assert main([*command, "--output", str(tmp_path / "own.npz")]) == 0, capsys.readouterr().err
+    height, width = video.frames.shape[1:3]
+    start = ["bash", str(bundle / "device" / "run.sh"), "--frames", "-", "--size", f"{width}x{height}", "--rate", "1"]
+    done = subprocess.run(
+        [*start, "--output", str(tmp_path / "kit.npz")],
+        input=video.frames.tobytes(),
+        env=environment(),
+        capture_output=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    own, kit = read_file(tmp_path / "own.npz"), read_file(tmp_path / "kit.npz")
+    assert own["frame_indices"].tolist() == list(video.indices)
+    for name in set(own) - {"timestamps", "frame_indices"}:
+        np.testing.assert_array_equal(kit[name], own[name], err_msg=name)
+
+
 def test_a_stream_on_the_pipe(bundle, environment, loader):
     done = run(bundle, environment(), "--every", 2, "--window", 3, "--output", "-")
     assert done.returncode == 0, done.stderr
@@ -292,14 +318,14 @@ def test_nobody_reads_any_more(bundle, environment):
 
 def test_a_full_disk_ends_with_what_fits(bundle, orin, tmp_path, monkeypatch, capsys):
     """In this process: a limit on files would be one for the stand-in's own."""
-    save, calls = np.savez, []
+    calls = []
 
-    def full(file, **arrays):
-        calls.append(save(file, **arrays))
+    def full(file, *arrays, **extra):
+        calls.append(write_npz(file, *arrays, **extra))
         if len(calls) == 3:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(np, "savez", full)
+    monkeypatch.setattr("sttm_export.streams.records.write_npz", full)
     (tmp_path / "frames").write_bytes(FRAMES.tobytes())
     start = ["--frames", str(tmp_path / "frames"), "--size", SIZE, "--rate", "4", "--fps", "4"]
     assert run_main.main([*start, "--output", str(tmp_path / "windows")], bundle) == 2
