@@ -62,8 +62,8 @@ NUMPY = {
         "maximum",
         "isnan",
     ),
-    *("minimum", "minimum.at", "ndarray", "ones", "prod", "repeat", "searchsorted", "sqrt", "square", "stack"),
-    *("uint8", "unique", "where", "zeros", "zeros_like"),
+    *("minimum", "minimum.at", "ndarray", "ones", "prod", "random.default_rng", "repeat", "searchsorted"),
+    *("sqrt", "square", "stack", "tile", "uint8", "unique", "where", "zeros", "zeros_like"),
 }
 
 
