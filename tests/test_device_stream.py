@@ -149,6 +149,7 @@ def test_a_file_a_window_equals_the_packages_own(bundle, environment, loader, tm
     summary = "5 windows of 14 frames (12 encoded, 2 still) by tensorrt 10.3.0.30 → windows\n"
     assert done.stdout.decode() == summary
     assert re.search(r"^\d windows?, \d+ of \d+ frames", done.stderr, re.MULTILINE)
+    assert done.stderr.startswith("random weights, seed 7: the tokens prove the graphs, not the model\n")
     assert not list(bundle.rglob("__pycache__"))
 
 

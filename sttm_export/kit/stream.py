@@ -84,10 +84,19 @@ def run_stream(bundle: Bundle, request: Request) -> str:
             most_windows=request.windows,
         )
         telling = Telling(vision.backend)
+        _say_of(bundle, telling)
         sink = telling.watching(open_sink(request.output, request.keep, stack))
         with _said_at_the_end(telling):
             follow(source, window, sink, plan, telling.tell)
     return f"{telling.summary}{'' if request.output == PIPE else f' → {request.output}'}"
+
+
+def _say_of(bundle: Bundle, telling: Telling) -> None:
+    """What its tokens are worth."""
+    if rejected := bundle.rejected(engines=False):
+        telling.say(f"this bundle was rejected when it was exported: {rejected}")
+    if bundle.weights.is_random:
+        telling.say(f"{bundle.weights.describe()}: the tokens prove the graphs, not the model")
 
 
 @contextmanager

@@ -64,7 +64,13 @@ class Telling:
             self._line(self._progress(status))
         elif self._told is None or now - self._told >= _EVERY:
             self._told = now
-            self._say(self._progress(status))
+            self.say(self._progress(status))
+
+    def say(self, text: str) -> None:
+        """Print a line."""
+        self.end()
+        self._file.write(f"{text}\n")
+        self._file.flush()
 
     def end(self) -> None:
         """Leave the line that changes."""
@@ -96,12 +102,7 @@ class Telling:
     def _once(self, kind: str, text: str) -> None:
         if kind not in self._said:
             self._said.add(kind)
-            self.end()
-            self._say(text)
-
-    def _say(self, text: str) -> None:
-        self._file.write(f"{text}\n")
-        self._file.flush()
+            self.say(text)
 
     def _line(self, text: str) -> None:
         self._file.write(f"\r{text}{' ' * (self._width - len(text))}")
