@@ -27,6 +27,9 @@ from sttm_export.streams.raw import RawSource, parse_size
 from sttm_export.streams.runner import Plan, follow
 from sttm_export.streams.window import Window
 
+_PLACES_MATTER = (
+    "the encoder's last bits depend on a frame's place in a batch here: so may a window's, beside a clip of its frames"
+)
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -85,6 +88,8 @@ def run_stream(bundle: Bundle, request: Request) -> str:
         )
         telling = Telling(vision.backend)
         _say_of(bundle, telling)
+        if not vision.warm_up(thresholds):
+            telling.say(_PLACES_MATTER)
         sink = telling.watching(open_sink(request.output, request.keep, stack))
         with _said_at_the_end(telling):
             follow(source, window, sink, plan, telling.tell)
