@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, BinaryIO, cast
+from typing import BinaryIO, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -93,8 +94,12 @@ def write_npz(file: BinaryIO, merged: MergedTokens, **extra: Array) -> None:
         UserError: an extra array has the name of one of the result's.
         OSError: the disk is full.
     """
-    arrays: dict[str, Any] = dict(merged_arrays(merged))
+    arrays = merged_arrays(merged)
     clash = sorted(arrays.keys() & extra.keys())
     if clash:
         raise UserError(f"Extra arrays may not be called {', '.join(clash)}: the result has those; choose other names.")
-    np.savez(file, **arrays, **cast("dict[str, Any]", extra))
+    # As `np.savez` does, which in older versions leaves the archive open where the disk is full, to fail again later.
+    with zipfile.ZipFile(file, "w") as archive:
+        for name, array in {**arrays, **extra}.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                np.lib.format.write_array(member, np.asanyarray(array), allow_pickle=False)

@@ -6,6 +6,7 @@ import os
 import re
 import select
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import BinaryIO
 
 import numpy as np
@@ -14,14 +15,30 @@ from numpy.typing import NDArray
 from sttm_export.errors import UserError, did_you_mean
 from sttm_export.runtime.frame import Frame
 
-# Bytes of a pixel, and where red, green and blue stand in it. ffmpeg's names, and GStreamer's in small letters.
-_FORMATS = {
-    ("rgb24", "rgb"): (3, slice(0, 3)),
-    ("bgr24", "bgr"): (3, slice(2, None, -1)),
-    ("rgba", "rgb0", "rgbx"): (4, slice(0, 3)),
-    ("bgra", "bgr0", "bgrx"): (4, slice(2, None, -1)),
+
+@dataclass(frozen=True)
+class PixelFormat:
+    """How a pixel lies in memory."""
+
+    depth: int  # bytes
+    channels: slice  # red, green and blue among them
+    row: int = 1  # a row has a multiple of so many bytes; those behind its pixels mean nothing
+
+    def stride(self, width: int) -> int:
+        """Bytes of a row."""
+        return -(-width * self.depth // self.row) * self.row
+
+
+_FORWARD, _BACKWARD = slice(0, 3), slice(2, None, -1)
+# In small letters ffmpeg's names, in capitals GStreamer's, which fills rows of three bytes a pixel up to whole words.
+PIXEL_FORMATS = {
+    "rgb24": PixelFormat(3, _FORWARD),
+    "bgr24": PixelFormat(3, _BACKWARD),
+    **dict.fromkeys(("rgba", "rgb0", "RGBA", "RGBx"), PixelFormat(4, _FORWARD)),
+    **dict.fromkeys(("bgra", "bgr0", "BGRA", "BGRx"), PixelFormat(4, _BACKWARD)),
+    "RGB": PixelFormat(3, _FORWARD, 4),
+    "BGR": PixelFormat(3, _BACKWARD, 4),
 }
-PIXEL_FORMATS = {name: layout for names, layout in _FORMATS.items() for name in names}
 MAX_SIDE = 16384
 # Milliseconds without data after which it is looked whether the source was closed.
 _PATIENCE = 100
@@ -29,7 +46,7 @@ _SIZE = re.compile(r"([0-9]{1,9})[x×X]([0-9]{1,9})")
 
 
 class RawSource:
-    """Frames of one known size, read as they come; a `streams.source.Source` that can wait.
+    """Frames of one known size, read as they come; see `streams.source.Source`.
 
     Args:
         file: a pipe or a file, with nothing buffered in it; its descriptor is read. It is not closed.
@@ -37,22 +54,24 @@ class RawSource:
         height: of a frame, in pixels.
         rate: frames a second; it gives them their times.
         pixel_format: one of `PIXEL_FORMATS`; a fourth byte of a pixel is not looked at.
+        waits: whether who writes can wait, as ffmpeg does with a file. A camera's frames are read as they come instead.
 
     Raises:
         UserError: a size, rate or format that is not possible.
     """
 
-    waits = True
-
-    def __init__(self, file: BinaryIO, width: int, height: int, rate: float, pixel_format: str = "rgb24") -> None:
+    def __init__(
+        self, file: BinaryIO, width: int, height: int, rate: float, pixel_format: str = "rgb24", *, waits: bool = True
+    ) -> None:
         if not (1 <= width <= MAX_SIDE and 1 <= height <= MAX_SIDE):
             raise UserError(f"Frames of {width}x{height} are not possible; give sides from 1 to {MAX_SIDE}.")
         if not 0 < rate < float("inf"):
             raise UserError(f"{rate:g} frames a second are not possible; give the rate of the source, above 0.")
-        if pixel_format.lower() not in PIXEL_FORMATS:
+        if pixel_format not in PIXEL_FORMATS:
             raise UserError(f"There is no pixel format '{pixel_format}'.{did_you_mean(pixel_format, PIXEL_FORMATS)}")
-        self._depth, self._channels = PIXEL_FORMATS[pixel_format.lower()]
         self._file, self._width, self._height, self._rate = file, width, height, rate
+        self._name, self._format = pixel_format, PIXEL_FORMATS[pixel_format]
+        self.waits = waits
         self._closed = False
 
     @property
@@ -68,14 +87,14 @@ class RawSource:
         """
         number = 0
         while True:
-            data = np.empty((self._height, self._width, self._depth), np.uint8)
+            data = np.empty((self._height, self._format.stride(self._width)), np.uint8)
             read = self._read(data)
             if self._closed:
                 return
             if read < data.nbytes:
                 self._check_end(number, read, data.nbytes)
                 return
-            yield Frame(number, number / self._rate, data[:, :, self._channels])
+            yield Frame(number, number / self._rate, self._pixels(data))
             number += 1
 
     def close(self) -> None:
@@ -96,8 +115,12 @@ class RawSource:
             done += count
         return done
 
+    def _pixels(self, data: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        depth = self._format.depth
+        return data[:, : self._width * depth].reshape(self._height, self._width, depth)[:, :, self._format.channels]
+
     def _check_end(self, number: int, read: int, needed: int) -> None:
-        said = f"{self._width}x{self._height} with {self._depth} bytes a pixel"
+        said = f"{self._width}x{self._height} in {self._name}"
         if number == 0 and read == 0:
             raise UserError(
                 "No frame came: the pipe or file is empty; see what the program before it says, and that it writes "
