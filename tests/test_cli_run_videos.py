@@ -307,9 +307,7 @@ def test_options_that_do_not_go_together(run, tiny_bundle, clips, tmp_path, caps
     assert "--threads -1 is not possible" in refused(here, "--videos", clips, *out, "--threads", "-1")
     assert "--fps 0 is not possible" in refused(here, "--videos", clips, *out, "--fps", "0")
     (tmp_path / "file").touch()
-    assert "is a file; with --videos, give a directory" in refused(
-        here, "--videos", clips, "--output", tmp_path / "file"
-    )
+    assert "is no directory; with --videos, give one" in refused(here, "--videos", clips, "--output", tmp_path / "file")
     assert "would lie in the bundle" in refused(here, "--videos", clips, "--output", tiny_bundle)
     assert "There is no directory" in refused(here, "--videos", clips, "--output", tmp_path / "no/out")
     assert "does not exist" in refused(here, "--videos", tmp_path / "none", *out)

@@ -15,6 +15,7 @@ from sttm_export.cli import main
 
 EXPORT = ["--model", "tiny.toml", "--budget", "0.5", "--frames", "4", "--random-weights", "0", "--no-engines"]
 RUN = ["run", "tiny", "--video", "clip.mp4", "--output", "out.npz"]
+MANY = ["run", "tiny", "--videos", "clip.mp4", "--output", "new"]
 ASK = ["ask", "tiny", "What?"]
 SEEN = [*ASK, "--video", "clip.mp4"]
 LONG = "x" * 300
@@ -126,6 +127,26 @@ ROWS = [
     ([*RUN, "--video", ""], "is empty text"),
     ([*RUN, "--provider", ""], "has no provider ''"),
     ([*RUN, "--target", "rtx"], "give --engine with them"),
+    # run, on many
+    ([*MANY, "--output", "fifo"], "is no directory; with --videos, give one"),
+    ([*MANY, "--output", "circle"], "is no directory"),
+    ([*MANY, "--output", "dangling"], "is no directory"),
+    ([*MANY, "--output", "clip.mp4/x"], "There is no directory clip.mp4"),
+    ([*MANY, "--output", "tiny"], "would lie in the bundle"),
+    ([*MANY, "--output", "tiny/x"], "would lie in the bundle"),
+    ([*MANY, "--output", LONG], "is too long"),
+    ([*MANY, "--provider", ""], "has no provider ''"),
+    ([*MANY, "--shard", ""], "is not possible; give I/N"),
+    ([*MANY, "--shard", "9" * 50], "is not possible; give I/N"),
+    ([*MANY, "--threads", "-1"], "--threads -1 is not possible"),
+    ([*MANY, "--threads", "x"], "invalid int value"),
+    ([*MANY, "--fps", "nan"], "--fps nan is not possible"),
+    ([*MANY, "--temporal-threshold", "0.5"], "export with --policy threshold"),
+    ([*MANY, "--videos", "fifo"], "is no regular file"),
+    ([*MANY, "--videos", "none.txt"], "does not exist"),
+    ([*MANY, "--videos", ""], "is empty text"),
+    ([*MANY, "--video", "clip.mp4"], "give --video FILE, or --videos"),
+    ([*MANY, "--picture", "x.png"], "is about one video"),
     # ask
     (ASK, "There is nothing to ask about; give --video FILE, or --kv FILE"),
     (SEEN, "tiny has no language model to ask; export it again with --decoder"),

@@ -64,7 +64,9 @@ def execute(options: argparse.Namespace) -> None:
     """Decode, encode, merge, write."""
     if bool(options.videos) == (options.video is not None):
         raise UserError("run needs a video: give --video FILE, or --videos with a directory or list of many.")
-    wrong = next((name for name in (_ONE if options.videos else _MANY) if getattr(options, name)), None)
+    wrong = next(
+        (name for name in (_ONE if options.videos else _MANY) if getattr(options, name) not in {None, False}), None
+    )
     if wrong is not None:
         raise UserError(
             f"--{wrong} is about {'one video' if options.videos else 'many videos'}; give "
@@ -118,10 +120,10 @@ def _execute_many(options: argparse.Namespace) -> None:
     request = Request(
         videos=tuple(options.videos),
         output=options.output,
-        shard=read_shard(options.shard) if options.shard else Shard(),
+        shard=Shard() if options.shard is None else read_shard(options.shard),
         pictures=options.pictures,
         force=options.force,
-        threads=options.threads or 0,
+        threads=0 if options.threads is None else options.threads,
         **viewing_values(options),
     )
     check_request(request)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -97,8 +98,8 @@ def check_request(request: Request) -> None:
     output, elsewhere = request.output, "choose another --output"
     if request.threads < 0:
         raise UserError(f"--threads {request.threads} is not possible; give 1 or more, or 0 for ONNX Runtime's choice.")
-    if output.exists() and not output.is_dir():
-        raise UserError(f"--output {output} is a file; with --videos, give a directory.")
+    if os.path.lexists(output) and not output.is_dir():
+        raise UserError(f"--output {output} is no directory; with --videos, give one.")
     around = bundle_around(output / "x")
     if around is not None:
         raise UserError(f"--output {output} would lie in the bundle {around}, which holds nothing else; {elsewhere}.")
@@ -109,7 +110,7 @@ def check_request(request: Request) -> None:
 def _viewer(bundle: Bundle, request: Request) -> Viewer:
     loader, thresholds = prepare(
         bundle,
-        backend=ENGINE if request.engine else request.provider or "cpu",
+        backend=ENGINE if request.engine else "cpu" if request.provider is None else request.provider,
         target=request.target,
         cuda_graph=request.cuda_graph,
         threads=request.threads,
