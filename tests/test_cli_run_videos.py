@@ -207,6 +207,17 @@ def test_what_vanishes_breaks_off_or_was_not_foreseen(run, clips, tmp_path, monk
     assert read(tmp_path / "out/long.mp4.npz").note.endswith("breaks off: 9 of 14.")
 
 
+def test_how_far_it_is_stands_in_a_log_once_a_minute(run, monkeypatch, capsys):
+    assert run() == 0
+    assert " of 4: " not in capsys.readouterr().err
+    monkeypatch.setattr(looping, "_TELL", 0.0)
+    monkeypatch.setattr(seeing, "nonfinite", lambda tokens: "2 of 9 values are NaN")
+    assert run("--fps", "2", "--force") == 0
+    error = capsys.readouterr().err
+    assert "      3 of 4: 3 merged, 0 finished earlier, 0 failed\n" in error
+    assert len(re.findall(r"The tokens of .*\.mp4: 2 of 9 values are NaN; those mean nothing\.", error)) == 4
+
+
 def test_a_full_disk_ends_it_with_one_sentence(run, tmp_path, monkeypatch, capsys):
     write, calls = seeing.write_npz, []
 

@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from sttm_export import __version__
 from sttm_export.bundle.manifest import MANIFEST
 from sttm_export.bundle.records import sha256_of
@@ -21,6 +19,7 @@ from sttm_export.files.whole import written_whole
 from sttm_export.pipeline.loader import Loader
 from sttm_export.pipeline.resident import Pipeline
 from sttm_export.runtime.draw import render_tokens, write_png
+from sttm_export.runtime.finiteness import nonfinite
 from sttm_export.runtime.merged import write_npz
 from sttm_export.runtime.providers import SHORT
 from sttm_export.runtime.video import Video
@@ -92,8 +91,8 @@ class Viewer:
         video = decoded(lambda: pipeline.decode(path, self._fps), path)
         emitted = pipeline.run(video)
         notes = [video.note]
-        if not np.isfinite(emitted.merged.tokens).all():
-            notes.append(f"Of {path} tokens come out that are not finite, and mean nothing.")
+        if fault := nonfinite(emitted.merged.tokens):
+            notes.append(f"The tokens of {path}: {fault}; those mean nothing.")
         # It was decoded, so it was there; should it have vanished since, no content of that name is ever the same.
         return Seen(video, emitted, before or VideoStamp(0, 0), " ".join(filter(None, notes)))
 
