@@ -1,7 +1,6 @@
 """A corpus of short clips, bad files of every kind, and results read again."""
 
 import os
-import shutil
 
 import numpy as np
 from helpers_runtime import write_sound, write_video
@@ -43,13 +42,6 @@ def write_bad_files(directory):
         "broken.mp4": "There is no video",
         "n" * 210 + ".mp4": "is too long",
     }
-
-
-def cut_short(source, target):
-    """A clip that can be decoded for a part of its frames only."""
-    shutil.copy(source, target)
-    data = target.read_bytes()
-    target.write_bytes(data[: len(data) // 2])
 
 
 def arrays(path, without=(MEMBER,)):
