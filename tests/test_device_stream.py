@@ -297,9 +297,7 @@ def test_an_interruption_leaves_whole_windows(bundle, environment, tmp_path, num
         process.send_signal(number)
         assert process.wait(timeout=20) == 130
         errors = process.stderr.read().decode()
-    assert re.search(
-        r"run.sh: interrupted; 2 windows, .*; each window that was written is whole\.\n$", errors
-    )
+    assert re.search(r"run.sh: interrupted; 2 windows, .*; each window that was written is whole\.\n$", errors)
     assert names(folder) == ["window-000001.npz", "window-000002.npz"]
     assert all(len(read_file(folder / name)["frame_indices"]) == 4 for name in names(folder))
 
