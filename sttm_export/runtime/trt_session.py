@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import math
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -63,6 +64,7 @@ class TrtSession:
         self._captured: dict[tuple[int, bool], Any] = {}
         self._rows, self._flipped = 0, False
         self._buffers: dict[str, tuple[int, int]] = {}
+        self._events: tuple[Any, Any] | None = None
         self._context: Any = None
         self._engine: LoadedEngine | None = None
         self._host: dict[str, NDArray[Any]] = {}
@@ -135,30 +137,47 @@ class TrtSession:
         """
         return self._loaded().layers()
 
-    def measure(self, inputs: Mapping[str, Array], runs: int, *, copies: bool = True) -> list[float]:
+    def measure(
+        self, inputs: Mapping[str, Array] | None, runs: int, *, copies: bool = True, captured: bool = True
+    ) -> list[float]:
         """Time runs by the clock of the GPU (CUDA events): Python not included.
 
         Args:
             inputs: as for `run`, which is called once before, to warm up and to capture; state among them is not read.
+                None for those of the last run, without another one.
             runs: how many.
             copies: whether copies of inputs and outputs count; a CUDA graph holds them.
+            captured: whether the CUDA graph is launched, where the session has one.
 
         Returns:
             Milliseconds of each run.
         """
-        self.run({tensor.name: inputs[tensor.name] for tensor in self._graph.fed if tensor.name in inputs})
-        first, last = self._cuda.event(), self._cuda.event()
+        if inputs is not None:
+            self.run({tensor.name: inputs[tensor.name] for tensor in self._graph.fed if tensor.name in inputs})
+        self._enter()
+        first, last = self._clock()
         taken = []
         for _ in range(runs):
             self._stream.record(first)
-            if copies or self._key in self._captured:
+            if captured and self._key in self._captured:
                 self._launch()
+            elif copies:
+                self._enqueue()
             else:
                 self._execute()
             self._stream.record(last)
             self._stream.synchronize()
             taken.append(self._stream.milliseconds(first, last))
         return taken
+
+    def count_nodes(self) -> Counter[int]:
+        """Count what the last run puts on the GPU, by its kind (a `CUgraphNodeType`): kernels, and copies on both ends.
+
+        Raises:
+            UserError: the engine cannot be captured, which also tells that it waits for something in between.
+        """
+        self._enter()
+        return self._cuda.count_nodes(self._stream, self._enqueue)
 
     def close(self) -> None:
         """Free everything; safe to call twice. A closed session does not run."""
@@ -235,6 +254,11 @@ class TrtSession:
         self._choose_rows(rows_of(self._graph.fed, inputs))
         for tensor in self._graph.fed:
             np.copyto(self._view(tensor), inputs[tensor.name])
+
+    def _clock(self) -> tuple[Any, Any]:
+        if self._events is None:
+            self._events = self._cuda.event(), self._cuda.event()
+        return self._events
 
     def _enter(self) -> None:
         self._loaded()

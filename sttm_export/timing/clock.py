@@ -1,0 +1,168 @@
+"""Timing that survives a noisy machine: warm until it has settled, then all candidates in turns, and the spread.
+
+What is compared is run A B A B …, so that a slow spell of the machine meets all of them alike.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, TypeVar
+
+from sttm_export.kit.measure import settle
+
+PAUSE = 0.1
+"""Seconds before each timed call: threads of ONNX Runtime and PyTorch spin for a while after theirs, on its cores."""
+WINDOW = 3
+"""Runs in each window of the warm-up."""
+
+Parts = dict[str, float]
+"""Milliseconds of one run under `WHOLE`, and of parts of it by their names."""
+WHOLE = ""
+Candidate = Callable[[], Parts]
+Told = Callable[[str, float], None]
+T = TypeVar("T")
+
+
+def milliseconds(function: Callable[[], Any]) -> float:
+    """Time one call."""
+    started = time.perf_counter()
+    function()
+    return (time.perf_counter() - started) * 1e3
+
+
+def timed(function: Callable[[], Any]) -> Candidate:
+    """A candidate whose runs are timed by the clock on the wall."""
+    return lambda: {WHOLE: milliseconds(function)}
+
+
+def interleave(candidates: Mapping[str, Callable[[], Any]], runs: int, warm_up: int = 0) -> dict[str, list[float]]:
+    """Time several functions in turns.
+
+    Args:
+        candidates: what to time, by name.
+        runs: timed rounds.
+        warm_up: rounds before them; they are not in the result.
+
+    Returns:
+        Milliseconds of each timed run, by name.
+    """
+    calls = {name: partial(milliseconds, function) for name, function in candidates.items()}
+    if warm_up:
+        in_turns(calls, warm_up)
+    return in_turns(calls, runs)
+
+
+def in_turns(
+    candidates: Mapping[str, Callable[[], T]],
+    runs: int,
+    *,
+    pause: float = PAUSE,
+    seconds: float = math.inf,
+    told: Callable[[float], None] = lambda _share: None,
+) -> dict[str, list[T]]:
+    """Call several functions in turns (A B C A B C …).
+
+    Args:
+        candidates: each gives what is noted of one run.
+        runs: rounds at most.
+        pause: seconds before each call.
+        seconds: no round but the first begins later.
+        told: of the share that is done.
+
+    Returns:
+        What was noted of each run, by name.
+    """
+    taken: dict[str, list[T]] = {name: [] for name in candidates}
+    started = time.monotonic()
+    for number in range(1, runs + 1):
+        for name, function in candidates.items():
+            time.sleep(pause)
+            taken[name].append(function())
+        spent = time.monotonic() - started
+        told(max(number / runs, min(spent / seconds, 1.0)))
+        if spent >= seconds:
+            break
+    return taken
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How long a group of candidates is measured."""
+
+    runs: int  # rounds at most
+    seconds: float  # no round begins later; the warm-up of all candidates together has half as much
+
+
+@dataclass(frozen=True)
+class Spread:
+    """What runs took: half of them lie from `lower` to `upper`."""
+
+    median: float
+    lower: float
+    upper: float
+    least: float
+    runs: int
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Spread:
+        """Quartiles between the values, the ends included; of a single one they are it."""
+        if len(values) == 1:
+            return cls(values[0], values[0], values[0], values[0], 1)
+        lower, median, upper = statistics.quantiles(values, n=4, method="inclusive")
+        return cls(median, lower, upper, min(values), len(values))
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A candidate after all rounds; milliseconds."""
+
+    whole: Spread
+    parts: Mapping[str, Spread]
+    settled: bool  # whether the last two windows of its warm-up agreed
+
+
+def measure(
+    candidates: Mapping[str, Candidate], limits: Limits, *, pause: float = PAUSE, told: Told = lambda _w, _s: None
+) -> dict[str, Measured]:
+    """Warm each candidate until it has settled, then measure all in turns.
+
+    Args:
+        candidates: by name.
+        limits: of time.
+        pause: seconds before each run; 0 on a GPU, whose clocks would fall.
+        told: of what is being done, and the share that is done.
+    """
+    settled, count = {}, len(candidates)
+    for place, (name, candidate) in enumerate(candidates.items()):
+        told(f"warm up {name}", 0.5 * place / count)
+        settled[name] = warm_up(candidate, limits.seconds * 1e3 / 2 / count)
+    taken = in_turns(
+        candidates,
+        limits.runs,
+        pause=pause,
+        seconds=limits.seconds,
+        told=lambda share: told("measure in turns", 0.5 + share / 2),
+    )
+    return {name: summed(runs, settled[name]) for name, runs in taken.items()}
+
+
+def warm_up(candidate: Candidate, limit: float) -> bool:
+    """Run until the medians of two windows agree, for about `limit` milliseconds; return whether they did."""
+    first = candidate()[WHOLE]
+    # One that is as slow as this has no time for two windows; its first run allocated what it needs.
+    if 2 * first > limit:
+        return False
+    found = settle(lambda runs: [candidate()[WHOLE] for _ in range(runs)], WINDOW, limit)
+    return bool(found["settled"])
+
+
+def summed(runs: Sequence[Parts], settled: bool) -> Measured:
+    """What all runs of one candidate took, and their parts."""
+    names = [name for name in runs[0] if name != WHOLE]
+    parts = {name: Spread.of([run[name] for run in runs]) for name in names}
+    return Measured(Spread.of([run[WHOLE] for run in runs]), parts, settled)
