@@ -154,6 +154,16 @@ class Stream:
         """Copy `size` bytes from the GPU."""
         self._driver.call("cuMemcpyDtoHAsync_v2", host, device, size, self._handle, doing="copy an output from the GPU")
 
+    def copy(self, to: int, source: int, size: int) -> None:
+        """Copy `size` bytes from one place of GPU memory to another; the two do not overlap."""
+        doing = "copy within the GPU's memory"
+        self._driver.call("cuMemcpyDtoDAsync_v2", to, source, size, self._handle, doing=doing)
+
+    def fill(self, device: int, value: int, size: int) -> None:
+        """Set `size` bytes of GPU memory to a value from 0 to 255."""
+        doing = "fill memory of the GPU"
+        self._driver.call("cuMemsetD8Async", device, value, size, self._handle, doing=doing)
+
     def launch(self, graph: Handle) -> None:
         """Run a captured graph."""
         self._driver.call("cuGraphLaunch", graph, self._handle, doing="launch the CUDA graph")

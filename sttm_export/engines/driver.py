@@ -44,6 +44,8 @@ SIGNATURES: Mapping[str, tuple[Any, ...]] = {
     "cuMemFreeHost": (Handle,),
     "cuMemcpyHtoDAsync_v2": (Address, Handle, ctypes.c_size_t, Handle),
     "cuMemcpyDtoHAsync_v2": (Handle, Address, ctypes.c_size_t, Handle),
+    "cuMemcpyDtoDAsync_v2": (Address, Address, ctypes.c_size_t, Handle),
+    "cuMemsetD8Async": (Address, ctypes.c_ubyte, ctypes.c_size_t, Handle),
     "cuStreamCreate": (_OUT(Handle), ctypes.c_uint),
     "cuStreamSynchronize": (Handle,),
     "cuStreamDestroy_v2": (Handle,),

@@ -11,7 +11,7 @@ import numpy as np
 from sttm_export.contracts.graph import GraphSpec
 from sttm_export.errors import UserError, out_of_memory
 from sttm_export.runtime.providers import CPU, ON_GPU, Provider, check_taken, find_provider, prepare
-from sttm_export.runtime.session import Array, Arrays, check_inputs, check_outputs, check_tensors
+from sttm_export.runtime.session import Array, Arrays, check_fed, check_tensors
 
 # Nothing is logged: warnings are about its own optimiser, and an error comes as an exception with the same words.
 _QUIET = 4
@@ -26,6 +26,7 @@ class OrtSession:
         threads: threads within an operator; 0 leaves the choice to ONNX Runtime.
         provider: what runs it: `cpu`, `cuda`, `tensorrt`, or the full name of an execution provider.
         low_memory: return memory after every run instead of keeping an arena.
+        stream: a CUDA stream in which a provider of a GPU queues its work; None lets it make one.
 
     Raises:
         UserError: missing or damaged file, a provider that is unknown or cannot be used here, or inputs and outputs
@@ -40,6 +41,7 @@ class OrtSession:
         threads: int = 0,
         provider: str = CPU,
         low_memory: bool = False,
+        stream: int | None = None,
     ) -> None:
         self._graph = graph
         self._path = Path(path)
@@ -48,7 +50,7 @@ class OrtSession:
             # Unpacked once, as they are loaded: at each call it takes thirty times as long for one row, and without a
             # cast before the product its other factor is rounded to eight bits.
             options.add_session_config_entry("session.disable_quant_qdq", "1")
-        self._session = _load(self._path, options, provider)
+        self._session = _load(self._path, options, provider, stream)
         self._check_names()
         self._state: dict[str, Any] = {}
         self.reset()
@@ -71,13 +73,30 @@ class OrtSession:
         Raises:
             UserError: inputs other than declared, or ONNX Runtime failed (out of memory, unsupported operator).
         """
-        check_inputs(self._graph, inputs)
+        return self.run_placed(inputs, {})
+
+    def run_placed(self, inputs: Mapping[str, Array], places: Mapping[str, int]) -> Arrays:
+        """Run once with some tensors at addresses of the memory that the provider runs in.
+
+        Args:
+            inputs: those that have no place.
+            places: addresses by the names of inputs and outputs.
+
+        Returns:
+            The outputs that have no place.
+
+        Raises:
+            UserError: as `run`.
+        """
+        fed, fetched = ([row for row in side if row.name not in places] for side in (self._graph.fed, self._graph.fetched))
+        check_fed(self._graph, fed, inputs)
         try:
-            outputs = self._run_bound(inputs) if self._graph.state else self._run_plain(inputs)
+            bound = self._graph.state or places
+            outputs = self._run_bound(inputs, places) if bound else self._run_plain(inputs)
         except Exception as error:  # ONNX Runtime has a family of exceptions without a public base
             _refuse_memory(error, f"ran {self._path.name}")
             raise UserError(f"ONNX Runtime could not run {self._path.name}: {_first_line(error)}.") from error
-        check_outputs(self._graph, outputs)
+        check_tensors(self._graph, "output", fetched, outputs)
         return outputs
 
     def reset(self) -> None:
@@ -110,21 +129,28 @@ class OrtSession:
         names = [tensor.name for tensor in self._graph.outputs]
         return dict(zip(names, self._session.run(names, dict(inputs)), strict=True))
 
-    def _run_bound(self, inputs: Mapping[str, Array]) -> Arrays:
+    def _run_bound(self, inputs: Mapping[str, Array], places: Mapping[str, int]) -> Arrays:
         """State is bound where the graph runs, not copied: what a call gives is what the next one reads."""
         binding = self._session.io_binding()
         for name, array in inputs.items():
-            binding.bind_cpu_input(name, np.ascontiguousarray(array))
+            # Not `ascontiguousarray`, which gives a scalar a dimension.
+            binding.bind_cpu_input(name, np.asarray(array, order="C"))
         for name, value in self._state.items():
             binding.bind_ortvalue_input(name, value)
         names = [tensor.name for tensor in self._graph.outputs]
         kept = {pair.output for pair in self._graph.state}
         for name in names:
-            binding.bind_output(name, self._device if name in kept else "cpu")
+            if name not in places:
+                binding.bind_output(name, self._device if name in kept else "cpu")
+        for bind, tensors in ((binding.bind_input, self._graph.fed), (binding.bind_output, self._graph.fetched)):
+            for tensor in (tensor for tensor in tensors if tensor.name in places):
+                bind(tensor.name, self._device, 0, np.dtype(tensor.dtype), tensor.shape, places[tensor.name])
         self._session.run_with_iobinding(binding)
-        made = dict(zip(names, binding.get_outputs(), strict=True))
+        # Outputs stand in the order in which they were bound.
+        bound = [name for name in names if name not in places] + [name for name in names if name in places]
+        made = dict(zip(bound, binding.get_outputs(), strict=True))
         self._state = {pair.input: made[pair.output] for pair in self._graph.state}
-        return {tensor.name: made[tensor.name].numpy() for tensor in self._graph.fetched}
+        return {tensor.name: made[tensor.name].numpy() for tensor in self._graph.fetched if tensor.name not in places}
 
     def _check_names(self) -> None:
         for side, declared, found in (
@@ -164,12 +190,12 @@ def _options(threads: int, low_memory: bool) -> Any:
     return options
 
 
-def _load(path: Path, options: Any, name: str) -> Any:
+def _load(path: Path, options: Any, name: str, stream: int | None) -> Any:
     import onnxruntime as ort
 
     if not path.is_file():
         raise UserError(f"There is no graph at {path}; export the bundle, or check the path.")
-    provider = find_provider(name, ort.get_available_providers())
+    provider = find_provider(name, ort.get_available_providers(), stream)
     prepare(provider, ort)
     session = _create(ort, path, options, provider)
     check_taken(provider, session, ort)

@@ -43,12 +43,13 @@ class Provider:
     chain: tuple[tuple[str, dict[str, str]], ...]
 
 
-def find_provider(name: str, available: Sequence[str]) -> Provider:
+def find_provider(name: str, available: Sequence[str], stream: int | None = None) -> Provider:
     """Look a provider up.
 
     Args:
         name: `cpu`, `cuda`, `tensorrt`, or the full name of any provider.
         available: full names of those that this ONNX Runtime was built with.
+        stream: a CUDA stream in which providers of a GPU queue their work; None lets them make one.
 
     Raises:
         UserError: there is no such provider, or it is not in this ONNX Runtime.
@@ -58,7 +59,8 @@ def find_provider(name: str, available: Sequence[str]) -> Provider:
         if full in _LIBRARIES:
             raise UserError(f"This ONNX Runtime is built without {full} (it has {', '.join(available)}); {_INSTALL}.")
         raise UserError(f"ONNX Runtime has no provider '{name}' here.{did_you_mean(name, [*SHORT, *available])}")
-    options = {CUDA: _CUDA_OPTIONS, TENSORRT: _TENSORRT_OPTIONS}
+    queue = {} if stream is None else {"user_compute_stream": str(stream)}
+    options = {CUDA: _CUDA_OPTIONS | queue, TENSORRT: _TENSORRT_OPTIONS | queue}
     behind = [CUDA] if full == TENSORRT and CUDA in available else []
     chain = list(dict.fromkeys([full, *behind, CPU]))
     return Provider(full, tuple((link, dict(options.get(link, {}))) for link in chain))

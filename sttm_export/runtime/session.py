@@ -49,6 +49,22 @@ class StatefulSession(Session, Protocol):
         ...
 
 
+class PlacedSession(Session, Protocol):
+    """A session whose inputs and outputs may lie in memory that others read and write (`runtime/memory.py`)."""
+
+    def run_placed(self, inputs: Mapping[str, Array], places: Mapping[str, int]) -> Arrays:
+        """Run once with some tensors at given addresses.
+
+        Args:
+            inputs: those that have no place.
+            places: addresses by the names of inputs and outputs, in the memory that the graph runs in.
+
+        Returns:
+            The outputs that have no place.
+        """
+        ...
+
+
 def run_whole(session: Session, inputs: Mapping[str, Array]) -> Arrays:
     """Run once from the state that stands among the inputs; what the call leaves stands among the outputs."""
     graph = session.graph
@@ -67,7 +83,12 @@ def check_inputs(graph: GraphSpec, inputs: Mapping[str, Array]) -> None:
     Raises:
         UserError: names each tensor, what it is and what it must be.
     """
-    check_tensors(graph, "input", graph.fed, inputs)
+    check_fed(graph, graph.fed, inputs)
+
+
+def check_fed(graph: GraphSpec, fed: Sequence[TensorSpec], inputs: Mapping[str, Array]) -> None:
+    """The same where only some inputs are brought by a call."""
+    check_tensors(graph, "input", fed, inputs)
 
 
 def check_outputs(graph: GraphSpec, outputs: Mapping[str, Array]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -17,11 +17,11 @@ from sttm_export.bundle.records import BUILD_HERE, Sidecar, read_sidecar, sha256
 from sttm_export.contracts.graph import ROWS, GraphSpec, TensorSpec, rows_of
 from sttm_export.engines.api import Api, load_api
 from sttm_export.engines.compatibility import check_runs_here, flavour_of
-from sttm_export.engines.cuda import Cuda
+from sttm_export.engines.cuda import Cuda, Stream
 from sttm_export.engines.driver import gpu_capability
 from sttm_export.engines.execution import EngineTensor, Layer, LoadedEngine
 from sttm_export.errors import UserError
-from sttm_export.runtime.session import Array, Arrays, check_inputs, check_outputs
+from sttm_export.runtime.session import Array, Arrays, check_fed
 from sttm_export.runtime.session import check_tensors as check_declared
 
 # As bytes of a whole output: no truth value, no index, and for floats one value of 2^32 in every place.
@@ -41,6 +41,8 @@ class TrtSession:
         cuda_graph: launch the whole run as one CUDA graph. It is captured in the first run, after the engine ran once
             (TensorRT initialises things then that cannot be captured), and tried before it is used.
         api: the TensorRT to use; None takes the one the engine was built with.
+        stream: in which runs are queued; None makes one of its own. What shares it runs in order without waiting.
+        placed: inputs and outputs that every run is given a place for; no memory is allocated for them.
 
     Raises:
         UserError: no such file, no GPU, no TensorRT, an engine that does not run here or is another graph's, no memory.
@@ -53,7 +55,10 @@ class TrtSession:
         *,
         cuda_graph: bool = False,
         api: Api | None = None,
+        stream: Stream | None = None,
+        placed: Sequence[str] = (),
     ) -> None:
+        self._placed, self._shared = frozenset(placed), stream
         self._path, self._graph, self._cuda_graph = Path(engine_path), graph, cuda_graph
         if not self._path.is_file():
             raise UserError(f"There is no engine at {self._path}; run `sttm-export build`, or check the path.")
@@ -61,14 +66,15 @@ class TrtSession:
         check_unchanged(self._path, sidecar)
         self._api = api or load_api(flavour_of(self._path, sidecar))
         check_runs_here(sidecar, self._api, gpu_capability())
-        self._captured: dict[tuple[int, bool], Any] = {}
-        self._rows, self._flipped = 0, False
+        self._captured: dict[tuple[Any, ...], Any] = {}
+        self._rows, self._flipped, self._unwaited = 0, False, False
         self._buffers: dict[str, tuple[int, int]] = {}
         self._events: tuple[Any, Any] | None = None
         self._context: Any = None
         self._engine: LoadedEngine | None = None
         self._host: dict[str, NDArray[Any]] = {}
         self._device: dict[str, int] = {}
+        self._places: dict[str, int] = {}
         self._cuda = Cuda()
         try:
             self._open()
@@ -92,12 +98,34 @@ class TrtSession:
         Raises:
             UserError: inputs other than declared, the engine failed, or it cannot be captured as a CUDA graph.
         """
-        self._fill(inputs)
-        self._once()
+        return self.run_placed(inputs, {})
+
+    def run_placed(self, inputs: Mapping[str, Array], places: Mapping[str, int]) -> Arrays:
+        """Run once with some tensors at addresses of GPU memory, in order with what else is in the stream.
+
+        Nothing waits for the run where every output has a place; an error of the GPU is met by whoever waits next.
+
+        Args:
+            inputs: those that have no place.
+            places: addresses by the names of inputs and outputs; a CUDA graph is captured for each set of them.
+
+        Returns:
+            The outputs that have no place; new arrays.
+
+        Raises:
+            UserError: as `run`.
+        """
+        self._fill(inputs, places)
+        self._launch()
+        self._unwaited = True
         if self._cuda_graph and self._key not in self._captured and not self._loaded().captures_itself:
+            self._wait()
             self._capture()
-        outputs: Arrays = {tensor.name: self._view(tensor).copy() for tensor in self._graph.fetched}
-        check_outputs(self._graph, outputs)
+        fetched = self._fetched
+        if fetched:
+            self._wait()
+        outputs: Arrays = {tensor.name: self._view(tensor).copy() for tensor in fetched}
+        check_declared(self._graph, "output", fetched, outputs)
         self._flip()
         return outputs
 
@@ -201,9 +229,10 @@ class TrtSession:
         self._engine = LoadedEngine(self._api, self._path)
         check_tensors(self._graph, self._engine.tensors(), self._path)
         self._context = self._engine.context(self._cuda_graph)
-        self._stream = self._cuda.stream()
+        self._stream = self._shared or self._cuda.stream()
         for tensor in (*self._graph.fed, *self._graph.fetched):
-            self._allocate(tensor)
+            if tensor.name not in self._placed:
+                self._allocate(tensor)
         for tensor in self._graph.kept:
             what = f"'{tensor.name}' of {self._path.name}"
             self._buffers[tensor.name] = (
@@ -214,9 +243,19 @@ class TrtSession:
         self.reset()
 
     @property
-    def _key(self) -> tuple[int, bool]:
-        """What a captured graph is good for: so many rows, and state in these buffers."""
-        return self._rows, self._flipped
+    def _key(self) -> tuple[Any, ...]:
+        """What a captured graph is good for: so many rows, state in these buffers, and tensors at these places."""
+        return self._rows, self._flipped, *sorted(self._places.items())
+
+    @property
+    def _fed(self) -> list[TensorSpec]:
+        """Inputs that this call brings from the host."""
+        return [tensor for tensor in self._graph.fed if tensor.name not in self._places]
+
+    @property
+    def _fetched(self) -> list[TensorSpec]:
+        """Outputs that this call takes to the host."""
+        return [tensor for tensor in self._graph.fetched if tensor.name not in self._places]
 
     def _allocate(self, tensor: TensorSpec) -> None:
         what = f"'{tensor.name}' of {self._path.name}"
@@ -238,6 +277,12 @@ class TrtSession:
             self._place(pair.input, buffers[self._flipped])
             self._place(pair.output, buffers[not self._flipped])
 
+    def _address(self, tensor: TensorSpec) -> int:
+        return self._places.get(tensor.name) or self._device[tensor.name]
+
+    def _size(self, tensor: TensorSpec) -> int:
+        return math.prod(tensor.sized(self._rows)) * np.dtype(tensor.dtype).itemsize
+
     def _flip(self) -> None:
         if self._graph.state:
             self._flipped = not self._flipped
@@ -248,17 +293,38 @@ class TrtSession:
         shape = tensor.sized(self._rows)
         return self._host[tensor.name][: math.prod(shape)].reshape(shape)
 
-    def _fill(self, inputs: Mapping[str, Array]) -> None:
-        check_inputs(self._graph, inputs)
+    def _fill(self, inputs: Mapping[str, Array], places: Mapping[str, int]) -> None:
         self._enter()
+        self._point(places)
+        check_fed(self._graph, self._fed, inputs)
         self._choose_rows(rows_of(self._graph.fed, inputs))
-        for tensor in self._graph.fed:
+        # What an earlier run still copies from is not overwritten.
+        self._wait()
+        for tensor in self._fed:
             np.copyto(self._view(tensor), inputs[tensor.name])
 
     def _clock(self) -> tuple[Any, Any]:
         if self._events is None:
             self._events = self._cuda.event(), self._cuda.event()
         return self._events
+
+    def _point(self, places: Mapping[str, int]) -> None:
+        """Let the engine read and write at these places, and in the session's own memory otherwise."""
+        known = {tensor.name for tensor in (*self._graph.fed, *self._graph.fetched)}
+        if not self._placed <= places.keys() <= known:
+            wrong = sorted((self._placed - places.keys()) or (places.keys() - known))
+            raise UserError(f"{self._path.name} is given no place for {wrong[0]!r}, or has no such tensor.")
+        for name in known:
+            address = places.get(name, self._device.get(name, 0))
+            if address != self._places.get(name, self._device.get(name)):
+                self._place(name, address)
+        self._places = dict(places)
+
+    def _wait(self) -> None:
+        """Wait for a run that nobody has waited for; after this, memory of the host is nobody's."""
+        if self._unwaited:
+            self._stream.synchronize()
+            self._unwaited = False
 
     def _enter(self) -> None:
         self._loaded()
@@ -288,11 +354,11 @@ class TrtSession:
             self._enqueue()
 
     def _enqueue(self) -> None:
-        for tensor in self._graph.fed:
+        for tensor in self._fed:
             host = self._view(tensor)
             self._stream.to_device(self._device[tensor.name], host.ctypes.data, host.nbytes)
         self._execute()
-        for tensor in self._graph.fetched:
+        for tensor in self._fetched:
             host = self._view(tensor)
             self._stream.to_host(host.ctypes.data, self._device[tensor.name], host.nbytes)
 
@@ -318,12 +384,15 @@ class TrtSession:
             UserError: an output is as it was.
         """
         for tensor in self._graph.fetched:
-            host = self._view(tensor)
-            _bytes(host).fill(_UNTOUCHED)
-            self._stream.to_device(self._device[tensor.name], host.ctypes.data, host.nbytes)
+            self._stream.fill(self._address(tensor), _UNTOUCHED, self._size(tensor))
+            if tensor.name not in self._places:
+                _bytes(self._view(tensor)).fill(_UNTOUCHED)
         self._once()
         for tensor in self._graph.fetched:
-            if (_bytes(self._view(tensor)) == _UNTOUCHED).all():
+            made = np.empty(self._size(tensor), np.uint8)
+            self._stream.to_host(made.ctypes.data, self._address(tensor), made.nbytes)
+            self._stream.synchronize()
+            if (made == _UNTOUCHED).all():
                 raise UserError(f"The graph leaves '{tensor.name}' untouched.")
 
     def _reason(self) -> str:

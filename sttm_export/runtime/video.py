@@ -13,27 +13,20 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sttm_export.errors import UserError
 from sttm_export.runtime import sampling
+from sttm_export.runtime.frame import Frame
 from sttm_export.runtime.probe import VideoInfo, open_video, probe
 from sttm_export.system import free_memory, size_text
 
 Sampler = Callable[[VideoInfo], list[int]]
 # [n, h, w, 3], or n of [h, w, 3] where the video changes its size.
 Pictures = NDArray[np.uint8] | list[NDArray[np.uint8]]
-
-
-class Frame(NamedTuple):
-    """One decoded frame."""
-
-    number: int  # index in the video
-    time: float  # seconds after the first frame
-    rgb: NDArray[np.uint8]  # [h, w, 3], upright
 
 
 @dataclass(frozen=True)

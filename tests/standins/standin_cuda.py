@@ -25,7 +25,7 @@ from standin_log import record
 
 P, INT, UINT, SIZE, U64 = ctypes.c_void_p, ctypes.c_int, ctypes.c_uint, ctypes.c_size_t, ctypes.c_uint64
 INVALID_VALUE, OUT_OF_MEMORY, NO_DEVICE, INVALID_CONTEXT = 1, 2, 100, 201
-KERNEL, COPY, CHILD = 0, 1, 4  # CUgraphNodeType
+KERNEL, COPY, SET, CHILD = 0, 1, 2, 4  # CUgraphNodeType
 CAPTURE_UNSUPPORTED, CAPTURE_INVALIDATED, UNKNOWN = 900, 901, 999
 ERRORS = {
     INVALID_VALUE: (b"CUDA_ERROR_INVALID_VALUE", b"invalid argument"),
@@ -275,6 +275,19 @@ class Driver:
     @exported(P, U64, SIZE, P)
     def cuMemcpyDtoHAsync_v2(self, host, device, size, stream):
         self.copy(host, device, device, size, stream)
+
+    @exported(U64, U64, SIZE, P)
+    def cuMemcpyDtoDAsync_v2(self, target, source, size, stream):
+        if size > self.room(source) or abs(target - source) < size:
+            raise Fault(INVALID_VALUE)
+        self.copy(target, source, target, size, stream)
+
+    @exported(U64, ctypes.c_ubyte, SIZE, P)
+    def cuMemsetD8Async(self, device, value, size, stream):
+        self.need_context()
+        if size > self.room(device):
+            raise Fault(INVALID_VALUE)
+        self.put(stream, lambda: ctypes.memset(device, value, size), SET)
 
     def copy(self, target, source, device, size, stream):
         self.need_context()

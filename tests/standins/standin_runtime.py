@@ -1,6 +1,7 @@
 """The runtime half of the stand-in: engines are executed by ONNX Runtime, on the memory of `standin_cuda`."""
 
 import ctypes
+import functools
 import math
 import os
 import tempfile
@@ -147,8 +148,8 @@ class Context:
         self._shapes[name] = tuple(shape)
         return True
 
-    def _shape(self, row):
-        return self._shapes.get(row["name"], tuple(row["shape"]))
+    def _shape(self, row, shapes=None):
+        return (self._shapes if shapes is None else shapes).get(row["name"], tuple(row["shape"]))
 
     def execute_async_v3(self, stream_handle):
         record("Context.execute_async_v3", stream_handle)
@@ -161,13 +162,14 @@ class Context:
             self._engine.logger.log(self._engine.module.ILogger.ERROR, f"IExecutionContext::enqueueV3: {fault}")
             return False
         if driver.streams[stream_handle].capture is None or "STTM_STANDIN_EMPTY_CAPTURE" not in os.environ:
-            self._launch(driver, stream_handle)
+            # Frozen: what is queued or captured keeps the addresses that it was given.
+            self._launch(driver, stream_handle, functools.partial(self._run, dict(self._addresses), dict(self._shapes)))
         return True
 
-    def _launch(self, driver, stream):
+    def _launch(self, driver, stream, work):
         """So many kernels, the first of which does the work; those behind a `+` come as a graph of their own."""
         plain, _, inside = os.environ.get("STTM_STANDIN_KERNELS", "1").partition("+")
-        kernels = [self._run, *[_nothing] * (int(plain) + int(inside or 0) - 1)]
+        kernels = [work, *[_nothing] * (int(plain) + int(inside or 0) - 1)]
         for kernel in kernels[: int(plain)]:
             driver.put(stream, kernel)
         if inside:
@@ -184,9 +186,9 @@ class Context:
                 return f"{size} bytes of tensor {name} are not in GPU memory"
         return None
 
-    def _run(self):
+    def _run(self, addresses, shapes):
         rows = self._engine.rows
-        inputs = {name: self._read(row) for name, row in rows.items() if row["mode"] == "INPUT"}
+        inputs = {name: self._read(row, addresses, shapes) for name, row in rows.items() if row["mode"] == "INPUT"}
         if os.environ.get("STTM_STANDIN_ROLL") and "features" in inputs:
             inputs["features"] = np.roll(inputs["features"], 1, axis=1)
         names = [name for name, row in rows.items() if row["mode"] == "OUTPUT"]
@@ -194,13 +196,13 @@ class Context:
         for name, value in zip(names, self._session.run(names, inputs), strict=True):
             scaled = (value * scale).astype(value.dtype) if value.dtype.kind == "f" and scale != 1 else value
             data = np.asarray(scaled, order="C").tobytes()
-            assert standin_cuda.library().room(self._addresses[name]) >= len(data), name
-            ctypes.memmove(self._addresses[name], data, len(data))
+            assert standin_cuda.library().room(addresses[name]) >= len(data), name
+            ctypes.memmove(addresses[name], data, len(data))
 
-    def _read(self, row):
-        dtype = np.dtype(NUMPY[row["dtype"]])
-        data = ctypes.string_at(self._addresses[row["name"]], math.prod(self._shape(row)) * dtype.itemsize)
-        return np.frombuffer(data, dtype).reshape(self._shape(row))
+    def _read(self, row, addresses, shapes):
+        dtype, shape = np.dtype(NUMPY[row["dtype"]]), self._shape(row, shapes)
+        data = ctypes.string_at(addresses[row["name"]], math.prod(shape) * dtype.itemsize)
+        return np.frombuffer(data, dtype).reshape(shape)
 
 
 def _nothing():
