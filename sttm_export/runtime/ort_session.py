@@ -88,7 +88,9 @@ class OrtSession:
         Raises:
             UserError: as `run`.
         """
-        fed, fetched = ([row for row in side if row.name not in places] for side in (self._graph.fed, self._graph.fetched))
+        fed, fetched = (
+            [row for row in side if row.name not in places] for side in (self._graph.fed, self._graph.fetched)
+        )
         check_fed(self._graph, fed, inputs)
         try:
             bound = self._graph.state or places

@@ -41,13 +41,13 @@ class Times:
 class Counts:
     """What one run of an engine asks of the GPU.
 
-    Kernels and their launches are nodes of a captured graph. Copies, launches of a graph and synchronizations are calls
-    of the driver; TensorRT waits for nothing in between, or it could not have been captured.
+    Kernels are nodes of a captured run. Copies, launches of a CUDA graph and synchronizations are calls of the driver;
+    TensorRT itself waits for nothing in between, or the run could not have been captured.
     """
 
     kernels: Count  # that run
-    launches: Count  # of kernels one by one, or of the CUDA graph that holds them
-    copies: Count  # between host and GPU that were asked for one by one
+    launches: Count  # of kernels and what else the engine puts on the GPU, one by one; of a CUDA graph that holds them
+    copies: Count  # between host and GPU, asked for one by one
     synchronizations: Count
 
 
