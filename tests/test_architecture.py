@@ -30,8 +30,10 @@ ROOMS = {
     "bundle": {"errors", "files", "contracts"},
     "engines": {"errors", "system", "contracts", "bundle"},
     "runtime": {"errors", "system", "files", "contracts", "bundle", "engines"},
+    "streams": {"errors", "system", "files", "contracts", "runtime"},
     "language": {"errors", "contracts", "merging", "weights", "quantization", "runtime"},
     "families": {"errors", "contracts", "merging", "weights", "runtime", "language", "quantization"},
+    "pipeline": {"errors", "contracts", "bundle", "engines", "runtime", "streams", "language"},
     "validation": {"errors", "system", "contracts", "runtime"},
     "machine": {"errors", "system", "contracts", "engines"},
     "kit": {
@@ -45,6 +47,7 @@ ROOMS = {
             "bundle",
             "engines",
             "runtime",
+            "streams",
             "validation",
             "machine",
         )
@@ -90,6 +93,8 @@ ALLOWED = {
     "bundle": set(),
     "engines": set(),
     "runtime": {"numpy", "av", "PIL", "onnxruntime"},
+    "streams": {"numpy", "av"},
+    "pipeline": {"numpy"},
     "validation": {"numpy", "jinja2"},
     "machine": set(),
     "kit": {"numpy"},

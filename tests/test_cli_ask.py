@@ -23,6 +23,7 @@ from sttm_export.language.positions import Prompt
 from sttm_export.language.prompt import question_ids, video_ids
 from sttm_export.language.reference import Merging, ReferenceDecoder
 from sttm_export.language.tokenizer import read_tokenizer
+from sttm_export.pipeline import loader
 from sttm_export.runtime.sample_clips import find_sample_clip
 from sttm_export.runtime.video import published_sampler, read_video
 from sttm_export.system import MemoryFacts
@@ -60,8 +61,10 @@ def kept(layered, video, tmp_path_factory):
 
 def loads(monkeypatch):
     """Names of the graphs that are loaded from now on."""
-    names, real = [], viewing.Loader.open
-    monkeypatch.setattr(viewing.Loader, "open", lambda self, name: names.append(name) or real(self, name))
+    names, real = [], loader.Loader._session
+    monkeypatch.setattr(
+        loader.Loader, "_session", lambda self, name, *rest: names.append(name) or real(self, name, *rest)
+    )
     return names
 
 
@@ -141,7 +144,7 @@ def test_a_video_that_was_kept_needs_neither_encoder_nor_merger(layered, kept, m
 
 def test_encoder_and_merger_are_let_go_of(layered, video, monkeypatch):
     """What answers is loaded when the encoder is gone, and the merger for a moment only."""
-    events, real = [], viewing.OrtSession
+    events, real = [], loader.OrtSession
 
     class Watched(real):
         def __init__(self, path, graph, **options):
@@ -151,7 +154,7 @@ def test_encoder_and_merger_are_let_go_of(layered, video, monkeypatch):
         def __del__(self):
             events.append(f"-{self.graph.name}")
 
-    monkeypatch.setattr(viewing, "OrtSession", Watched)
+    monkeypatch.setattr(loader, "OrtSession", Watched)
     answers(layered, "--video", video, "What?", *SHORT)
     assert events[:2] == ["+vision_encoder", "-vision_encoder"]
     assert events[2:6] == ["+decoder_00_00", "+decoder_01_01", "+decoder_02_02", "+language_head"]
@@ -368,7 +371,7 @@ def test_run_gives_what_merges_there(layered, video, tmp_path, capsys, monkeypat
     assert main(["run", str(layered), "--video", str(video), "--output", str(out)]) == 0
     err = capsys.readouterr().err
     assert "the tokens are hidden states at the input of decoder layer 1, not embeddings" in err
-    assert names == ["vision_encoder", "decoder_00_00", "token_merger"]
+    assert names == ["vision_encoder", "token_merger", "decoder_00_00"]
     found = np.load(out)
     assert found["tokens"].dtype == np.float32
     seen = []

@@ -9,9 +9,9 @@ import numpy as np
 
 from bench.sources.clip import Clip, Source
 from sttm_export.bundle.opened import open_bundle
+from sttm_export.pipeline.layers_below import run_layers_below
 from sttm_export.terminal import Steps
-from sttm_export.workflows.layers_below import run_layers_below
-from sttm_export.workflows.viewing import Loader, Viewing, decode, encode
+from sttm_export.workflows.viewing import Viewing, decode, encode, open_loader
 
 
 def clips(directory: Path, videos: Iterable[Path]) -> Iterator[Clip]:
@@ -30,7 +30,7 @@ def clips(directory: Path, videos: Iterable[Path]) -> Iterator[Clip]:
         what=f"{where} of {bundle.model.title}: {bundle.weights.describe()}",
     )
     viewing = Viewing()
-    loader = Loader(bundle, viewing)
+    loader = open_loader(bundle, viewing)
     for video in videos:
         steps = Steps(3 if layer else 2)
         features = encode(loader, decode(bundle, video, viewing, steps), steps)

@@ -12,8 +12,8 @@ from sttm_export.engines.cuda import Cuda
 from sttm_export.runtime.session import Array
 
 ALIGNED = 256
-"""Bytes to which TensorRT wants addresses aligned. On the host it keeps sums the same: how vectors are added up may depend
-on where they begin."""
+"""Bytes to which TensorRT wants addresses aligned. On the host it keeps sums the same, which may be added up in another
+order where they begin elsewhere."""
 
 
 class Memory(Protocol):

@@ -88,9 +88,8 @@ class OrtSession:
         Raises:
             UserError: as `run`.
         """
-        fed, fetched = (
-            [row for row in side if row.name not in places] for side in (self._graph.fed, self._graph.fetched)
-        )
+        fed = [tensor for tensor in self._graph.fed if tensor.name not in places]
+        fetched = [tensor for tensor in self._graph.fetched if tensor.name not in places]
         check_fed(self._graph, fed, inputs)
         try:
             bound = self._graph.state or places
@@ -167,15 +166,21 @@ class OrtSession:
                 )
 
 
+def available_providers() -> list[str]:
+    """Return the full names of the providers that this ONNX Runtime was built with."""
+    import onnxruntime as ort
+
+    names: list[str] = ort.get_available_providers()
+    return names
+
+
 def check_provider(name: str) -> None:
     """Refuse, before any work, a provider that this ONNX Runtime does not have.
 
     Raises:
         UserError: it has none of this name; says what to install.
     """
-    import onnxruntime as ort
-
-    find_provider(name, ort.get_available_providers())
+    find_provider(name, available_providers())
 
 
 def _options(threads: int, low_memory: bool) -> Any:

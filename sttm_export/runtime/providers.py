@@ -66,6 +66,11 @@ def find_provider(name: str, available: Sequence[str], stream: int | None = None
     return Provider(full, tuple((link, dict(options.get(link, {}))) for link in chain))
 
 
+def on_gpu(name: str) -> bool:
+    """Whether a provider, by its short or full name, runs graphs on an NVIDIA GPU."""
+    return SHORT.get(name.lower(), name) in ON_GPU
+
+
 def prepare(provider: Provider, runtime: Any) -> None:
     """Do what must be done before the first session of a provider.
 

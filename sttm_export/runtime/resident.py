@@ -1,7 +1,7 @@
 """Vision encoder and token merger loaded together, and features that stay where the graphs run.
 
-Features of many steps lie one behind the other in one piece of memory, the *tape*. Each batch of the encoder writes into its
-slots of it, and the merger reads T slots in a row. Nothing of that crosses to the host.
+Features of many steps lie one behind the other in one piece of memory, the *tape*. Each batch of the encoder writes
+into its slots of it, and the merger reads T slots in a row. Nothing of that crosses to the host.
 """
 
 from __future__ import annotations

@@ -65,7 +65,16 @@ class Window:
         self.size = vision.most * self.frames_per_step if size is None else size
         self._check(still_tolerance)
         self._tolerance = still_tolerance
-        self._clear_all()
+        self._frames = self._encoded = self._reused = 0  # encoded and reused are steps
+        self._start = self._end = 0  # slots of the window's steps
+        self._reference: Pixels | None = None  # the step whose features are reused
+        self._waiting: list[tuple[int, Pixels]] = []  # slots and pixels of steps that the encoder has not seen yet
+        self._still: list[int] = []  # slots that take over the features of the slot before
+        # Number and time of each frame of the window's steps.
+        self._steps: deque[list[Label]] = deque(maxlen=self.size // self.frames_per_step)
+        # A step that is not whole yet.
+        self._partial: list[Pixels] = []
+        self._partial_labels: list[Label] = []
 
     @property
     def counts(self) -> Counts:
@@ -118,20 +127,10 @@ class Window:
 
     def clear(self) -> None:
         """Forget every frame; counts go on."""
-        counts = self._frames, self._encoded, self._reused
-        self._clear_all()
-        self._frames, self._encoded, self._reused = counts
-
-    def _clear_all(self) -> None:
-        self._frames = self._encoded = self._reused = 0
-        self._start = self._end = 0  # slots of the window's steps
-        self._reference: Pixels | None = None  # the step whose features are reused
-        self._partial: list[Pixels] = []  # frames of a step that is not whole yet
-        self._waiting: list[tuple[int, Pixels]] = []  # slots and pixels of steps that the encoder has not seen yet
-        self._still: list[int] = []  # slots that take over the features of the slot before
-        # Number and time of each frame of the window's steps, and of the step that is not whole.
-        self._steps: deque[list[Label]] = deque(maxlen=self.size // self.frames_per_step)
-        self._partial_labels: list[Label] = []
+        self._start = self._end = 0
+        self._reference = None
+        for held in (self._waiting, self._still, self._steps, self._partial, self._partial_labels):
+            held.clear()
 
     def _add(self, step: Pixels) -> None:
         self._make_room()

@@ -8,15 +8,15 @@ from functools import partial
 
 from sttm_export.bundle.opened import Bundle
 from sttm_export.errors import UserError
+from sttm_export.language.answering import Answer, answer
 from sttm_export.language.prompt import question_ids
 from sttm_export.language.room import USUAL_ANSWER, longest_answer
 from sttm_export.terminal import Steps
-from sttm_export.workflows.answering import Answer, answer
 from sttm_export.workflows.ask_memory import check_memory
 from sttm_export.workflows.ask_request import Request, check_bundle
 from sttm_export.workflows.questions import Questions
 from sttm_export.workflows.reading import Reader, Reading
-from sttm_export.workflows.viewing import Loader
+from sttm_export.workflows.viewing import open_loader
 
 # Control characters move cursors and change titles; a newline and a tab are text.
 _CONTROLS = {code: "\ufffd" for code in (*range(0x20), *range(0x7F, 0xA0)) if chr(code) not in "\n\t"}
@@ -29,8 +29,8 @@ def ask_bundle(bundle: Bundle, request: Request, questions: Questions, steps: St
         UserError: unreadable video, damaged keys and values, a question without room, no engines or memory.
     """
     check_bundle(bundle, request)
-    loader = Loader(bundle, request)
-    if loader.in_memory:
+    loader = open_loader(bundle, request)
+    if loader.backend.on_cpu:
         check_memory(bundle, video=request.kv is None)
     with ExitStack() as stack:
         reader = Reader(loader, steps, stack)

@@ -9,8 +9,8 @@ from pathlib import Path
 from sttm_export.bundle.opened import Bundle
 from sttm_export.contracts.decoding import EMBEDDINGS, TOKENIZER
 from sttm_export.errors import UserError
+from sttm_export.language.answering import Choose
 from sttm_export.language.choose import Sampler, greedy
-from sttm_export.workflows.answering import Choose
 from sttm_export.workflows.questions import Questions
 from sttm_export.workflows.viewing import Viewing, check_outputs, check_policy, check_viewing
 

@@ -20,6 +20,7 @@ from sttm_export.contracts.quantization import Quantization
 from sttm_export.contracts.target import targets
 from sttm_export.contracts.weights import WeightSource, combined
 from sttm_export.errors import UserError
+from sttm_export.language.before import rows_before
 from sttm_export.runtime.draw import draw_tokens
 from sttm_export.runtime.merged import MergedTokens
 from sttm_export.runtime.ort_session import OrtSession
@@ -29,7 +30,7 @@ from sttm_export.validation.player import ShownClip
 from sttm_export.validation.results import ValidationReport
 from sttm_export.validation.stages import EAGER, REFERENCE
 from sttm_export.workflows.example import example_json, shown_clip
-from sttm_export.workflows.language_files import rows_before, write_language_files
+from sttm_export.workflows.language_files import write_language_files
 from sttm_export.workflows.plan import ExportPlan
 from sttm_export.workflows.scene import Scene, take_scene
 

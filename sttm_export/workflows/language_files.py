@@ -6,13 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
 from sttm_export.contracts.decoding import EMBEDDINGS, TOKENIZER
 from sttm_export.contracts.graph import FLOAT_OF
 from sttm_export.contracts.recipe import Recipe
-from sttm_export.language.embeddings import read_embeddings
-from sttm_export.language.tokenizer import read_tokenizer
 
 if TYPE_CHECKING:
     from sttm_export.families.weights import Weights
@@ -46,13 +43,3 @@ def write_language_files(directory: Path, recipe: Recipe, weights: Weights) -> s
         file[start : start + _ROWS] = table[start : start + _ROWS].float().numpy()
     file.flush()
     return digest(state)
-
-
-def rows_before(directory: Path, recipe: Recipe) -> NDArray[np.float32]:
-    """Return the embeddings of the text before a video, [S0, C], from the files of a bundle.
-
-    Raises:
-        UserError: one of them is missing or damaged.
-    """
-    ids = read_tokenizer(directory / TOKENIZER, recipe.decoder.vocabulary).encode(recipe.prompt.before, special=True)
-    return np.asarray(read_embeddings(directory / EMBEDDINGS, recipe)[ids], np.float32)

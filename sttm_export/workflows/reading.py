@@ -20,11 +20,12 @@ from sttm_export.language.prompt import video_ids
 from sttm_export.language.room import room_behind
 from sttm_export.language.rows import Floats
 from sttm_export.language.tokenizer import read_tokenizer
+from sttm_export.pipeline.loader import Loader
 from sttm_export.runtime.merged import MergedTokens
 from sttm_export.runtime.video import Video
 from sttm_export.system import size_text
 from sttm_export.terminal import Steps
-from sttm_export.workflows.viewing import Loader, Viewing, decode, encode, merge, say_merged
+from sttm_export.workflows.viewing import Viewing, decode, encode, merge, say_merged
 
 Check = Callable[[int], None]
 """Called with the slots behind the video as soon as they are known; refuses questions that have no room."""

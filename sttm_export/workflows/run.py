@@ -2,31 +2,34 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
 from sttm_export.bundle.opened import Bundle
 from sttm_export.files.whole import check_suffix, written_whole
+from sttm_export.pipeline.layers_below import run_layers_below
+from sttm_export.pipeline.loader import Loader
 from sttm_export.runtime.draw import render_tokens, write_png
 from sttm_export.runtime.merged import MergedTokens, write_npz
 from sttm_export.runtime.overlay import Overlay
+from sttm_export.runtime.resident import Floats
 from sttm_export.runtime.stills import embed_picture
 from sttm_export.runtime.video import Video
+from sttm_export.streams.window import Window
 from sttm_export.terminal import Advance, Steps
 from sttm_export.workflows.example import example_json, shown_clip
-from sttm_export.workflows.layers_below import run_layers_below
 from sttm_export.workflows.scene import Scene
 from sttm_export.workflows.viewing import (
-    Features,
-    Loader,
     Viewing,
     check_outputs,
     check_policy,
     check_viewing,
     decode,
-    encode,
-    merge,
+    open_loader,
+    say_encoded,
     say_merged,
+    thresholds,
 )
 
 
@@ -49,13 +52,9 @@ def run_bundle(bundle: Bundle, request: Request, steps: Steps) -> MergedTokens:
     """
     check_request(request)
     check_policy(bundle, request)
-    loader, layer = Loader(bundle, request), bundle.manifest.recipe.merge_layer
+    loader, layer = open_loader(bundle, request), bundle.manifest.recipe.merge_layer
     video = decode(bundle, request.video, request, steps)
-    features = encode(loader, video, steps)
-    with steps.step("Merge the tokens") as advance:
-        if layer:
-            features = run_layers_below(loader, features, advance)
-        merged = merge(loader, request, features)
+    features, merged = _see(loader, video, request, steps)
     say_merged(merged, bundle, steps)
     if layer:
         steps.say(f"the tokens are hidden states at the input of decoder layer {layer}, not embeddings")
@@ -66,6 +65,29 @@ def run_bundle(bundle: Bundle, request: Request, steps: Steps) -> MergedTokens:
     if bundle.weights.is_random:
         steps.say(f"{bundle.weights.describe()}: the tokens prove the graphs, not the model")
     return merged
+
+
+def _see(loader: Loader, video: Video, request: Request, steps: Steps) -> tuple[Floats, MergedTokens]:
+    """Return what merges of a video, [T', N, C], and what becomes of it."""
+    bundle, hidden, telling = loader.bundle, list[Floats](), list[Advance]()
+
+    def below(features: Floats) -> Floats:
+        hidden.append(run_layers_below(loader, features, telling[0]))
+        return hidden[0]
+
+    with ExitStack() as stack:
+        with steps.step("Encode the frames", steady=True) as advance:
+            vision = stack.enter_context(loader.vision(below if bundle.manifest.recipe.merge_layer else None))
+            window, count = Window(vision, bundle.model.pixels), len(video.frames)
+            for done, (frame, time) in enumerate(zip(video.frames, video.timestamps.tolist(), strict=True)):
+                advance(f"{done} of {count}", done / count)
+                window.push(frame, time)
+            features = window.features()
+        say_encoded(features, vision.backend, steps)
+        with steps.step("Merge the tokens") as advance:
+            telling.append(advance)
+            merged = window.emit(thresholds(bundle, request)).merged
+    return (hidden or [features])[0], merged
 
 
 def check_request(request: Request) -> None:
@@ -84,7 +106,7 @@ class _Seen:
     """The video, what merged of it, and what became of that."""
 
     video: Video
-    features: Features  # [T', N, C]
+    features: Floats  # [T', N, C]
     merged: MergedTokens
 
 

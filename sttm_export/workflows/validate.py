@@ -13,6 +13,7 @@ from sttm_export.errors import UserError
 from sttm_export.families.registry import parts_of
 from sttm_export.graphs.fixtures import read_fixture
 from sttm_export.kit.check_job import check_fixtures
+from sttm_export.language.before import rows_before
 from sttm_export.runtime.ort_session import OrtSession
 from sttm_export.runtime.preprocess import pixel_values
 from sttm_export.runtime.trt_session import TrtSession
@@ -21,7 +22,6 @@ from sttm_export.validation.fixture_check import check_finite
 from sttm_export.validation.results import ValidationReport, skipped
 from sttm_export.workflows.bundle_weights import bundle_weights
 from sttm_export.workflows.evidence import examine, one_frame_note
-from sttm_export.workflows.language_files import rows_before
 from sttm_export.workflows.scene import take_scene
 
 if TYPE_CHECKING:

@@ -2,33 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
 from sttm_export.bundle.opened import Bundle, bundle_around
 from sttm_export.contracts.graph import TOKEN_MERGER, VISION_ENCODER
-from sttm_export.contracts.merge import check_thresholds
+from sttm_export.contracts.merge import Thresholds, check_thresholds
 from sttm_export.contracts.model import MAX_FPS
-from sttm_export.engines.compatibility import engines_here
 from sttm_export.errors import UserError
 from sttm_export.files.whole import check_not_input, check_writable
+from sttm_export.pipeline.backend import ENGINE, choose_backend
+from sttm_export.pipeline.loader import Loader
 from sttm_export.runtime.merged import NOT_CONVERGED, MergedTokens
-from sttm_export.runtime.ort_session import OrtSession, check_provider
 from sttm_export.runtime.pipeline import encode_frames, merge_features
 from sttm_export.runtime.preprocess import pixel_values
-from sttm_export.runtime.providers import CPU
-from sttm_export.runtime.session import StatefulSession
-from sttm_export.runtime.trt_session import TrtSession
+from sttm_export.runtime.resident import Floats
 from sttm_export.runtime.video import Video, published_sampler, read_video
 from sttm_export.terminal import Steps
 from sttm_export.validation.finiteness import nonfinite
-
-Features = NDArray[np.floating]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,39 +36,15 @@ class Viewing:
     cuda_graph: bool = False  # launch each engine as one CUDA graph
 
 
-class Loader:
-    """Loads graphs of a bundle, as engines or in ONNX Runtime.
-
-    Args:
-        bundle: opened.
-        viewing: what runs them.
+def open_loader(bundle: Bundle, viewing: Viewing) -> Loader:
+    """Choose what runs the graphs; memory is given back after each run, as each graph runs for one video.
 
     Raises:
         UserError: no engines that run here, or a provider that this ONNX Runtime does not have.
     """
-
-    def __init__(self, bundle: Bundle, viewing: Viewing) -> None:
-        self.bundle, self._viewing = bundle, viewing
-        self.provider = CPU if viewing.provider is None else viewing.provider
-        self._selection = engines_here(bundle, viewing.target) if viewing.engine else None
-        if self._selection is None:
-            check_provider(self.provider)
-
-    @property
-    def in_memory(self) -> bool:
-        """Whether weights come to lie in the memory of the processor, not of a GPU."""
-        return self._selection is None and self.provider == CPU
-
-    @contextmanager
-    def open(self, name: str) -> Iterator[StatefulSession]:
-        """Load a graph, and free it at the end of the block."""
-        graph = self.bundle.graph(name)
-        if self._selection is None:
-            yield OrtSession(self.bundle.onnx_path(name), graph, provider=self.provider, low_memory=True)
-            return
-        engine = self._selection.engines[name]
-        with TrtSession(engine, graph, cuda_graph=self._viewing.cuda_graph) as session:
-            yield session
+    name = ENGINE if viewing.engine else viewing.provider or "cpu"
+    backend = choose_backend(bundle, name, viewing.target)
+    return Loader(bundle, backend, cuda_graph=viewing.cuda_graph, low_memory=True)
 
 
 def check_viewing(viewing: Viewing) -> None:
@@ -137,29 +105,42 @@ def decode(bundle: Bundle, path: Path, viewing: Viewing, steps: Steps) -> Video:
     return video
 
 
-def encode(loader: Loader, video: Video, steps: Steps) -> Features:
+def encode(loader: Loader, video: Video, steps: Steps) -> Floats:
     """Run the vision encoder over the frames; [T', N, C]."""
     bundle = loader.bundle
     with steps.step("Encode the frames", steady=True) as advance:
         graph = bundle.graph(VISION_ENCODER)
         values = pixel_values(video.frames, bundle.model.pixels, bundle.model.frames_per_step)
-        # One session at a time: on an edge GPU two sets of weights may be one too many.
+        # Alone: beside a language model, two sets of weights may be one too many.
         with loader.open(VISION_ENCODER) as session:
             backend = session.backend
             features = encode_frames(session, graph, values, lambda done, n: advance(f"{done} of {n}", done / n))
-    steps.say(f"with {backend}")
-    if fault := nonfinite(features):
-        steps.say(f"the vision encoder's features: {fault}; tokens of those cells mean nothing")
+    say_encoded(features, backend, steps)
     return features
 
 
-def merge(loader: Loader, viewing: Viewing, features: Features) -> MergedTokens:
+def say_encoded(features: Floats, backend: str, steps: Steps) -> None:
+    """Say what ran, and whether what it made can be used."""
+    steps.say(f"with {backend}")
+    if fault := nonfinite(features):
+        steps.say(f"the vision encoder's features: {fault}; tokens of those cells mean nothing")
+
+
+def thresholds(bundle: Bundle, viewing: Viewing) -> Thresholds:
+    """Those that were given, or the bundle's."""
+    defaults = bundle.manifest.thresholds
+    return Thresholds(
+        defaults.spatial if viewing.spatial is None else viewing.spatial,
+        defaults.temporal if viewing.temporal is None else viewing.temporal,
+        defaults.source if viewing.spatial is None and viewing.temporal is None else "given",
+    )
+
+
+def merge(loader: Loader, viewing: Viewing, features: Floats) -> MergedTokens:
     """Run the token merger over what merges, [T', N, C], with the thresholds given or the bundle's."""
-    defaults = loader.bundle.manifest.thresholds
-    spatial = defaults.spatial if viewing.spatial is None else viewing.spatial
-    temporal = defaults.temporal if viewing.temporal is None else viewing.temporal
+    given, merging = thresholds(loader.bundle, viewing), loader.bundle.merge
     with loader.open(TOKEN_MERGER) as session:
-        return merge_features(session, loader.bundle.merge, features, len(features), spatial, temporal)
+        return merge_features(session, merging, features, len(features), given.spatial, given.temporal)
 
 
 def say_merged(merged: MergedTokens, bundle: Bundle, steps: Steps) -> None:

@@ -6,14 +6,14 @@ from typing import cast
 
 import numpy as np
 
+from sttm_export.language.before import rows_before
 from sttm_export.language.positions import Policy, Prompt, prompt_positions
-from sttm_export.language.rows import Floats, rows_through, shares
-from sttm_export.terminal import Advance
-from sttm_export.workflows.language_files import rows_before
-from sttm_export.workflows.viewing import Features, Loader
+from sttm_export.language.rows import Told, rows_through, shares
+from sttm_export.pipeline.loader import Loader
+from sttm_export.runtime.resident import Floats
 
 
-def run_layers_below(loader: Loader, features: Features, advance: Advance) -> Floats:
+def run_layers_below(loader: Loader, features: Floats, told: Told) -> Floats:
     """Run [text before the video][video] through the layers below the merge layer, one group in memory at a time.
 
     Text behind the video is left out: attention is causal, so the video never sees it.
@@ -21,7 +21,7 @@ def run_layers_below(loader: Loader, features: Features, advance: Advance) -> Fl
     Args:
         loader: of a bundle with a merge layer above 0.
         features: [T', N, C] embeddings of the video.
-        advance: told which group runs, and how far all of them are.
+        told: which group runs, and how far all of them are.
 
     Returns:
         The video's hidden states, [T', N, C] float32.
@@ -33,7 +33,7 @@ def run_layers_below(loader: Loader, features: Features, advance: Advance) -> Fl
     positions = prompt_positions(prompt, cast("Policy", bundle.model.merging.positions))
     names = [recipe.group_graph(span).name for span in recipe.below]
     for place, name in enumerate(names):
-        tell = shares(advance, name, place, len(names))
+        tell = shares(told, name, place, len(names))
         with loader.open(name) as session:
             hidden = rows_through(session, recipe.decoder, hidden, positions, 0, tell)
     return hidden[len(before) :].reshape(features.shape)
