@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sttm_export import __version__
-from sttm_export.commands import ask, build, calibrate, doctor, export, inspect, models, run, targets, validate
+from sttm_export.commands import ask, bench, build, calibrate, doctor, export, inspect, models, run, targets, validate
 from sttm_export.errors import UserError, did_you_mean
 from sttm_export.program import run_program
 
@@ -26,6 +26,7 @@ VERBS = {
     "validate": validate,
     "run": run,
     "ask": ask,
+    "bench": bench,
 }
 
 

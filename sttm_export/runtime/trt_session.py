@@ -70,7 +70,6 @@ class TrtSession:
         self._captured: dict[tuple[Any, ...], Any] = {}
         self._rows, self._flipped, self._unwaited = 0, False, False
         self._buffers: dict[str, tuple[int, int]] = {}
-        self._events: tuple[Any, Any] | None = None
         self._context: Any = None
         self._engine: LoadedEngine | None = None
         self._host: dict[str, NDArray[Any]] = {}
@@ -184,27 +183,19 @@ class TrtSession:
         if inputs is not None:
             self.run({tensor.name: inputs[tensor.name] for tensor in self._graph.fed if tensor.name in inputs})
         self._enter()
-        first, last = self._clock()
-        taken = []
+        (first, last), taken = self._events, list[float]()
+        run = self._enqueue if copies else self._execute
+        run = self._launch if captured and self._key in self._captured else run
         for _ in range(runs):
             self._stream.record(first)
-            if captured and self._key in self._captured:
-                self._launch()
-            elif copies:
-                self._enqueue()
-            else:
-                self._execute()
+            run()
             self._stream.record(last)
             self._stream.synchronize()
             taken.append(self._stream.milliseconds(first, last))
         return taken
 
     def count_nodes(self) -> Counter[int]:
-        """Count what the last run puts on the GPU, by its kind (a `CUgraphNodeType`): kernels, and copies on both ends.
-
-        Raises:
-            UserError: the engine cannot be captured, which also tells that it waits for something in between.
-        """
+        """Count what the last run puts on the GPU by its kind (a `CUgraphNodeType`); a `CudaError` where it cannot."""
         self._enter()
         return self._cuda.count_nodes(self._stream, self._enqueue)
 
@@ -231,6 +222,7 @@ class TrtSession:
         check_tensors(self._graph, self._engine.tensors(), self._path)
         self._context = self._engine.context(self._cuda_graph)
         self._stream = self._shared or self._cuda.stream()
+        self._events = self._cuda.event(), self._cuda.event()
         for tensor in (*self._graph.fed, *self._graph.fetched):
             if tensor.name not in self._placed:
                 self._allocate(tensor)
@@ -303,11 +295,6 @@ class TrtSession:
         self._wait()
         for tensor in self._fed:
             np.copyto(self._view(tensor), inputs[tensor.name])
-
-    def _clock(self) -> tuple[Any, Any]:
-        if self._events is None:
-            self._events = self._cuda.event(), self._cuda.event()
-        return self._events
 
     def _point(self, places: Mapping[str, int]) -> None:
         """Let the engine read and write at these places, and in the session's own memory otherwise."""

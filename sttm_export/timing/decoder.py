@@ -9,7 +9,6 @@ a prefill without merging costs.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import cast
 
@@ -17,24 +16,27 @@ import numpy as np
 
 from sttm_export.bundle.opened import Bundle
 from sttm_export.contracts.decoding import EMBEDDINGS, HEAD, TOKENIZER
+from sttm_export.contracts.merge import Thresholds
 from sttm_export.language.embeddings import read_embeddings
 from sttm_export.language.model import Graphs, LanguageModel
 from sttm_export.language.positions import Policy
 from sttm_export.language.prompt import question_ids, video_ids
 from sttm_export.language.room import longest_answer, room_behind
-from sttm_export.language.rows import Floats
 from sttm_export.language.tokenizer import read_tokenizer
 from sttm_export.runtime.merged import MergedTokens
+from sttm_export.runtime.pipeline import merger_inputs
+from sttm_export.runtime.resident import Floats
 from sttm_export.runtime.session import Arrays, StatefulSession
 from sttm_export.timing.clock import WHOLE, Candidate, Limits, Parts, Told, measure, milliseconds
+from sttm_export.timing.held import Held
 from sttm_export.timing.inputs import Inputs
 from sttm_export.timing.proxies import Laps, Roomy, Timed
 from sttm_export.timing.result import Computed, Figure, computed
-from sttm_export.workflows.viewing import Features, Loader
 
 FIRST, FURTHER, DECODE = "first token", "further question", "decode"
 MERGED, ALL = "merged", "all tokens"
 QUESTION = "What happens in this video?"
+FEATURES = "frames to features"
 BELOW, MERGING, ABOVE, HEADING = "layers below", "merger", "layers above", "head"
 _DECODED = 8
 LOWER_BOUND = (
@@ -73,35 +75,33 @@ class Decoder:
 
     Args:
         bundle: with a decoder.
-        loader: of it.
-        stack: closes the sessions.
+        held: keeps its graphs loaded.
     """
 
-    def __init__(self, bundle: Bundle, loader: Loader, stack: ExitStack) -> None:
+    def __init__(self, bundle: Bundle, held: Held) -> None:
         recipe = bundle.manifest.recipe
-        self._bundle, self.laps = bundle, Laps()
+        self.bundle, self.laps = bundle, Laps()
         names = [[recipe.group_graph(span).name for span in spans] for spans in (recipe.below, recipe.above)]
-        below, above = ([stack.enter_context(loader.open(name)) for name in side] for side in names)
-        head = stack.enter_context(loader.open(HEAD))
+        below, above = ([held.hold(name) for name in side] for side in names)
         assert recipe.decoding is not None, "who loads it has looked"
         slots = recipe.decoding.text + recipe.merge.frames * recipe.merge.cells
         roomy = [Roomy(session, slots) for session in above]
         self._table = read_embeddings(bundle.path / EMBEDDINGS, recipe)
-        self._below, self._head = self._timed(below, BELOW), self._timed([head], HEADING)[0]
+        self._below, self._head = self._timed(below, BELOW), self._timed([held.hold(HEAD)], HEADING)[0]
         self._above = {MERGED: self._timed(above, ABOVE), ALL: self._timed(roomy, ABOVE)}
 
     def model(self, way: str, merge: Callable[[Floats], MergedTokens]) -> LanguageModel:
         """Return the model that reads merged tokens, or all."""
-        recipe, grid = self._bundle.manifest.recipe, self._bundle.model.grid
+        recipe, grid = self.bundle.manifest.recipe, self.bundle.model.grid
         graphs = Graphs(self._below, self._above[way], self._head, self._table, merge)
-        policy = cast("Policy", self._bundle.model.merging.positions)
+        policy = cast("Policy", self.bundle.model.merging.positions)
         return LanguageModel(recipe.decoder, graphs, (grid.height, grid.width), policy)
 
     def _timed(self, sessions: Sequence[StatefulSession], part: str) -> list[StatefulSession]:
         return [Timed(session, self.laps, part) for session in sessions]
 
 
-def unmerged(hidden: Features, width: int) -> MergedTokens:
+def unmerged(hidden: Floats, width: int) -> MergedTokens:
     """Every cell of [T', N, C] as a token of its own; `width` is that of the grid."""
     frames, cells, channels = hidden.shape
     t, cell = np.divmod(np.arange(frames * cells), cells)
@@ -125,24 +125,24 @@ class Asked:
     Args:
         decoder: loaded.
         merger: runs the token merger.
-        feed: its inputs. Where the clip's own hidden states are not known, what merges comes from the fixtures.
+        feed: its inputs for the clip.
         inputs: the clip.
-        bundle: of it all.
+        given: thresholds for other clips.
     """
 
-    def __init__(self, decoder: Decoder, merger: StatefulSession, feed: Arrays, inputs: Inputs, bundle: Bundle) -> None:
-        self._laps, self._inputs, self._prompt = decoder.laps, inputs, prompt_of(bundle, inputs)
-        grid = bundle.model.grid
-
-        def merge(_hidden: Floats) -> MergedTokens:
-            run = self._laps.add(MERGING, lambda: merger.run(feed))
-            return MergedTokens.from_outputs(run, inputs.steps, bundle.merge)
-
+    def __init__(
+        self, decoder: Decoder, merger: StatefulSession, feed: Arrays, inputs: Inputs, given: Thresholds
+    ) -> None:
+        bundle = decoder.bundle
+        self.laps, self._inputs, self._prompt = decoder.laps, inputs, prompt_of(bundle, inputs)
+        self._merger, self._feed, self._given, self._merge = merger, feed, given, bundle.merge
+        width = bundle.model.grid.width
         self._models = {
-            MERGED: decoder.model(MERGED, merge),
-            ALL: decoder.model(ALL, lambda hidden: unmerged(hidden, grid.width)),
+            MERGED: decoder.model(MERGED, self._merged),
+            ALL: decoder.model(ALL, lambda hidden: unmerged(hidden, width)),
         }
         self._answer: Iterator[int] = iter(())
+        self._own = False  # whether what merges is what the layers below made
 
     @property
     def work(self) -> dict[str, str]:
@@ -156,12 +156,14 @@ class Asked:
         }
 
     def first(self, way: str) -> Parts:
-        """Read the video and the question, up to the first token."""
-        video = self._inputs.features.astype(np.float32)
+        """Read the clip and the question, up to the first token."""
+        return self._noted(lambda: self._read(way, self._inputs.features))
+
+    def see(self, way: str, look: Callable[[], Floats]) -> Parts:
+        """The same, of features that are made of frames."""
 
         def run() -> None:
-            self._models[way].watch(self._prompt.before, video, self._prompt.behind)
-            self._ask(way)
+            self._read(way, self.laps.add(FEATURES, look), own=True)
 
         return self._noted(run)
 
@@ -173,9 +175,22 @@ class Asked:
         """Go on with the answer; what one token takes, on average of a few."""
         tokens = self._prompt.room - 1
         self._ask(MERGED)
-        self._laps.take()
+        self.laps.take()
         taken = self._noted(lambda: [next(self._answer) for _ in range(tokens)])
         return {name: value / tokens for name, value in taken.items()}
+
+    def _read(self, way: str, features: Floats, *, own: bool = False) -> None:
+        self._own = own
+        self._models[way].watch(self._prompt.before, features.astype(np.float32), self._prompt.behind)
+        self._ask(way)
+
+    def _merged(self, hidden: Floats) -> MergedTokens:
+        """Merge hidden states; without a video they are made up, and those of the fixtures merge in their place."""
+        feed, steps, given = self._feed, len(hidden), self._given
+        if self._own:
+            feed = merger_inputs(self._merger.graph, hidden, steps, given.spatial, given.temporal)
+        outputs = self.laps.add(MERGING, lambda: self._merger.run(feed))
+        return MergedTokens.from_outputs(outputs, steps, self._merge)
 
     def _ask(self, way: str) -> None:
         self._answer = self._models[way].ask(
@@ -184,9 +199,9 @@ class Asked:
         next(self._answer)
 
     def _noted(self, function: Callable[[], object]) -> Parts:
-        self._laps.take()
+        self.laps.take()
         taken = milliseconds(function)
-        return {WHOLE: taken, **self._laps.take()}
+        return {WHOLE: taken, **self.laps.take()}
 
     @property
     def can_decode(self) -> bool:
@@ -215,15 +230,14 @@ def compute_decoder(bundle: Bundle, figures: Sequence[Figure]) -> Iterator[Compu
     below, layers = recipe.merge_layer, recipe.decoder.layers
     if not below:
         return
-    how = f"the {below} layers below, whose buffers have slots for all tokens, {layers / below:g} times, and the head"
-    for name, way, title in (
-        (FIRST, ALL, "first token, all tokens, full buffers"),
-        (DECODE, "", "decode, full buffers"),
-    ):
+    how = f"the median, with layers above in the time of the {below} layers below: their buffers have slots for all tokens"
+    titles = {(FIRST, ALL): "first token, all tokens, full buffers", (DECODE, ""): "decode, full buffers"}
+    for (name, way), title in titles.items():
         figure = by_key.get((name, way))
         if figure is None:
             continue
-        full = figure.parts[BELOW].median * layers / below + figure.parts[HEADING].median
+        each = figure.parts[BELOW].median / below
+        full = figure.times.median - figure.parts[ABOVE].median + each * (layers - below)
         yield computed(title, full, "ms", how)
         if name == FIRST:
             yield computed("first token, of that", 100 * merged / full, "%", "its median over the computed one")

@@ -13,12 +13,13 @@ from sttm_export.contracts.graph import TOKEN_MERGER, VISION_ENCODER
 from sttm_export.contracts.model import PixelSpec
 from sttm_export.errors import UserError
 from sttm_export.graphs.fixtures import read_fixture
+from sttm_export.pipeline.layers_below import run_layers_below
 from sttm_export.runtime.preprocess import pixel_values
+from sttm_export.runtime.resident import Floats
 from sttm_export.runtime.video import Pictures
 from sttm_export.terminal import Steps
 from sttm_export.timing.request import Request
-from sttm_export.workflows.layers_below import run_layers_below
-from sttm_export.workflows.viewing import Features, Loader, decode, encode
+from sttm_export.workflows.viewing import decode, encode, open_loader
 
 Pixels = NDArray[np.floating]
 
@@ -31,8 +32,8 @@ class Inputs:
     timestamps: NDArray[np.float64]  # seconds, of each frame
     duration: float  # seconds
     pixels: Pixels  # [B, 3, H, W], one call of the encoder
-    features: Features  # [T', N, C], what the language model reads first
-    merging: Features  # [T', N, C], what the token merger reads
+    features: Floats  # [T', N, C], what the language model reads first
+    merging: Floats  # [T', N, C], what the token merger reads
     source: str  # where all that comes from, in a few words
     note: str = ""  # what has to be known of it
 
@@ -102,7 +103,7 @@ def _of_fixtures(bundle: Bundle) -> Inputs:
 
 def _of_video(bundle: Bundle, request: Request, steps: Steps) -> Inputs:
     assert request.video is not None, "who asks has looked"
-    loader, model = Loader(bundle, request), bundle.model
+    loader, model = open_loader(bundle, request), bundle.model
     video = decode(bundle, request.video, request, steps)
     features = encode(loader, video, steps)
     merging = features

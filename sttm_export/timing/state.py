@@ -30,6 +30,11 @@ class Watch:
         self._facts = read_machine(onnxruntime=True)
         self._before, self._start = self._moment(), ticks()
 
+    @property
+    def advice(self) -> str:
+        """How to get the fastest power mode; empty where this is it, or where there is none."""
+        return self._facts.power.advice
+
     def state(self) -> State:
         """What the machine is, and how it was in between."""
         facts, gpu = self._facts, self._facts.gpu

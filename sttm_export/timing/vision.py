@@ -8,28 +8,26 @@ from functools import partial
 from sttm_export.bundle.opened import Bundle
 from sttm_export.contracts.graph import STORAGE, TOKEN_MERGER, VISION_ENCODER
 from sttm_export.contracts.model import counted
+from sttm_export.pipeline.loader import Loader
 from sttm_export.runtime.merged import MergedTokens
 from sttm_export.runtime.pipeline import merger_inputs
 from sttm_export.runtime.session import Arrays
 from sttm_export.system import size_text
-from sttm_export.timing.clock import Limits, Told, measure, timed
+from sttm_export.timing.clock import PAUSE, Limits, Told, measure, timed
 from sttm_export.timing.inputs import Inputs
 from sttm_export.timing.request import Request
 from sttm_export.timing.result import Computed, Figure, computed
-from sttm_export.workflows.viewing import Loader
+from sttm_export.workflows.viewing import thresholds
 
 ENCODER, MERGER = "encoder", "merger"
 
 
 def graph_inputs(bundle: Bundle, request: Request, inputs: Inputs) -> dict[str, Arrays]:
     """One call of the encoder and one of the merger, by the names of their graphs."""
-    defaults = bundle.manifest.thresholds
-    spatial = defaults.spatial if request.spatial is None else request.spatial
-    temporal = defaults.temporal if request.temporal is None else request.temporal
-    graph = bundle.graph(TOKEN_MERGER)
+    given, graph = thresholds(bundle, request), bundle.graph(TOKEN_MERGER)
     return {
         VISION_ENCODER: {bundle.graph(VISION_ENCODER).inputs[0].name: inputs.pixels},
-        TOKEN_MERGER: merger_inputs(graph, inputs.merging, inputs.steps, spatial, temporal),
+        TOKEN_MERGER: merger_inputs(graph, inputs.merging, inputs.steps, given.spatial, given.temporal),
     }
 
 
@@ -55,10 +53,11 @@ def measure_vision(
 ) -> list[Figure]:
     """Time a call of the encoder and one of the merger, in turns."""
     titles, work = {ENCODER: VISION_ENCODER, MERGER: TOKEN_MERGER}, works(bundle, inputs)
+    pause = 0.0 if loader.on_gpu else PAUSE
     with loader.open(VISION_ENCODER) as encoder, loader.open(TOKEN_MERGER) as merger:
         sessions = {ENCODER: encoder, MERGER: merger}
         calls = {name: timed(partial(sessions[name].run, feeds[graph])) for name, graph in titles.items()}
-        found = measure(calls, limits, told=told)
+        found = measure(calls, limits, pause=pause, told=told)
     return [Figure.of(name, "", work[titles[name]], measured) for name, measured in found.items()]
 
 
