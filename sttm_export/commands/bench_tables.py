@@ -13,7 +13,7 @@ from sttm_export.timing.compare import FEWEST, LEAST_PERCENT, Comparison, Row
 from sttm_export.timing.result import Computed, Counts, Figure, Moment, Result
 from sttm_export.timing.words import middle_text, time_text, verdict
 
-_COLOR = {"slower": "red", "faster": "green", "same": "", "too few runs": "yellow", "other clock": "yellow"}
+_COLOR = {"slower": "red", "faster": "green", "same": "", "too few runs": "yellow", "other work": "yellow"}
 
 
 def print_result(result: Result, console: Console) -> None:
@@ -25,8 +25,8 @@ def print_result(result: Result, console: Console) -> None:
     print_table(console, "Medians of parts", ("what", "of which"), parts)
     counts = [(figure, figure.counts) for figure in result.figures if figure.counts]
     if counts:
-        heading = ("one run of", "kernels", "launches", "copies", "synchronizations")
-        print_table(console, "Counted at the driver", heading, [_counted(*row) for row in counts])
+        asked = ("one run of", "kernels", "launches", "copies", "synchronizations")
+        print_table(console, "Counted at the driver", asked, [_counted(*row) for row in counts])
     print_table(console, "Computed", ("what", "", "how"), [_computed(row) for row in result.computed])
     console.print(Text(verdict(result), "bold"), soft_wrap=True)
     for note in result.notes:
@@ -39,10 +39,8 @@ def print_comparison(found: Comparison, console: Console) -> None:
     """Print each figure in both results, what may differ and does, and what cannot be compared."""
     heading = ("what", "first", "second", "ratio", "between quartiles", "verdict")
     print_table(console, "Second against first", heading, [_compared(row) for row in found.rows])
-    rule = (
-        f"beyond noise: the middle halves of {FEWEST} runs or more do not overlap, and medians are {LEAST_PERCENT:g} %"
-    )
-    console.print(Text(f"{rule} apart"), soft_wrap=True)
+    rule = f"the middle halves of {FEWEST} runs or more do not overlap, and medians are {LEAST_PERCENT:g} % apart"
+    console.print(Text(f"slower and faster: {rule}"), soft_wrap=True)
     for words, keys in (("first", found.only_first), ("second", found.only_second)):
         if keys:
             console.print(Text(f"only in the {words}: {', '.join(keys)}"), soft_wrap=True)
@@ -106,7 +104,7 @@ def _parts(figure: Figure) -> str:
 
 def _counted(figure: Figure, counts: Counts) -> tuple[str, ...]:
     numbers = (counts.kernels, counts.launches, counts.copies, counts.synchronizations)
-    return (figure.key, *map(str, numbers))
+    return (figure.key, *("" if number is None else str(number) for number in numbers))
 
 
 def _computed(row: Computed) -> tuple[str, ...]:

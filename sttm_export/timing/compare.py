@@ -15,7 +15,7 @@ from sttm_export.timing.result import Figure, Result, Times
 
 FEWEST = 5
 LEAST_PERCENT = 3.0
-Verdict = Literal["slower", "faster", "same", "too few runs", "other clock"]
+Verdict = Literal["slower", "faster", "same", "too few runs", "other work"]
 
 # What has to be alike, by the words for it. Versions, engines and providers may differ: to compare them is what for.
 _ABOUT: dict[str, str] = {
@@ -119,11 +119,11 @@ def check_slower(found: Comparison, percent: float) -> None:
             f"The second result lacks {_listed(found.only_first)}, so nothing can be said of it; measure both in the "
             "same way."
         )
-    unknown = [row.key for row in found.rows if row.verdict in {"too few runs", "other clock"}]
+    unknown = [row.key for row in found.rows if row.verdict in {"too few runs", "other work"}]
     if unknown:
         raise UserError(
-            f"Nothing can be said of {_listed(unknown)} by fewer than {FEWEST} runs, or by two clocks; measure again "
-            "with more --runs and --seconds."
+            f"Nothing can be said of {_listed(unknown)}: fewer than {FEWEST} runs, or other work in the two results; "
+            "measure both in the same way, with more --runs and --seconds."
         )
     slower = [row for row in found.rows if row.verdict == "slower" and row.ratio > 1 + percent / 100]
     if slower:
@@ -132,8 +132,8 @@ def check_slower(found: Comparison, percent: float) -> None:
 
 
 def _row(first: Figure, second: Figure) -> Row:
-    verdict = judge(first.times, second.times) if first.clock == second.clock else "other clock"
-    return Row(first.key, first.times, second.times, verdict)
+    alike = (first.clock, first.work) == (second.clock, second.work)
+    return Row(first.key, first.times, second.times, judge(first.times, second.times) if alike else "other work")
 
 
 def _differing(first: Result, second: Result) -> Iterator[str]:

@@ -17,6 +17,7 @@ import numpy as np
 from sttm_export.bundle.opened import Bundle
 from sttm_export.contracts.decoding import EMBEDDINGS, HEAD, TOKENIZER
 from sttm_export.contracts.merge import Thresholds
+from sttm_export.errors import UserError
 from sttm_export.language.embeddings import read_embeddings
 from sttm_export.language.model import Graphs, LanguageModel
 from sttm_export.language.positions import Policy
@@ -65,8 +66,13 @@ def prompt_of(bundle: Bundle, inputs: Inputs) -> Prompted:
     recipe = bundle.manifest.recipe
     tokenizer = read_tokenizer(bundle.path / TOKENIZER, recipe.decoder.vocabulary)
     before, behind = video_ids(tokenizer, recipe.prompt, inputs.timestamps.tolist(), inputs.duration)
-    question = question_ids(tokenizer, recipe.prompt, QUESTION)
     room = room_behind(recipe, inputs.steps, len(before) + len(behind))
+    if room < 1:
+        raise UserError(
+            f"The bundle has no slot left for a question behind a clip of {inputs.steps} steps; export it again with "
+            "more --text-tokens."
+        )
+    question = question_ids(tokenizer, recipe.prompt, QUESTION)[:room]
     return Prompted(before, behind, question, min(longest_answer(len(question), room, None), _DECODED + 1))
 
 
@@ -230,7 +236,7 @@ def compute_decoder(bundle: Bundle, figures: Sequence[Figure]) -> Iterator[Compu
     below, layers = recipe.merge_layer, recipe.decoder.layers
     if not below:
         return
-    how = f"the median, with layers above in the time of the {below} layers below: their buffers have slots for all tokens"
+    how = f"the median, with layers above as slow as the {below} below, whose buffers have slots for all tokens"
     titles = {(FIRST, ALL): "first token, all tokens, full buffers", (DECODE, ""): "decode, full buffers"}
     for (name, way), title in titles.items():
         figure = by_key.get((name, way))

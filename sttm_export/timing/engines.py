@@ -13,6 +13,7 @@ import numpy as np
 from sttm_export.bundle.records import read_sidecar
 from sttm_export.contracts.decoding import HEAD
 from sttm_export.contracts.graph import TOKEN_MERGER, VISION_ENCODER, GraphSpec
+from sttm_export.contracts.model import counted
 from sttm_export.contracts.recipe import Recipe
 from sttm_export.engines.compatibility import flavour_of
 from sttm_export.engines.cuda import KERNEL
@@ -24,7 +25,7 @@ from sttm_export.runtime.trt_session import TrtSession
 from sttm_export.timing.clock import WHOLE, Candidate, Limits, Parts, Told, measure
 from sttm_export.timing.result import Counts, Figure
 
-LAUNCHED, ALONE, GRAPH = "launched", "launched, without copies", "one CUDA graph"
+LAUNCHED, ALONE, GRAPH = "launched", "without copies", "one CUDA graph"
 _COPIES = ("cuMemcpyHtoDAsync_v2", "cuMemcpyDtoHAsync_v2", "cuMemcpyDtoDAsync_v2")
 
 
@@ -55,7 +56,7 @@ def engine_calls(recipe: Recipe, feeds: Mapping[str, Arrays], works: Mapping[str
             yield Call("head", graph, {hidden.name: np.ones(hidden.shape, np.float32)}, "logits of one row")
         else:
             for rows in graph.row_counts:
-                yield Call(f"{graph.name}, {rows}", graph, rows_feed(recipe, rows), f"{rows} rows of its layers")
+                yield Call(f"{graph.name}, {counted(rows, 'row')}", graph, rows_feed(recipe, rows), "its layers")
 
 
 def rows_feed(recipe: Recipe, rows: int) -> Arrays:
@@ -145,12 +146,22 @@ def _counts(session: TrtSession, ways: Mapping[str, Callable[[], list[float]]]) 
     ends = len(session.graph.fed) + len(session.graph.fetched)
     found = {}
     for way, once in ways.items():
-        with counted_calls() as calls:
-            once()
-        found[way] = Counts(
-            kernels=nodes[KERNEL],
-            launches=1 if way == GRAPH else sum(nodes.values()) - ends,
-            copies=sum(calls[name] for name in _COPIES),
-            synchronizations=calls["cuStreamSynchronize"],
-        )
+        launches = 1 if way == GRAPH else sum(nodes.values()) - ends
+        found[way] = _asked(once, kernels=nodes[KERNEL], launches=launches)
     return found
+
+
+def counted_run(run: Callable[[], object]) -> Counts | None:
+    """What a run of several graphs asks of the GPU through this package; None where that is nothing, as on a CPU."""
+    counts = _asked(run, kernels=None, launches=None)
+    return counts if counts.synchronizations or counts.copies else None
+
+
+def _asked(run: Callable[[], object], *, kernels: int | None, launches: int | None) -> Counts:
+    with counted_calls() as calls:
+        run()
+    if launches is None:
+        # Kernel by kernel they are TensorRT's own calls, which nobody sees.
+        launches = calls["cuGraphLaunch"] or None
+    copies = sum(calls[name] for name in _COPIES)
+    return Counts(kernels, launches, copies, calls["cuStreamSynchronize"])

@@ -70,7 +70,8 @@ def rgb_of(values: Pixels, pixels: PixelSpec) -> NDArray[np.uint8]:
     """Pixel values [n, 3, H, W] as the frames that they were made of, at the model's resolution: [n, H, W, 3] uint8."""
     mean, std = (np.array(row, np.float32)[:, None, None] for row in (pixels.mean, pixels.std))
     shares = np.asarray(values, np.float32) * std + mean
-    return np.clip(np.rint(shares * 255.0), 0, 255).astype(np.uint8).transpose(0, 2, 3, 1)
+    levels: NDArray[np.uint8] = np.clip(np.rint(shares * 255.0), 0, 255).astype(np.uint8)
+    return levels.transpose(0, 2, 3, 1)
 
 
 def _of_fixtures(bundle: Bundle) -> Inputs:

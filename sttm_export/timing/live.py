@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import cycle
 
 import numpy as np
@@ -15,8 +15,9 @@ from sttm_export.language.rows import Told as Shown
 from sttm_export.pipeline.layers_below import run_layers_below
 from sttm_export.runtime.resident import Floats, Vision
 from sttm_export.streams.window import Pixels, Window
-from sttm_export.timing.clock import WHOLE, Candidate, Limits, Parts, Told, measure, milliseconds
+from sttm_export.timing.clock import WHOLE, Candidate, Limits, Measured, Parts, Told, measure, milliseconds
 from sttm_export.timing.decoder import ALL, MERGED, Asked
+from sttm_export.timing.engines import counted_run
 from sttm_export.timing.held import Held
 from sttm_export.timing.inputs import Inputs
 from sttm_export.timing.proxies import Laps
@@ -57,9 +58,8 @@ def measure_pipeline(
         MERGED: lambda: {WHOLE: milliseconds(merged)},
         ALL: lambda: {WHOLE: milliseconds(whole)},
     }
-    found = measure(calls, limits, pause=pause, told=told)
-    frames = f"{counted(len(inputs.frames), 'frame')} of {inputs.size}"
-    return [Figure.of(PIPELINE, way, f"{frames} to tokens", measured) for way, measured in found.items()]
+    work = f"{counted(len(inputs.frames), 'frame')} of {inputs.size} to tokens"
+    return _figures(PIPELINE, work, measure(calls, limits, pause=pause, told=told), calls)
 
 
 def measure_seeing(
@@ -76,9 +76,8 @@ def measure_seeing(
         MERGED: lambda: asked.see(MERGED, features),
         ALL: lambda: asked.see(ALL, features),
     }
-    found = measure(calls, limits, pause=pause, told=told)
     work = f"{counted(len(inputs.frames), 'frame')} of {inputs.size} to the first token"
-    return [Figure.of(PIPELINE, way, work, measured) for way, measured in found.items()]
+    return _figures(PIPELINE, work, measure(calls, limits, pause=pause, told=told), calls)
 
 
 def measure_live(
@@ -87,7 +86,7 @@ def measure_live(
     """Time one step of a live stream with a full window: a batch of new frames, and its tokens merged."""
     window = Window(vision, bundle.model.pixels)
     every = min(bundle.graph(VISION_ENCODER).inputs[0].shape[0], window.size)
-    moving, still, laps = panned(inputs.frames), inputs.frames[0], Laps()
+    moving, still, laps = panned(list(inputs.frames)), inputs.frames[0], Laps()
 
     def push(frames: Sequence[Pixels]) -> None:
         for frame in frames:
@@ -102,19 +101,31 @@ def measure_live(
 
         return {WHOLE: milliseconds(run), **laps.take()}
 
-    def standing() -> Parts:
+    def stand() -> Parts:
         # Until nothing moves any more, so that the first frame of the step is no news.
         push([still] * every)
         window.emit(given)
+        return again()
+
+    def move() -> Parts:
+        return step([next(moving) for _ in range(every)])
+
+    def again() -> Parts:
         return step([still] * every)
 
     push([next(moving) for _ in range(window.size)])
     window.emit(given)
-    calls: dict[str, Candidate] = {MOVING: lambda: step([next(moving) for _ in range(every)]), STILL: standing}
-    found = measure(calls, limits, pause=pause, told=told)
+    found = measure({MOVING: move, STILL: stand}, limits, pause=pause, told=told)
     news = f"{every} new frames" if every > 1 else "one new frame"
     work = f"{news} of {inputs.size} into a window of {window.size}"
-    return [Figure.of(LIVE, way, work, measured) for way, measured in found.items()]
+    stand()
+    return _figures(LIVE, work, found, {STILL: again, MOVING: move})
+
+
+def _figures(name: str, work: str, found: Mapping[str, Measured], calls: Mapping[str, Candidate]) -> list[Figure]:
+    """Figures of what was measured, with what one more run of each asks of the GPU."""
+    counts = {way: counted_run(call) for way, call in calls.items()}
+    return [Figure.of(name, way, work, measured, counts=counts[way]) for way, measured in found.items()]
 
 
 def compute_live(figures: Sequence[Figure], every: int) -> Iterator[Computed]:

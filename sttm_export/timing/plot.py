@@ -6,27 +6,32 @@ from collections.abc import Iterator, Sequence
 from html import escape
 
 from sttm_export.timing.decoder import ALL, DECODE, FIRST, FURTHER
+from sttm_export.timing.live import LIVE, PIPELINE
 from sttm_export.timing.result import Figure, Result
 from sttm_export.timing.vision import ENCODER, MERGER
 from sttm_export.timing.words import middle_text, time_text
 from sttm_export.validation.charts import round_up, svg_file
 
-_WIDTH, _NAME, _FIGURE, _ROW, _BAR, _TITLE, _GAP = 860, 220, 170, 26, 15, 30, 16
+_WIDTH, _NAME, _FIGURE, _ROW, _BAR, _TITLE, _GAP = 900, 210, 226, 27, 18, 30, 16
+_LETTER = 6.3  # pixels that a letter inside of a bar takes
 _PANELS = {
     (ENCODER, MERGER): "Encoder and merger",
-    (FIRST,): "First token",
+    (FIRST,): "First token, from features on",
     (FURTHER, DECODE): "Behind the first token",
+    (PIPELINE,): "Pipeline, from frames in memory on",
+    (LIVE,): "Live, a step with a full window",
 }
 _SHADES = 5
 _STYLE = """
 text { font: 13px system-ui, "Segoe UI", "DejaVu Sans", sans-serif; fill: #1b1f27; }
 text.quiet { fill: #626b79; font-size: 12px; } text.title { font-weight: 650; font-size: 14px; }
+text.inside { fill: #1b1f27; font-size: 11px; }
 .paper { fill: #ffffff; } .bar { fill: #e0a021; } .bar.all { fill: #a9a498; }
-.part1 { fill-opacity: .82; } .part2 { fill-opacity: .62; } .part3 { fill-opacity: .9; } .part4 { fill-opacity: .7; }
+.part1 { fill-opacity: .75; } .part2 { fill-opacity: .55; } .part3 { fill-opacity: .85; } .part4 { fill-opacity: .65; }
 .whisker { stroke: #1b1f27; stroke-width: 1.6; } .axis { stroke: #e4e1d8; }
 @media (prefers-color-scheme: dark) {
 text { fill: #eef0f3; } text.quiet { fill: #99a2b0; } .paper { fill: #181c24; } .bar { fill: #ffc44d; }
-.bar.all { fill: #5d6675; } .whisker { stroke: #eef0f3; } .axis { stroke: #2b313c; } }
+.bar.all { fill: #a3acba; } .whisker { stroke: #ffffff; } .axis { stroke: #2b313c; } }
 """
 
 
@@ -79,17 +84,26 @@ def _bar(label: str, figure: Figure, y: float, scale: float) -> Iterator[str]:
     yield f'<text x="{_NAME - 10}" y="{y + 12}" text-anchor="end">{escape(label)}</text>'
     x = float(_NAME)
     for number, (name, median) in enumerate(_pieces(figure)):
-        wide = median * scale
-        yield (
-            f'<rect class="{kind} part{number % _SHADES}" x="{x:.1f}" y="{y}" width="{max(wide, 0.5):.1f}" '
-            f'height="{_BAR}"><title>{escape(name)}: {time_text(median)}</title></rect>'
+        yield from _piece(
+            f"{kind} part{number % _SHADES}", name, median, (x, y, median * scale), named=bool(figure.parts)
         )
-        x += wide
-    middle = y + _BAR / 2
-    ends = (_NAME + edge * scale for edge in (times.lower, times.upper))
-    yield '<line class="whisker" x1="{:.1f}" x2="{:.1f}" y1="{y}" y2="{y}"/>'.format(*ends, y=middle)
-    words = f"{time_text(times.median)}  {middle_text(times)}"
-    yield f'<text x="{_WIDTH - _FIGURE + 12}" y="{y + 12}">{escape(words)}</text>'
+        x += median * scale
+    # Below the middle, where no label of a part stands.
+    low, ends = y + _BAR - 3, [_NAME + edge * scale for edge in (times.lower, times.upper)]
+    yield f'<line class="whisker" x1="{ends[0]:.1f}" x2="{ends[1]:.1f}" y1="{low}" y2="{low}"/>'
+    right = _WIDTH - _FIGURE + 14
+    yield f'<text x="{right}" y="{y + 13}">{escape(time_text(times.median))}</text>'
+    yield f'<text class="quiet" x="{right + 78}" y="{y + 13}">{escape(middle_text(times))}</text>'
+
+
+def _piece(kind: str, name: str, median: float, place: tuple[float, float, float], *, named: bool) -> Iterator[str]:
+    """One part of a bar, with its name inside where there is room; `place` is where it begins, and how wide it is."""
+    x, y, wide = place
+    title = f"<title>{escape(name)}: {time_text(median)}</title>"
+    rect = f'x="{x:.1f}" y="{y}" width="{max(wide, 0.5):.1f}" height="{_BAR}"'
+    yield f'<rect class="{kind}" {rect}>{title}</rect>'
+    if named and wide > _LETTER * len(name) + 8:
+        yield f'<text class="inside" x="{x + 4:.1f}" y="{y + 12}">{escape(name)}</text>'
 
 
 def _pieces(figure: Figure) -> list[tuple[str, float]]:

@@ -33,20 +33,19 @@ class Times:
     @classmethod
     def of(cls, spread: Spread) -> Times:
         """To six digits, which is more than a clock has."""
-        values = (spread.median, spread.lower, spread.upper, spread.least)
-        return cls(*(_short(value) for value in values), spread.runs)
+        return cls(_short(spread.median), _short(spread.lower), _short(spread.upper), _short(spread.least), spread.runs)
 
 
 @dataclass(frozen=True)
 class Counts:
-    """What one run of an engine asks of the GPU.
+    """What one run asks of the GPU.
 
-    Kernels are nodes of a captured run. Copies, launches of a CUDA graph and synchronizations are calls of the driver;
-    TensorRT itself waits for nothing in between, or the run could not have been captured.
+    Kernels of an engine are nodes of a captured run. Copies, launches of CUDA graphs and synchronizations are calls of
+    the driver; TensorRT itself waits for nothing in between, or the run could not have been captured.
     """
 
-    kernels: Count  # that run
-    launches: Count  # of kernels and what else the engine puts on the GPU, one by one; of a CUDA graph that holds them
+    kernels: Count | None  # that run; None for runs of several engines
+    launches: Count | None  # of kernels and what else the engine puts on the GPU, one by one; of CUDA graphs
     copies: Count  # between host and GPU, asked for one by one
     synchronizations: Count
 
