@@ -24,11 +24,11 @@ from sttm_export.language.prompt import question_ids, video_ids
 from sttm_export.language.reference import Merging, ReferenceDecoder
 from sttm_export.language.tokenizer import read_tokenizer
 from sttm_export.pipeline import loader
+from sttm_export.pipeline import speaking as asking
 from sttm_export.runtime.sample_clips import find_sample_clip
 from sttm_export.runtime.video import published_sampler, read_video
 from sttm_export.system import MemoryFacts
 from sttm_export.workflows import ask_memory, viewing
-from sttm_export.workflows import ask_request as asking
 
 QUESTIONS = ("What is this?", "And that?", "Is it été 日本?")
 SHORT = ("--max-new-tokens", "12")

@@ -11,7 +11,7 @@ from helpers_standins import ORIN, build_on_orin
 
 from sttm_export.bundle.store import ENGINES
 from sttm_export.cli import main
-from sttm_export.workflows import viewing
+from sttm_export.pipeline import loader
 
 pytest.importorskip("tensorrt_rtx_bindings", reason="TensorRT-RTX is not installed")
 SHORT = ("--max-new-tokens", "8")
@@ -47,7 +47,7 @@ def test_engines_answer_as_onnxruntime_does(orin, bundle, video, tmp_path):
 
 def test_what_is_open_when(orin, bundle, video, monkeypatch):
     """The encoder is closed before the language model is loaded, the merger before questions, and the rest behind."""
-    events, real = [], viewing.TrtSession
+    events, real = [], loader.TrtSession
 
     class Told(real):
         def __init__(self, path, graph, **options):
@@ -58,7 +58,7 @@ def test_what_is_open_when(orin, bundle, video, monkeypatch):
             events.append(f"-{self.graph.name}")
             super().__exit__(*error)
 
-    monkeypatch.setattr(viewing, "TrtSession", Told)
+    monkeypatch.setattr(loader, "TrtSession", Told)
     answers(bundle, "--engine", "--video", video, "What?", "And?", *SHORT)
     model = ["decoder_00_00", "decoder_01_01", "decoder_02_02", "language_head"]
     around = ["+vision_encoder", "-vision_encoder", *(f"+{name}" for name in model), "+token_merger", "-token_merger"]

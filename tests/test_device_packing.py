@@ -72,7 +72,10 @@ def tree(name):
 def test_the_list_is_closed():
     """Found by other means than the packer's own: every import statement of a packed file leads to a packed file."""
     for name in SOURCES:
-        for node in ast.walk(tree(name)):
+        found = tree(name)
+        # The first line of each file names its annotations; this is for type checkers and is not run.
+        found.body = [node for node in found.body if "TYPE_CHECKING" not in ast.dump(getattr(node, "test", node))]
+        for node in ast.walk(found):
             if isinstance(node, ast.ImportFrom) and node.module.startswith("sttm_export"):
                 path = node.module.removeprefix("sttm_export").strip(".").replace(".", "/")
                 candidates = {f"{path}.py", f"{path}/__init__.py".lstrip("/")}

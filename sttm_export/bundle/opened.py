@@ -171,6 +171,26 @@ def open_bundle(path: str | Path, *, verify: bool = True, engines: bool = True) 
     return Bundle(directory, manifest)
 
 
+def open_to_run(path: str | Path, beside: Sequence[str] = ()) -> Bundle:
+    """Open a bundle of which a part is read, and check the manifest and that part.
+
+    Graphs and engines are held to their sums where they are loaded: to hash what is not read would take gigabytes at
+    each start.
+
+    Args:
+        path: its directory.
+        beside: names of files that are read beside graphs and engines.
+
+    Raises:
+        UserError: no bundle, another format, a name that leads out of it, or one of these files was changed.
+    """
+    directory = Path(path)
+    verify_manifest(directory)
+    bundle = open_bundle(directory, verify=False)
+    verify_files_of(bundle, beside)
+    return bundle
+
+
 def _check_names(directory: Path, manifest: Manifest) -> None:
     """Refuse names that lead out of the bundle before anything is opened by them."""
     for graph in manifest.graphs:

@@ -24,24 +24,16 @@ def add_viewing(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--cuda-graph", action="store_true", help="launch each engine as one CUDA graph")
 
 
-def open_to_view(options: argparse.Namespace, beside_engines: Sequence[str] = ()) -> Bundle:
-    """Open the bundle that is run, held to its sums as far as it is read.
-
-    An engine is held to its own record where it is loaded; to hash graphs as well, which it does not read, would take
-    gigabytes at each start.
+def open_to_view(options: argparse.Namespace, beside: Sequence[str] = ()) -> Bundle:
+    """Open the bundle that is run; see `open_to_run`.
 
     Args:
-        options: that name the bundle, and whether its engines run.
-        beside_engines: files that are read beside them.
+        options: that name the bundle.
+        beside: files that are read beside graphs and engines.
     """
-    from sttm_export.bundle.opened import open_bundle, verify_files_of, verify_manifest
+    from sttm_export.bundle.opened import open_to_run
 
-    if not options.engine:
-        return open_bundle(options.bundle)
-    verify_manifest(options.bundle)
-    bundle = open_bundle(options.bundle, verify=False)
-    verify_files_of(bundle, beside_engines)
-    return bundle
+    return open_to_run(options.bundle, beside)
 
 
 def viewing_values(options: argparse.Namespace) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from typing import cast
 
 import numpy as np
 
+from sttm_export.contracts.decoding import EMBEDDINGS, TOKENIZER
 from sttm_export.language.before import rows_before
 from sttm_export.language.positions import Policy, Prompt, prompt_positions
 from sttm_export.language.rows import Told, rows_through, shares
@@ -27,6 +28,7 @@ def run_layers_below(loader: Loader, features: Floats, told: Told) -> Floats:
         The video's hidden states, [T', N, C] float32.
     """
     bundle, recipe = loader.bundle, loader.bundle.manifest.recipe
+    loader.verify(EMBEDDINGS, TOKENIZER)
     before, grid = rows_before(bundle.path, recipe), bundle.model.grid
     hidden = np.concatenate([before, features.reshape(-1, features.shape[-1]).astype(np.float32)])
     prompt = Prompt(len(before), len(features), grid.height, grid.width, 0)

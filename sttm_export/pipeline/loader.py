@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 
-from sttm_export.bundle.opened import Bundle
+from sttm_export.bundle.opened import Bundle, verify_files_of
 from sttm_export.contracts.graph import TOKEN_MERGER, VISION_ENCODER
 from sttm_export.pipeline.backend import Backend
 from sttm_export.runtime.memory import GpuMemory, HostMemory
@@ -38,13 +38,23 @@ class Loader:
     ) -> None:
         self.bundle, self.backend, self._cuda_graph = bundle, backend, cuda_graph
         self._threads, self._low_memory = threads, low_memory
+        self._verified: set[str] = set()
+
+    def verify(self, *files: str) -> None:
+        """Hold files of the bundle to their sums before they are read, once; engines are held to their own records.
+
+        Raises:
+            UserError: one was changed after the export, or is missing.
+        """
+        verify_files_of(self.bundle, [name for name in files if name not in self._verified])
+        self._verified.update(files)
 
     @contextmanager
     def open(self, name: str) -> Iterator[StatefulSession]:
         """Load a graph, and free it at the end of the block.
 
         Raises:
-            UserError: it cannot be loaded.
+            UserError: it was changed after the export, or cannot be loaded.
         """
         with ExitStack() as stack:
             yield self._session(name, stack)
@@ -86,6 +96,7 @@ class Loader:
                 engines.engines[name], graph, cuda_graph=self._cuda_graph, stream=stream, placed=placed
             )
             return stack.enter_context(session)
+        self.verify(graph.onnx_file, f"{graph.onnx_file}.data")
         return OrtSession(
             self.bundle.onnx_path(name),
             graph,

@@ -108,6 +108,15 @@ class Vision:
         read: Floats = self._memory.read(self._at(first), (count, *self._shape), self._dtype)  # type: ignore[assignment]
         return read
 
+    def merge_given(self, hidden: Floats, thresholds: Thresholds) -> MergedTokens:
+        """Merge hidden states [T', N, C] of the host; for a bundle whose tokens merge inside the language model.
+
+        Raises:
+            UserError: another shape, or the graph cannot be run.
+        """
+        spatial, temporal = thresholds.spatial, thresholds.temporal
+        return merge_features(self._merger, self._merge, hidden, len(hidden), spatial, temporal)
+
     def merge(self, first: int, count: int, thresholds: Thresholds) -> MergedTokens:
         """Merge `count` slots from one on; T slots must lie from there on, and those behind `count` are set to zeros.
 
@@ -116,16 +125,15 @@ class Vision:
         """
         if not 1 <= count <= self.most or first + self.most > self.slots:
             raise UserError(f"Cannot merge {count} steps; give a number from 1 to {self.most}.")
-        given = thresholds.spatial, thresholds.temporal
         if self._below is not None:
-            hidden = self._below(self.features(first, count))
-            return merge_features(self._merger, self._merge, hidden, count, *given)
+            return self.merge_given(self._below(self.features(first, count)), thresholds)
         self._memory.zero(self._at(first + count), self._step * (self.most - count))
         place = self._at(first)
         if self._fixed:
             place = self._window_place
             self._memory.copy(place, self._at(first), self._step * self.most)
-        outputs = self._merger.run_placed(merger_scalars(count, *given), {FEATURES: place})
+        scalars = merger_scalars(count, thresholds.spatial, thresholds.temporal)
+        outputs = self._merger.run_placed(scalars, {FEATURES: place})
         return MergedTokens.from_outputs(outputs, count, self._merge)
 
     def _at(self, slot: int) -> int:

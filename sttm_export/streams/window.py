@@ -81,6 +81,11 @@ class Window:
         """What became of the frames so far."""
         return Counts(self._frames, self._encoded * self.frames_per_step, self._reused * self.frames_per_step)
 
+    @property
+    def timestamps(self) -> list[float]:
+        """Seconds of the frames in the window, by the clock of their source."""
+        return [time for step in self._labels() for _, time in step]
+
     def __len__(self) -> int:
         """Frames that are in the window."""
         return sum(map(len, self._labels()))

@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sttm_export.bundle.opened import Bundle
-from sttm_export.contracts.decoding import EMBEDDINGS, TOKENIZER
 from sttm_export.errors import UserError
 from sttm_export.language.answering import Choose
-from sttm_export.language.choose import Sampler, greedy
+from sttm_export.pipeline.speaking import Asking, check_can_speak
 from sttm_export.workflows.questions import Questions
 from sttm_export.workflows.viewing import Viewing, check_outputs, check_policy, check_viewing
 
@@ -34,10 +33,9 @@ class Request(Viewing):
         return 3 if self.kv else 5 + (self.save_kv is not None)
 
     def chooser(self) -> Choose:
-        """What chooses the tokens of one answer; with a seed each answer is repeated, whatever was asked before it."""
-        if self.temperature == 0:
-            return greedy
-        return Sampler(self.temperature, self.top_k or 0, 1.0 if self.top_p is None else self.top_p, self.seed or 0)
+        """See `Asking.chooser`."""
+        drawn = Asking(temperature=self.temperature, top_k=self.top_k, top_p=self.top_p, seed=self.seed)
+        return drawn.chooser()
 
 
 def check_request(request: Request) -> None:
@@ -83,14 +81,7 @@ def check_bundle(bundle: Bundle, request: Request) -> None:
     Raises:
         UserError: it has no decoder, or lacks a file that goes with one.
     """
-    if bundle.manifest.decoding is None:
-        raise UserError(
-            f"{bundle.path} has no language model to ask; export it again with --decoder, or see its tokens with "
-            "`sttm-export run`."
-        )
-    listed = {row.path for row in bundle.manifest.files}
-    if lacking := [name for name in (EMBEDDINGS, TOKENIZER) if name not in listed]:
-        raise UserError(f"{bundle.path} lacks {lacking[0]}, which goes with a language model; export it again.")
+    check_can_speak(bundle)
     check_policy(bundle, request)
 
 

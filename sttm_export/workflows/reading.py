@@ -6,21 +6,20 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
 
 from sttm_export.bundle.manifest import MANIFEST
 from sttm_export.bundle.records import sha256_of
-from sttm_export.contracts.decoding import EMBEDDINGS, HEAD, TOKENIZER
+from sttm_export.contracts.decoding import EMBEDDINGS, TOKENIZER
 from sttm_export.files.whole import written_whole
 from sttm_export.language.embeddings import read_embeddings
 from sttm_export.language.kept import About, KeptVideo, pack
-from sttm_export.language.model import Graphs, LanguageModel, Watched
-from sttm_export.language.positions import Policy
+from sttm_export.language.model import LanguageModel, Watched
 from sttm_export.language.prompt import video_ids
 from sttm_export.language.room import room_behind
 from sttm_export.language.rows import Floats
 from sttm_export.language.tokenizer import read_tokenizer
 from sttm_export.pipeline.loader import Loader
+from sttm_export.pipeline.speaking import load_language_model
 from sttm_export.runtime.merged import MergedTokens
 from sttm_export.runtime.video import Video
 from sttm_export.system import size_text
@@ -118,22 +117,8 @@ class Reader:
         self._steps.say(f"{path}: {size_text(len(packed))}; ask again with --kv, without the video")
 
     def _load(self, merging: Callable[[Floats], MergedTokens]) -> LanguageModel:
-        recipe, model = self._recipe, self._bundle.model
-        below, above = ([recipe.group_graph(span).name for span in spans] for spans in (recipe.below, recipe.above))
         with self._steps.step("Load the language model") as advance:
-            names, sessions = [*below, *above, HEAD], {}
-            for place, name in enumerate(names):
-                advance(name, place / len(names))
-                sessions[name] = self._stack.enter_context(self._loader.open(name))
-        graphs = Graphs(
-            [sessions[name] for name in below],
-            [sessions[name] for name in above],
-            sessions[HEAD],
-            self._table,
-            merging,
-        )
-        grid = model.grid.height, model.grid.width
-        return LanguageModel(recipe.decoder, graphs, grid, cast("Policy", model.merging.positions))
+            return load_language_model(self._loader, self._stack, self._table, merging, advance)
 
     def _about(self, path: Path, video: Video, watched: Watched, before: list[int], behind: list[int]) -> About:
         return About.of(
