@@ -42,6 +42,7 @@ def execute(options: argparse.Namespace) -> None:
 
 
 def _measure(options: argparse.Namespace) -> None:
+    from sttm_export.bundle.opened import open_bundle
     from sttm_export.commands.bench_tables import print_result
     from sttm_export.terminal import Steps, table_console
     from sttm_export.timing.request import check_request
@@ -53,10 +54,10 @@ def _measure(options: argparse.Namespace) -> None:
         raise UserError("--fail-above is about two results; give --compare A.json B.json with it.")
     request = _request(options)
     check_request(request)
-    steps = Steps(1)
+    # Not verified yet: only how much there is to do is read of it.
+    steps = Steps(count_steps(open_bundle(options.bundle, verify=False), request))
     with steps.step("Check the bundle"):
         bundle = open_to_view(options)
-    steps.total = count_steps(bundle, request)
     steps.warn(bundle.rejected())
     result = bench_bundle(bundle, request, steps)
     print_result(result, table_console())

@@ -96,6 +96,12 @@ class Limits:
 
     runs: int  # rounds at most
     seconds: float  # no round begins later; the warm-up of all candidates together has half as much
+    gpu: bool = False  # whether a GPU does the work, whose clocks would fall in a pause
+
+    @property
+    def pause(self) -> float:
+        """Seconds before each run."""
+        return 0.0 if self.gpu else PAUSE
 
 
 @dataclass(frozen=True)
@@ -127,14 +133,13 @@ class Measured:
 
 
 def measure(
-    candidates: Mapping[str, Candidate], limits: Limits, *, pause: float = PAUSE, told: Told = lambda _w, _s: None
+    candidates: Mapping[str, Candidate], limits: Limits, told: Told = lambda _what, _share: None
 ) -> dict[str, Measured]:
     """Warm each candidate until it has settled, then measure all in turns.
 
     Args:
         candidates: by name.
         limits: of time.
-        pause: seconds before each run; 0 on a GPU, whose clocks would fall.
         told: of what is being done, and the share that is done.
     """
     settled, count = {}, len(candidates)
@@ -144,7 +149,7 @@ def measure(
     taken = in_turns(
         candidates,
         limits.runs,
-        pause=pause,
+        pause=limits.pause,
         seconds=limits.seconds,
         told=lambda share: told("measure in turns", 0.5 + share / 2),
     )

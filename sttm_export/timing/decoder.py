@@ -16,16 +16,14 @@ import numpy as np
 
 from sttm_export.bundle.opened import Bundle
 from sttm_export.contracts.decoding import EMBEDDINGS, HEAD, TOKENIZER
-from sttm_export.contracts.merge import Thresholds
 from sttm_export.errors import UserError
 from sttm_export.language.embeddings import read_embeddings
-from sttm_export.language.model import Graphs, LanguageModel
+from sttm_export.language.model import Graphs, LanguageModel, Merge
 from sttm_export.language.positions import Policy
 from sttm_export.language.prompt import question_ids, video_ids
 from sttm_export.language.room import longest_answer, room_behind
 from sttm_export.language.tokenizer import read_tokenizer
 from sttm_export.runtime.merged import MergedTokens
-from sttm_export.runtime.pipeline import merger_inputs
 from sttm_export.runtime.resident import Floats
 from sttm_export.runtime.session import Arrays, StatefulSession
 from sttm_export.timing.clock import WHOLE, Candidate, Limits, Parts, Told, measure, milliseconds
@@ -96,7 +94,7 @@ class Decoder:
         self._below, self._head = self._timed(below, BELOW), self._timed([held.hold(HEAD)], HEADING)[0]
         self._above = {MERGED: self._timed(above, ABOVE), ALL: self._timed(roomy, ABOVE)}
 
-    def model(self, way: str, merge: Callable[[Floats], MergedTokens]) -> LanguageModel:
+    def model(self, way: str, merge: Merge) -> LanguageModel:
         """Return the model that reads merged tokens, or all."""
         recipe, grid = self.bundle.manifest.recipe, self.bundle.model.grid
         graphs = Graphs(self._below, self._above[way], self._head, self._table, merge)
@@ -133,22 +131,19 @@ class Asked:
         merger: runs the token merger.
         feed: its inputs for the clip.
         inputs: the clip.
-        given: thresholds for other clips.
     """
 
-    def __init__(
-        self, decoder: Decoder, merger: StatefulSession, feed: Arrays, inputs: Inputs, given: Thresholds
-    ) -> None:
+    def __init__(self, decoder: Decoder, merger: StatefulSession, feed: Arrays, inputs: Inputs) -> None:
         bundle = decoder.bundle
         self.laps, self._inputs, self._prompt = decoder.laps, inputs, prompt_of(bundle, inputs)
-        self._merger, self._feed, self._given, self._merge = merger, feed, given, bundle.merge
+        self._merger, self._feed, self._merge = merger, feed, bundle.merge
         width = bundle.model.grid.width
         self._models = {
             MERGED: decoder.model(MERGED, self._merged),
             ALL: decoder.model(ALL, lambda hidden: unmerged(hidden, width)),
         }
         self._answer: Iterator[int] = iter(())
-        self._own = False  # whether what merges is what the layers below made
+        self._merging: Merge = self._merge_clip
 
     @property
     def work(self) -> dict[str, str]:
@@ -163,15 +158,11 @@ class Asked:
 
     def first(self, way: str) -> Parts:
         """Read the clip and the question, up to the first token."""
-        return self._noted(lambda: self._read(way, self._inputs.features))
+        return self._noted(lambda: self._read(way, self._inputs.features, self._merge_clip))
 
-    def see(self, way: str, look: Callable[[], Floats]) -> Parts:
-        """The same, of features that are made of frames."""
-
-        def run() -> None:
-            self._read(way, self.laps.add(FEATURES, look), own=True)
-
-        return self._noted(run)
+    def see(self, way: str, look: Callable[[], Floats], merge: Merge) -> Parts:
+        """The same, of features that are made of frames; `merge` merges what the layers below made of them."""
+        return self._noted(lambda: self._read(way, self.laps.add(FEATURES, look), merge))
 
     def further(self) -> Parts:
         """Ask again about the video that has been read."""
@@ -185,18 +176,17 @@ class Asked:
         taken = self._noted(lambda: [next(self._answer) for _ in range(tokens)])
         return {name: value / tokens for name, value in taken.items()}
 
-    def _read(self, way: str, features: Floats, *, own: bool = False) -> None:
-        self._own = own
+    def _read(self, way: str, features: Floats, merge: Merge) -> None:
+        self._merging = merge
         self._models[way].watch(self._prompt.before, features.astype(np.float32), self._prompt.behind)
         self._ask(way)
 
     def _merged(self, hidden: Floats) -> MergedTokens:
-        """Merge hidden states; without a video they are made up, and those of the fixtures merge in their place."""
-        feed, steps, given = self._feed, len(hidden), self._given
-        if self._own:
-            feed = merger_inputs(self._merger.graph, hidden, steps, given.spatial, given.temporal)
-        outputs = self.laps.add(MERGING, lambda: self._merger.run(feed))
-        return MergedTokens.from_outputs(outputs, steps, self._merge)
+        return self.laps.add(MERGING, lambda: self._merging(hidden))
+
+    def _merge_clip(self, _hidden: Floats) -> MergedTokens:
+        """Merge the clip's own hidden states: those that come without a video are made up."""
+        return MergedTokens.from_outputs(self._merger.run(self._feed), self._inputs.steps, self._merge)
 
     def _ask(self, way: str) -> None:
         self._answer = self._models[way].ask(
@@ -215,14 +205,14 @@ class Asked:
         return self._prompt.room > 1
 
 
-def measure_decoder(asked: Asked, limits: Limits, told: Told, pause: float) -> list[Figure]:
+def measure_decoder(asked: Asked, limits: Limits, told: Told) -> list[Figure]:
     """Time first token, further question, decoding and the first token with all tokens, in turns."""
     keys = {(FIRST, MERGED): lambda: asked.first(MERGED), (FURTHER, ""): asked.further}
     if asked.can_decode:
         keys[DECODE, ""] = asked.decode
     keys[FIRST, ALL] = lambda: asked.first(ALL)
     calls: dict[str, Candidate] = {f"{name} {way}".rstrip(): call for (name, way), call in keys.items()}
-    found = measure(calls, limits, pause=pause, told=told)
+    found = measure(calls, limits, told)
     rows = zip(keys, found.values(), strict=True)
     return [Figure.of(name, way, asked.work[name], measured) for (name, way), measured in rows]
 

@@ -87,8 +87,7 @@ def measure_engine(call: Call, engine: Path, limits: Limits, told: Told) -> tupl
             ways[GRAPH] = partial(captured.measure, None, 1)
         counts = _counts(session, ways)
         calls: dict[str, Candidate] = {way: partial(_parts, once) for way, once in ways.items()}
-        # No pause: a GPU that waits lets its clocks fall.
-        found = measure(calls, limits, pause=0.0, told=lambda what, share: told(f"{call.name}: {what}", share))
+        found = measure(calls, limits, lambda what, share: told(f"{call.name}: {what}", share))
     figures = [
         Figure.of(call.name, way, call.work, measured, clock="gpu", counts=counts.get(way))
         for way, measured in found.items()

@@ -13,6 +13,7 @@ from sttm_export.contracts.merge import Thresholds
 from sttm_export.contracts.model import counted
 from sttm_export.language.rows import Told as Shown
 from sttm_export.pipeline.layers_below import run_layers_below
+from sttm_export.runtime.merged import MergedTokens
 from sttm_export.runtime.resident import Floats, Vision
 from sttm_export.streams.window import Pixels, Window
 from sttm_export.timing.clock import WHOLE, Candidate, Limits, Measured, Parts, Told, measure, milliseconds
@@ -26,6 +27,7 @@ from sttm_export.timing.result import Computed, Figure, computed
 PIPELINE, LIVE = "pipeline", "live step"
 MOVING, STILL = "moving", "still"
 PUSH, EMIT = "push", "merge"
+KEPT = "A live step runs the layers below the merge layer for each window; they were kept loaded."
 
 
 def looking(bundle: Bundle, vision: Vision, inputs: Inputs) -> tuple[Window, Callable[[], None]]:
@@ -41,7 +43,7 @@ def looking(bundle: Bundle, vision: Vision, inputs: Inputs) -> tuple[Window, Cal
 
 
 def measure_pipeline(
-    bundle: Bundle, vision: Vision, inputs: Inputs, given: Thresholds, limits: Limits, told: Told, pause: float
+    bundle: Bundle, vision: Vision, inputs: Inputs, given: Thresholds, limits: Limits, told: Told
 ) -> list[Figure]:
     """Time frames to merged tokens, and frames to all features on the host, in turns."""
     window, look = looking(bundle, vision, inputs)
@@ -59,29 +61,40 @@ def measure_pipeline(
         ALL: lambda: {WHOLE: milliseconds(whole)},
     }
     work = f"{counted(len(inputs.frames), 'frame')} of {inputs.size} to tokens"
-    return _figures(PIPELINE, work, measure(calls, limits, pause=pause, told=told), calls)
+    return _figures(PIPELINE, work, measure(calls, limits, told), calls if limits.gpu else {})
 
 
 def measure_seeing(
-    bundle: Bundle, vision: Vision, asked: Asked, inputs: Inputs, limits: Limits, told: Told, pause: float
+    bundle: Bundle,
+    vision: Vision,
+    asked: Asked,
+    inputs: Inputs,
+    given: Thresholds,
+    limits: Limits,
+    told: Told,
 ) -> list[Figure]:
     """Time frames to the first token of an answer, with merged tokens and with all, in turns."""
     window, look = looking(bundle, vision, inputs)
+    inside = bundle.manifest.recipe.merge_layer > 0
 
     def features() -> Floats:
         look()
         return window.features()
 
+    def merge(hidden: Floats) -> MergedTokens:
+        # As `Pipeline` does: embeddings merge where they lie, hidden states come from the host.
+        return vision.merge_given(hidden, given) if inside else window.emit(given).merged
+
     calls: dict[str, Candidate] = {
-        MERGED: lambda: asked.see(MERGED, features),
-        ALL: lambda: asked.see(ALL, features),
+        MERGED: lambda: asked.see(MERGED, features, merge),
+        ALL: lambda: asked.see(ALL, features, merge),
     }
     work = f"{counted(len(inputs.frames), 'frame')} of {inputs.size} to the first token"
-    return _figures(PIPELINE, work, measure(calls, limits, pause=pause, told=told), calls)
+    return _figures(PIPELINE, work, measure(calls, limits, told), calls if limits.gpu else {})
 
 
 def measure_live(
-    bundle: Bundle, vision: Vision, inputs: Inputs, given: Thresholds, limits: Limits, told: Told, pause: float
+    bundle: Bundle, vision: Vision, inputs: Inputs, given: Thresholds, limits: Limits, told: Told
 ) -> list[Figure]:
     """Time one step of a live stream with a full window: a batch of new frames, and its tokens merged."""
     window = Window(vision, bundle.model.pixels)
@@ -113,19 +126,22 @@ def measure_live(
     def again() -> Parts:
         return step([still] * every)
 
-    push([next(moving) for _ in range(window.size)])
+    # Full of one frame, as it is encoded once: what merging takes does not depend on what merges.
+    push([still] * window.size)
     window.emit(given)
-    found = measure({MOVING: move, STILL: stand}, limits, pause=pause, told=told)
+    found = measure({MOVING: move, STILL: stand}, limits, told)
     news = f"{every} new frames" if every > 1 else "one new frame"
     work = f"{news} of {inputs.size} into a window of {window.size}"
+    if not limits.gpu:
+        return _figures(LIVE, work, found, {})
     stand()
     return _figures(LIVE, work, found, {STILL: again, MOVING: move})
 
 
 def _figures(name: str, work: str, found: Mapping[str, Measured], calls: Mapping[str, Candidate]) -> list[Figure]:
-    """Figures of what was measured, with what one more run of each asks of the GPU."""
+    """Figures of what was measured, with what one more run of each of the calls asks of the GPU."""
     counts = {way: counted_run(call) for way, call in calls.items()}
-    return [Figure.of(name, way, work, measured, counts=counts[way]) for way, measured in found.items()]
+    return [Figure.of(name, way, work, measured, counts=counts.get(way)) for way, measured in found.items()]
 
 
 def compute_live(figures: Sequence[Figure], every: int) -> Iterator[Computed]:

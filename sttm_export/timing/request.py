@@ -7,7 +7,6 @@ from pathlib import Path
 
 from sttm_export.errors import UserError
 from sttm_export.files.whole import check_suffix
-from sttm_export.timing.clock import Limits
 from sttm_export.workflows.viewing import Viewing, check_outputs, check_viewing
 
 MOST_RUNS, MOST_SECONDS, MOST_THREADS = 10_000, 86_400.0, 1024
@@ -23,11 +22,6 @@ class Request(Viewing):
     runs: int = 20  # rounds of a group of candidates at most
     seconds: float = 30.0  # that the rounds of a group may take
     threads: int = 0  # of ONNX Runtime, within an operator; 0 for its own choice
-
-    @property
-    def limits(self) -> Limits:
-        """How long a group is measured."""
-        return Limits(self.runs, self.seconds)
 
 
 def check_request(request: Request) -> None:

@@ -15,12 +15,13 @@ from sttm_export.pipeline.loader import Loader
 from sttm_export.runtime.merged import MergedTokens
 from sttm_export.runtime.session import Arrays
 from sttm_export.terminal import Steps
-from sttm_export.timing.clock import PAUSE
+from sttm_export.timing.clock import Limits
 from sttm_export.timing.decoder import LOWER_BOUND, Asked, Decoder, compute_decoder, measure_decoder
 from sttm_export.timing.engines import GRAPH, LAUNCHED, engine_calls, measure_engine
 from sttm_export.timing.held import Held
 from sttm_export.timing.inputs import Inputs, take_inputs
 from sttm_export.timing.live import (
+    KEPT,
     below_of,
     compute_live,
     measure_live,
@@ -56,7 +57,7 @@ class _Bench:
         self.loader = Held(bundle, backend, cuda_graph=request.cuda_graph, threads=request.threads)
         self.feeds: dict[str, Arrays] = graph_inputs(bundle, request, inputs)
         self.merged, self.runs_by = self._merge()
-        self.pause = 0.0 if self.loader.on_gpu else PAUSE
+        self.limits = Limits(request.runs, request.seconds, self.loader.on_gpu)
         if inputs.note:
             self.found.notes.append(inputs.note)
 
@@ -71,7 +72,7 @@ class _Bench:
             self._engines()
         else:
             with self.steps.step("Time encoder and merger") as advance, self.loader.holding():
-                found.figures += measure_vision(bundle, self.loader, self.feeds, self.inputs, request.limits, advance)
+                found.figures += measure_vision(bundle, self.loader, self.feeds, self.inputs, self.limits, advance)
         wanted = "" if self.backend.engines is None else GRAPH if request.cuda_graph else LAUNCHED
         by_key = {(figure.name, figure.way): figure for figure in found.figures}
         encoder, merger = by_key[ENCODER, wanted], by_key[MERGER, wanted]
@@ -87,39 +88,39 @@ class _Bench:
                 def told(what: str, share: float, place: int = place) -> None:
                     advance(what, (place + share) / len(calls))
 
-                figures, reason = measure_engine(call, engines[call.graph.name], self.request.limits, told)
+                figures, reason = measure_engine(call, engines[call.graph.name], self.limits, told)
                 self.found.figures += figures
                 self.found.notes += [reason] if reason else []
 
     def language(self) -> None:
         """The language model by itself, and from frames to the first token."""
-        bundle, request, found = self.bundle, self.request, self.found
+        bundle, found = self.bundle, self.found
         with self.loader.holding():
             with self.steps.step("Load the language model"):
                 decoder, merger = Decoder(bundle, self.loader), self.loader.hold(TOKEN_MERGER)
-                asked = Asked(decoder, merger, self.feeds[TOKEN_MERGER], self.inputs, self.given)
+                asked = Asked(decoder, merger, self.feeds[TOKEN_MERGER], self.inputs)
             with self.steps.step("Time the language model") as advance:
-                figures = measure_decoder(asked, request.limits, advance, self.pause)
+                figures = measure_decoder(asked, self.limits, advance)
                 found.figures += figures
                 found.computed += compute_decoder(bundle, figures)
                 found.notes.append(LOWER_BOUND)
-            with self.steps.step("Time frames to the first token") as advance, self.loader.vision() as vision:
-                found.figures += measure_seeing(bundle, vision, asked, self.inputs, request.limits, advance, self.pause)
+            below = below_of(bundle, self.loader)
+            with self.steps.step("Time frames to the first token") as advance, self.loader.vision(below) as vision:
+                found.figures += measure_seeing(bundle, vision, asked, self.inputs, self.given, self.limits, advance)
 
     def frames(self) -> None:
         """From frames on, for a clip and live."""
-        bundle, limits = self.bundle, self.request.limits
+        bundle, limits = self.bundle, self.limits
         below = below_of(bundle, self.loader)
         with self.loader.holding(), self.loader.vision(below) as vision:
             if bundle.manifest.decoding is None:
                 with self.steps.step("Time frames to tokens") as advance:
-                    self.found.figures += measure_pipeline(
-                        bundle, vision, self.inputs, self.given, limits, advance, self.pause
-                    )
+                    self.found.figures += measure_pipeline(bundle, vision, self.inputs, self.given, limits, advance)
             with self.steps.step("Time a live window") as advance:
-                figures = measure_live(bundle, vision, self.inputs, self.given, limits, advance, self.pause)
+                figures = measure_live(bundle, vision, self.inputs, self.given, limits, advance)
         every = min(bundle.graph(VISION_ENCODER).inputs[0].shape[0], bundle.merge.frames * bundle.model.frames_per_step)
         self.found.figures += figures
+        self.found.notes += [KEPT] if below else []
         self.found.computed += compute_live(figures, every)
 
 

@@ -13,7 +13,7 @@ from sttm_export.runtime.merged import MergedTokens
 from sttm_export.runtime.pipeline import merger_inputs
 from sttm_export.runtime.session import Arrays
 from sttm_export.system import size_text
-from sttm_export.timing.clock import PAUSE, Limits, Told, measure, timed
+from sttm_export.timing.clock import Limits, Told, measure, timed
 from sttm_export.timing.inputs import Inputs
 from sttm_export.timing.request import Request
 from sttm_export.timing.result import Computed, Figure, computed
@@ -53,11 +53,10 @@ def measure_vision(
 ) -> list[Figure]:
     """Time a call of the encoder and one of the merger, in turns."""
     titles, work = {ENCODER: VISION_ENCODER, MERGER: TOKEN_MERGER}, works(bundle, inputs)
-    pause = 0.0 if loader.on_gpu else PAUSE
     with loader.open(VISION_ENCODER) as encoder, loader.open(TOKEN_MERGER) as merger:
         sessions = {ENCODER: encoder, MERGER: merger}
         calls = {name: timed(partial(sessions[name].run, feeds[graph])) for name, graph in titles.items()}
-        found = measure(calls, limits, pause=pause, told=told)
+        found = measure(calls, limits, told)
     return [Figure.of(name, "", work[titles[name]], measured) for name, measured in found.items()]
 
 
