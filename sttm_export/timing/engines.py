@@ -26,7 +26,7 @@ from sttm_export.timing.clock import WHOLE, Candidate, Limits, Parts, Told, meas
 from sttm_export.timing.result import Counts, Figure
 
 LAUNCHED, ALONE, GRAPH = "launched", "without copies", "one CUDA graph"
-_COPIES = ("cuMemcpyHtoDAsync_v2", "cuMemcpyDtoHAsync_v2", "cuMemcpyDtoDAsync_v2")
+_COPIES = ("cuMemcpyHtoDAsync_v2", "cuMemcpyDtoHAsync_v2")
 
 
 @dataclass(frozen=True)
