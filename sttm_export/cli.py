@@ -30,6 +30,10 @@ VERBS = {
 }
 
 
+# What the extra `export` installs (pyproject.toml), by the names that are imported.
+EXPORT_PACKAGES = frozenset({"huggingface_hub", "onnx", "onnx_ir", "onnxscript", "torch", "transformers"})
+
+
 class _VerbParser(argparse.ArgumentParser):
     """Takes words without a dash before, between and behind options; argparse by itself wants them in one place."""
 
@@ -83,7 +87,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _execute(arguments: list[str]) -> None:
     options = build_parser().parse_args(_with_verb(arguments))
     check_surroundings()
-    options.execute(options)
+    try:
+        options.execute(options)
+    except ModuleNotFoundError as error:
+        package = (error.name or "").split(".")[0]
+        if package not in EXPORT_PACKAGES:
+            raise
+        raise UserError(
+            f"`sttm-export {options.verb}` needs the package {package}, which is not installed: run pip install "
+            "'sttm-export[export]'; running a bundle needs none of it."
+        ) from error
 
 
 def check_surroundings() -> None:

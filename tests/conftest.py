@@ -1,12 +1,13 @@
 """Fixtures shared by the tests: a tiny model and one bundle of it."""
 
 import os
+import shutil
 from dataclasses import replace
 
 import pytest
 from helpers_language import tiny_decoder, tiny_prompt
 from helpers_networks import tiny_model, write_tiny_model_toml
-from helpers_standins import pretend_gpu
+from helpers_standins import ORIN, build_on_orin, pretend_gpu
 
 # Before any test file imports ONNX Runtime, which is told here not to report to its vendor.
 import sttm_export  # noqa: F401
@@ -53,6 +54,16 @@ def language_bundle(tmp_path_factory, tiny_toml):
     command += ["--decoder", "--chunk", "16", "--text-tokens", "200", "--no-engines", "--output", str(output)]
     assert main(command) == 0
     return output
+
+
+@pytest.fixture(scope="session")
+def orin_bundle(tmp_path_factory, tiny_bundle):
+    """The tiny bundle with engines that were built on the pretended Orin. Do not change it: copy it."""
+    pytest.importorskip("tensorrt_rtx_bindings", reason="TensorRT-RTX is not installed")
+    path = tmp_path_factory.mktemp("engines") / "tiny"
+    shutil.copytree(tiny_bundle, path)
+    shutil.rmtree(path / "engines" / ORIN, ignore_errors=True)
+    return build_on_orin(path)
 
 
 @pytest.fixture

@@ -119,7 +119,7 @@ def test_include_adds_to_the_runs_it_names():
 def small(script):
     """The commands as they stand, but for what makes a tiny model quick and for the installation."""
     assert "--random-weights 0" in script
-    return script.replace("--random-weights 0", SMALL).replace("python -m pip install '.[rtx]'", "true")
+    return script.replace("--random-weights 0", SMALL).replace("python -m pip install '.[export,rtx]'", "true")
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ import sys
 import numpy as np
 import pytest
 from helpers_runtime import write_video
-from helpers_standins import ORIN, build_on_orin, standin_environment
+from helpers_standins import ORIN, standin_environment
 
 from sttm_export.bundle.store import ENGINES
 from sttm_export.cli import main
@@ -17,13 +17,9 @@ from sttm_export.cli import main
 pytest.importorskip("tensorrt_rtx_bindings", reason="TensorRT-RTX is not installed")
 
 
-@pytest.fixture(scope="module")
-def bundle(tiny_bundle, tmp_path_factory):
-    """The tiny bundle with engines that were built on the pretended Orin. Do not change it: copy it."""
-    path = tmp_path_factory.mktemp("engines") / "tiny"
-    shutil.copytree(tiny_bundle, path)
-    shutil.rmtree(path / ENGINES / ORIN, ignore_errors=True)
-    return build_on_orin(path)
+@pytest.fixture
+def bundle(orin_bundle):
+    return orin_bundle
 
 
 @pytest.fixture(scope="module")

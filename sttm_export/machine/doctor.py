@@ -54,7 +54,7 @@ def examine_targets(facts: MachineFacts, targets: Sequence[TargetSpec], has_onnx
 def _rules(has_onnx: bool) -> Ability:
     if has_onnx:
         return Ability("yes", "rules are data, no GPU is needed")
-    return Ability("no", "the Python package onnx is not installed", "pip install onnx")
+    return Ability("no", "the Python package onnx is not installed", "pip install 'sttm-export[export]'")
 
 
 def _examine(facts: MachineFacts, target: TargetSpec, rules: Ability) -> TargetVerdict:

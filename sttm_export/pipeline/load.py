@@ -33,7 +33,8 @@ def load(
     Args:
         bundle: directory that sttm-export wrote.
         backend: `engine` for the bundle's TensorRT engines; `cpu`, `cuda`, `tensorrt` or the full name of a provider of
-            ONNX Runtime; `auto` for engines that run here, else CUDA, else the CPU (`Pipeline.backend` says which, `Pipeline.reason` why).
+            ONNX Runtime; `auto` for engines that run here, else CUDA, else the CPU (`Pipeline.backend` says which it
+            is, `Pipeline.reason` why).
         target: whose engines; None takes the first that run here.
         cuda_graph: launch each engine as one CUDA graph.
         threads: of ONNX Runtime within an operator; 0 leaves the choice to it.

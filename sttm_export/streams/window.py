@@ -157,8 +157,11 @@ class Window:
         vision = self._vision
         if self._end + vision.batch <= vision.slots and self._start + 1 + vision.most <= vision.slots:
             return
-        self._flush()
+        if self._still or (self._waiting and self._waiting[0][0] < self._start):
+            # Made now, of slots that do not move along.
+            self._flush()
         vision.move(self._start, self._end - self._start)
+        self._waiting = [(slot - self._start, step) for slot, step in self._waiting]
         self._start, self._end = 0, self._end - self._start
 
     def _is_still(self, step: Pixels) -> bool:
