@@ -1,4 +1,4 @@
-"""`sttm-export bench BUNDLE`, and `sttm-export bench --compare A.json B.json`."""
+"""`sttm-export bench BUNDLE`, and `sttm-export bench --compare FILE.json FILE.json`."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", type=path_value, metavar="FILE.json", help="default: bench.json")
     parser.add_argument("--plot", type=path_value, metavar="FILE.svg", help="default: the output with .svg")
     add_viewing(parser)
-    help_compare = "compare two results instead of measuring"
-    parser.add_argument("--compare", type=path_value, nargs=2, metavar=("A.json", "B.json"), help=help_compare)
-    help_fail = "end with 1 where B is slower by more, beyond noise (with --compare)"
+    help_compare = "compare two results, the second with the first, instead of measuring"
+    parser.add_argument("--compare", type=path_value, nargs=2, metavar="FILE.json", help=help_compare)
+    help_fail = "end with 1 where the second is slower by more, beyond noise (with --compare)"
     parser.add_argument("--fail-above", type=float, metavar="PERCENT", help=help_fail)
 
 
@@ -51,7 +51,7 @@ def _measure(options: argparse.Namespace) -> None:
     if options.bundle is None:
         raise UserError("There is nothing to measure; give a bundle, or --compare with two results.")
     if options.fail_above is not None:
-        raise UserError("--fail-above is about two results; give --compare A.json B.json with it.")
+        raise UserError("--fail-above is about two results; give --compare with them.")
     request = _request(options)
     check_request(request)
     # Not verified yet: only how much there is to do is read of it.
