@@ -67,9 +67,8 @@ def test_rounds_come_behind_the_warm_up_of_all():
     def candidate(name):
         return lambda: order.append(name) or {WHOLE: 1.0}
 
-    found = measure(
-        {name: candidate(name) for name in "ab"}, Limits(4, 60.0), pause=0.0, told=lambda *row: told.append(row)
-    )
+    calls = {name: candidate(name) for name in "ab"}
+    found = measure(calls, Limits(4, 60.0, gpu=True), lambda *row: told.append(row))
     warm, rounds = "".join(order[:-8]), "".join(order[-8:])
     assert rounds == "abababab"
     assert warm == "a" * warm.count("a") + "b" * warm.count("b")
