@@ -96,3 +96,30 @@ def test_a_count_that_is_not_possible(tiny_bundle):
         for first, count in ((0, 0), (0, 5), (vision.slots - 1, 1)):
             with pytest.raises(UserError, match="Cannot merge"):
                 vision.merge(first, count, bundle.manifest.thresholds)
+
+
+def test_whether_the_place_in_a_batch_matters_is_found_out(tiny_bundle):
+    with seeing(tiny_bundle) as (bundle, vision):
+        window = Window(vision, bundle.model.pixels)
+        frames, thresholds = pictures(5), bundle.manifest.thresholds
+        assert vision.warm_up(thresholds)
+        for index, frame in enumerate(frames):
+            window.push(frame, float(index))
+        expected = window.emit(thresholds).merged
+        real = vision._encoder.run_placed
+
+        def otherwise(inputs, places):
+            """Real kernels may add up in another order in the second place; here it sees another picture."""
+            (pixels,) = inputs.values()
+            changed = pixels.copy()
+            changed[1] *= np.float16(1.01)
+            return real({"pixel_values": changed}, places)
+
+        vision._encoder.run_placed = otherwise
+        assert not vision.warm_up(thresholds)
+        vision._encoder.run_placed = real
+        # What it leaves on the tape is no frame's.
+        window.clear()
+        for index, frame in enumerate(frames):
+            window.push(frame, float(index))
+        assert np.array_equal(window.emit(thresholds).merged.tokens, expected.tokens)

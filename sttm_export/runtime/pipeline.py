@@ -47,7 +47,7 @@ def encode_frames(
         raise UserError(f"The vision encoder takes {each} frames a step, got {n}; repeat the last one.")
     result = np.empty((n // each, *features.shape[1:]), features.dtype)
     for start in range(0, n, batch):
-        part = pad_batch(pixel_values[start : start + batch], batch).astype(pixels.dtype)
+        part = _pad_batch(pixel_values[start : start + batch], batch).astype(pixels.dtype)
         done = min(start + batch, n)
         made = session.run({pixels.name: part})[features.name]
         result[start // each : done // each] = made[: (done - start) // each]
@@ -118,7 +118,6 @@ def _check_frames(given: int, num_frames: int, bound: int) -> None:
         raise UserError(f"Cannot merge {num_frames} of {given} frames; give a number from 1 to {given}.")
 
 
-def pad_batch(frames: NDArray[np.floating], batch: int) -> NDArray[np.floating]:
-    """Repeat the last frame until there are as many as the graph takes."""
+def _pad_batch(frames: NDArray[np.floating], batch: int) -> NDArray[np.floating]:
     missing = batch - len(frames)
     return np.concatenate([frames, np.repeat(frames[-1:], missing, axis=0)]) if missing else frames

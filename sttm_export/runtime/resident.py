@@ -16,8 +16,8 @@ from sttm_export.contracts.merge import MergeSpec, Thresholds
 from sttm_export.errors import UserError
 from sttm_export.runtime.memory import ALIGNED, Memory
 from sttm_export.runtime.merged import MergedTokens
-from sttm_export.runtime.pipeline import merge_features, merger_scalars, pad_batch
-from sttm_export.runtime.session import PlacedSession
+from sttm_export.runtime.pipeline import merge_features, merger_scalars
+from sttm_export.runtime.session import Array, PlacedSession
 
 FEATURES = "features"
 """Output of the encoder and input of the merger that lie on the tape."""
@@ -76,6 +76,25 @@ class Vision:
         """T, steps that the merger takes at most."""
         return self._merge.frames
 
+    def warm_up(self, thresholds: Thresholds) -> bool:
+        """Run both graphs once before the first frame counts, as what runs them may compile kernels or capture them.
+
+        Returns:
+            Whether the encoder gave one step the same features, bit by bit, in every place of a batch. Where it did
+            not, a window may differ in last bits from a clip of the same frames, which are batched otherwise.
+
+        Raises:
+            UserError: a graph cannot be run.
+        """
+        pixels = self._encoder.graph.inputs[0]
+        noise = np.random.default_rng(0).standard_normal((self.frames_per_step, *pixels.shape[1:]), np.float32)
+        # Beside itself, as a batch that is not full repeats its last step.
+        self._encoder.run_placed({pixels.name: self._batched(noise)}, {FEATURES: self._batch_place})
+        made = self._memory.read(self._batch_place, (self.batch, *self._shape), self._dtype)
+        self._memory.zero(self._at(0), self._step * self.most)
+        self.merge(0, 1, thresholds)
+        return bool((made == made[:1]).all())
+
     def encode(self, values: NDArray[np.floating], slots: Sequence[int]) -> None:
         """Run the encoder on at most a batch of steps; it may leave anything in the slots behind the last of them.
 
@@ -83,12 +102,10 @@ class Vision:
             values: [k · frames_per_step, 3, H, W] pixel values, k <= `batch`.
             slots: k slots of the tape, ascending.
         """
-        pixels = self._encoder.graph.inputs[0]
-        part = pad_batch(values, pixels.shape[0]).astype(pixels.dtype)
-        first = slots[0]
+        part, name, first = self._batched(values), self._encoder.graph.inputs[0].name, slots[0]
         direct = list(slots) == list(range(first, first + len(slots))) and not self._fixed
         place = self._at(first) if direct and first + self.batch <= self.slots else self._batch_place
-        self._encoder.run_placed({pixels.name: part}, {FEATURES: place})
+        self._encoder.run_placed({name: part}, {FEATURES: place})
         if place == self._batch_place:
             for number, slot in enumerate(slots):
                 self._memory.copy(self._at(slot), place + number * self._step, self._step)
@@ -135,6 +152,13 @@ class Vision:
         scalars = merger_scalars(count, thresholds.spatial, thresholds.temporal)
         outputs = self._merger.run_placed(scalars, {FEATURES: place})
         return MergedTokens.from_outputs(outputs, count, self._merge)
+
+    def _batched(self, values: NDArray[np.floating]) -> Array:
+        """Fill a batch up with its last step, in the encoder's dtype."""
+        pixels = self._encoder.graph.inputs[0]
+        missing = pixels.shape[0] - len(values)
+        filling = np.tile(values[-self.frames_per_step :], (missing // self.frames_per_step, 1, 1, 1))
+        return np.concatenate([values, filling]).astype(pixels.dtype)
 
     def _at(self, slot: int) -> int:
         return self._tape + slot * self._step
