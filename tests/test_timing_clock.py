@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 
-from sttm_export.timing.clock import WHOLE, Limits, Spread, in_turns, measure, summed, timed, warm_up
+from sttm_export.timing.clock import WHOLE, Limits, Spread, in_turns, measure, runs_in_a_row, summed, timed, warm_up
 
 
 def taking(*milliseconds):
@@ -36,7 +36,7 @@ def test_no_round_begins_when_time_is_over_but_the_first():
     ],
 )
 def test_a_candidate_is_warm_when_two_windows_agree(times, settled):
-    assert warm_up(taking(*times), 10_000.0) is settled
+    assert warm_up(taking(*times), 10_000.0)[0] is settled
 
 
 def test_what_is_too_slow_to_settle_is_run_once_and_said():
@@ -46,7 +46,7 @@ def test_what_is_too_slow_to_settle_is_run_once_and_said():
         calls.append(1)
         return {WHOLE: 9_000.0}
 
-    assert warm_up(slow, 10_000.0) is False
+    assert warm_up(slow, 10_000.0) == (False, 9_000.0)
     assert len(calls) == 1
 
 
@@ -75,6 +75,21 @@ def test_rounds_come_behind_the_warm_up_of_all():
     assert {name: measured.whole.runs for name, measured in found.items()} == {"a": 4, "b": 4}
     assert told[0] == ("warm up a", 0.0)
     assert told[-1] == ("measure in turns", 1.0)
+
+
+@pytest.mark.parametrize(
+    ("taking", "slowest", "runs"),
+    [(100.0, 100.0, 1), (11.0, 100.0, 1), (4.0, 100.0, 2), (0.1, 100.0, 5), (0.0, 0.0, 1)],
+)
+def test_quick_candidates_run_several_times_beside_slow_ones(taking, slowest, runs):
+    assert runs_in_a_row(taking, slowest) == runs
+
+
+def test_in_a_row_is_within_a_round():
+    order = []
+    calls = {name: lambda name=name: order.append(name) for name in "ab"}
+    in_turns(calls, 2, pause=0.0, in_a_row={"b": 3})
+    assert "".join(order) == "abbbabbb"
 
 
 def test_a_function_is_timed_on_the_wall():

@@ -19,6 +19,8 @@ PAUSE = 0.1
 """Seconds before each timed call: threads of ONNX Runtime and PyTorch spin for a while after theirs, on its cores."""
 WINDOW = 3
 """Runs in each window of the warm-up."""
+MOST_IN_A_ROW, SMALL = 5, 0.1
+"""A quick candidate runs so often in a row in each round, as long as that takes so little beside the slowest one."""
 
 Parts = dict[str, float]
 """Milliseconds of one run under `WHOLE`, and of parts of it by their names."""
@@ -63,6 +65,7 @@ def in_turns(
     *,
     pause: float = PAUSE,
     seconds: float = math.inf,
+    in_a_row: Mapping[str, int] | None = None,
     told: Callable[[float], None] = lambda _share: None,
 ) -> dict[str, list[T]]:
     """Call several functions in turns (A B C A B C …).
@@ -72,6 +75,7 @@ def in_turns(
         runs: rounds at most.
         pause: seconds before each call.
         seconds: no round but the first begins later.
+        in_a_row: how often one is called in each round, where not once.
         told: of the share that is done.
 
     Returns:
@@ -81,8 +85,9 @@ def in_turns(
     started = time.monotonic()
     for number in range(1, runs + 1):
         for name, function in candidates.items():
-            time.sleep(pause)
-            taken[name].append(function())
+            for _ in range((in_a_row or {}).get(name, 1)):
+                time.sleep(pause)
+                taken[name].append(function())
         spent = time.monotonic() - started
         told(max(number / runs, min(spent / seconds, 1.0)))
         if spent >= seconds:
@@ -142,28 +147,39 @@ def measure(
         limits: of time.
         told: of what is being done, and the share that is done.
     """
-    settled, count = {}, len(candidates)
+    settled, typical, count = dict[str, bool](), dict[str, float](), len(candidates)
     for place, (name, candidate) in enumerate(candidates.items()):
         told(f"warm up {name}", 0.5 * place / count)
-        settled[name] = warm_up(candidate, limits.seconds * 1e3 / 2 / count)
+        settled[name], typical[name] = warm_up(candidate, limits.seconds * 1e3 / 2 / count)
+    slowest = max(typical.values())
     taken = in_turns(
         candidates,
         limits.runs,
         pause=limits.pause,
         seconds=limits.seconds,
+        in_a_row={name: runs_in_a_row(taking, slowest) for name, taking in typical.items()},
         told=lambda share: told("measure in turns", 0.5 + share / 2),
     )
     return {name: summed(runs, settled[name]) for name, runs in taken.items()}
 
 
-def warm_up(candidate: Candidate, limit: float) -> bool:
-    """Run until the medians of two windows agree, for about `limit` milliseconds; return whether they did."""
+def runs_in_a_row(taking: float, slowest: float) -> int:
+    """How often a candidate runs in each round, by the milliseconds that it takes and those of the slowest one."""
+    return min(MOST_IN_A_ROW, max(1, int(SMALL * slowest / max(taking, 1e-6))))
+
+
+def warm_up(candidate: Candidate, limit: float) -> tuple[bool, float]:
+    """Run until the medians of two windows agree, for about `limit` milliseconds.
+
+    Returns:
+        Whether they did, and what a run took at last.
+    """
     first = candidate()[WHOLE]
     # One that is as slow as this has no time for two windows; its first run allocated what it needs.
     if 2 * first > limit:
-        return False
+        return False, first
     found = settle(lambda runs: [candidate()[WHOLE] for _ in range(runs)], WINDOW, limit)
-    return bool(found["settled"])
+    return bool(found["settled"]), float(found["median_ms"])
 
 
 def summed(runs: Sequence[Parts], settled: bool) -> Measured:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from sttm_export.timing.compare import judge
+from sttm_export.timing.compare import FEWEST, judge
 from sttm_export.timing.decoder import ALL, FIRST, MERGED
 from sttm_export.timing.result import Computed, Figure, Result, Times
+from sttm_export.timing.vision import ENCODER, MERGER
 
 
 def time_text(milliseconds: float) -> str:
@@ -27,7 +28,10 @@ def verdict(result: Result) -> str:
     if merged is not None and whole is not None:
         return _first_token(merged, whole)
     found = {row.name: row for row in result.computed}
-    return _beside_encoder(found)
+    few = any(figure.times.runs < FEWEST for figure in result.figures if figure.name in {ENCODER, MERGER})
+    return _beside_encoder(
+        found, f" Fewer than {FEWEST} runs say little; give more --runs and --seconds." if few else ""
+    )
 
 
 def _first_token(merged: Figure, whole: Figure) -> str:
@@ -42,11 +46,12 @@ def _first_token(merged: Figure, whole: Figure) -> str:
     return f"Merging does not pay here: the first token comes after {share}, as far as the graphs of this bundle tell."
 
 
-def _beside_encoder(found: dict[str, Computed]) -> str:
+def _beside_encoder(found: dict[str, Computed], doubt: str) -> str:
     kept, share, limit = (found.get(name) for name in ("tokens kept", "merger, of encoding", "break-even"))
     if kept is None or share is None:
         return ""
     words = f"Merging keeps {kept.value:.3g} % of the tokens and adds {share.value:.3g} % to encoding"
     if limit is None:
-        return f"{words}; it saves nothing on this clip."
-    return f"{words}; it pays where a token of prefill takes more than {limit.value:.3g} {limit.unit.split()[0]}."
+        return f"{words}; it saves nothing on this clip.{doubt}"
+    limit_text = f"{limit.value:.3g} {limit.unit.split()[0]}"
+    return f"{words}; it pays where a token of prefill takes more than {limit_text}.{doubt}"
