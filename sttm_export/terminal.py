@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 
 from rich.console import Console
+from rich.live import Live
 from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Task, TextColumn, TimeElapsedColumn
 from rich.table import Column
 from rich.text import Text
@@ -16,6 +17,8 @@ Advance = Callable[[str, float | None], None]
 
 # No estimate before this many seconds and this share of a step.
 _TOO_SOON, _TOO_LITTLE = 3.0, 0.03
+# Seconds from one state that is shown to the next: on a terminal, and in a log.
+_RENEWED, _LOGGED = 0.1, 60.0
 
 
 class _Console(Console):
@@ -80,6 +83,44 @@ class Steps:
     def say(self, line: str) -> None:
         """Print one line under the step that was just done."""
         self.console.print(f"      {line}", markup=False, soft_wrap=True)
+
+
+class Ticker:
+    """One line that is renewed while something goes on without end; in a file, a line now and then.
+
+    Args:
+        console: where to.
+        clock: gives seconds.
+    """
+
+    def __init__(self, console: Console, clock: Callable[[], float] = time.monotonic) -> None:
+        self._console, self._clock = console, clock
+        self._live = Live(console=console, auto_refresh=False, transient=True) if console.is_terminal else None
+        self._shown: float | None = None
+
+    def __enter__(self) -> Ticker:
+        if self._live is not None:
+            self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._live is not None:
+            self._live.stop()
+
+    def show(self, line: str) -> None:
+        """Show the newest state in place of the one before, if enough time has passed."""
+        now = self._clock()
+        if self._shown is not None and now - self._shown < (_RENEWED if self._live else _LOGGED):
+            return
+        self._shown = now
+        if self._live is not None:
+            self._live.update(Text(line, no_wrap=True, overflow="ellipsis"), refresh=True)
+        else:
+            self.say(line)
+
+    def say(self, line: str) -> None:
+        """Print a line that stays; from any thread."""
+        self._console.print(line, markup=False, soft_wrap=True)
 
 
 def expected_end(elapsed: float, fraction: float | None) -> float | None:

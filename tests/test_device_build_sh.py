@@ -9,7 +9,7 @@ import pytest
 from helpers_children import TRAPS, plant
 
 from sttm_export.bundle.sums import write_sums
-from sttm_export.kit.pack import PACKAGE
+from sttm_export.kit.pack import PACKAGE, SCRIPTS
 
 BASH = shutil.which("bash")
 FAKE = '#!{bash}\ncase "$1" in\n--version) echo "Python {version}" ;;\n*) exit {code} ;;\nesac\n'
@@ -28,7 +28,9 @@ def kit(tmp_path):
     )
     for name in ("manifest.json", "device/targets.json"):
         (bundle / name).touch()
-    shutil.copyfile(PACKAGE / "kit" / "build.sh", bundle / "device" / "build.sh")
+    shutil.copyfile(package / "__main__.py", package / "run_main.py")
+    for name in SCRIPTS:
+        shutil.copyfile(PACKAGE / "kit" / name, bundle / "device" / name)
     sign(bundle)
     return bundle / "device"
 
@@ -55,16 +57,16 @@ def put_python(folder, name="python3", version="3.8.10", code=1):
     return path
 
 
-def build(kit, path, *options, cwd=None, **variables):
+def build(kit, path, *options, cwd=None, script="build.sh", **variables):
     environment = {key: value for key, value in os.environ.items() if key not in {"PYTHON", "PYTHONPATH"}}
     environment |= {"PATH": str(path), **variables}
-    command = [BASH, str(kit / "build.sh"), *options]
+    command = [BASH, str(kit / script), *options]
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=False, cwd=cwd)
 
 
-def refused(done):
+def refused(done, script="build.sh"):
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.startswith("build.sh: ")
+    assert done.stderr.startswith(f"{script}: ")
     assert done.stderr.count("\n") == 1
     return done.stderr
 
@@ -97,12 +99,39 @@ def test_python_can_be_chosen(kit, programs, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name", ["manifest.json", "SHA256SUMS", "device/targets.json", "device/sttm_export/kit/__main__.py"]
+    "name",
+    ["manifest.json", "SHA256SUMS", "device/targets.json", "device/common.sh", "device/sttm_export/kit/__main__.py"],
 )
-def test_half_a_bundle(kit, programs, name):
+@pytest.mark.parametrize("script", ["build.sh", "run.sh"])
+def test_half_a_bundle(kit, programs, name, script):
     (programs / "python3").symlink_to(sys.executable)
     (kit.parent / name).unlink()
-    assert "copy the bundle anew, all of it" in refused(build(kit, programs))
+    assert "copy the bundle anew, all of it" in refused(build(kit, programs, script=script), script)
+
+
+def test_run_stays_where_it_is_called_from_and_reads_the_pipe(kit, programs, tmp_path):
+    """Files among its options are named from there. Whatever looks for a Python takes nothing from the pipe."""
+    put_python(programs)
+    (programs / "python3.12").symlink_to(sys.executable)
+    (kit / "sttm_export" / "kit" / "run_main.py").write_text(
+        "import os, sys\nprint(sys.argv[1:], os.getcwd(), '' in sys.path, sys.stdin.read())\n"
+    )
+    sign(kit.parent)
+    environment = {**os.environ, "PATH": str(programs)}
+    environment.pop("PYTHON", None)
+    command = [BASH, str(kit / "run.sh"), "--frames", "-"]
+    done = subprocess.run(
+        command, input="pixels", env=environment, capture_output=True, text=True, check=False, cwd=tmp_path
+    )
+    assert (done.returncode, done.stdout) == (0, f"['--frames', '-'] {tmp_path} False pixels\n"), done.stderr
+
+
+def test_both_scripts_refuse_what_was_changed(ready, programs):
+    with (ready / "common.sh").open("a") as file:
+        file.write("# changed\n")
+    for script in ("build.sh", "run.sh"):
+        message = refused(build(ready, programs, script=script), script)
+        assert "device/common.sh was changed after the export" in message
 
 
 def test_the_kits_own_sources_run_whatever_lies_around(kit, programs, tmp_path):
@@ -184,8 +213,9 @@ def test_signed_or_not_only_the_package_is_imported(ready, programs, tmp_path):
         plant(folder, tmp_path / "ran")
     sign(ready.parent)
     for cwd in (ready, ready.parent):
-        done = build(ready, programs, cwd=cwd, PYTHONPATH=":", LD_LIBRARY_PATH=":")
-        assert done.returncode == 7 and f"{ready}/sttm_export/kit/__main__.py" in done.stdout, done.stderr
+        for script, main in (("build.sh", "__main__"), ("run.sh", "run_main")):
+            done = build(ready, programs, cwd=cwd, script=script, PYTHONPATH=":", LD_LIBRARY_PATH=":")
+            assert done.returncode == 7 and f"{ready}/sttm_export/kit/{main}.py" in done.stdout, done.stderr
     assert "argparse" in TRAPS
     assert not (tmp_path / "ran").exists()
 

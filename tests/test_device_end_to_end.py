@@ -3,18 +3,18 @@
 Every other third-party package is blocked, so what passes here needs NumPy and TensorRT alone.
 """
 
+import functools
 import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
-from importlib import metadata
 from pathlib import Path
 
 import pytest
 from helpers_children import wait_until
-from helpers_standins import standin_environment
+from helpers_kit import block_packages, kit_environment
 
 from sttm_export.bundle.opened import open_bundle
 from sttm_export.bundle.records import read_sidecar
@@ -22,19 +22,12 @@ from sttm_export.bundle.records import read_sidecar
 pytest.importorskip("tensorrt_rtx_bindings", reason="TensorRT-RTX is not installed")
 
 TARGET = "jetson-orin-jp62"
-# NumPy, and what the stand-ins are made of.
-REAL = {"numpy", "onnxruntime", "tensorrt_rtx_bindings", "tensorrt_rtx_libs", "flatbuffers", "packaging", "google"}
 
 
 @pytest.fixture(scope="module")
 def blocked(tmp_path_factory):
-    """A directory in which every installed package but `REAL` is one that refuses to be imported."""
-    folder = tmp_path_factory.mktemp("blocked")
-    for name in {*metadata.packages_distributions(), "sttm_export", "tomllib"} - REAL:
-        if name.isidentifier() and not name.startswith("_"):
-            (folder / f"{name}.py").write_text(f"raise ImportError('{name} is not on a device')\n")
-    assert {"torch.py", "onnx.py", "rich.py", "sttm_export.py"} <= {path.name for path in folder.iterdir()}
-    return folder
+    """A directory in which every installed package but what a device has refuses to be imported."""
+    return block_packages(tmp_path_factory.mktemp("blocked"))
 
 
 @pytest.fixture(scope="module")
@@ -46,13 +39,7 @@ def bundle(tiny_bundle, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def environment(blocked):
-    def make(**knobs):
-        made = standin_environment(machine="aarch64", **knobs)
-        made = {name: value for name, value in made.items() if value is not None}
-        made["PYTHONPATH"] = os.pathsep.join([made["PYTHONPATH"], str(blocked)])
-        return made | {"PYTHON": sys.executable, "OMP_NUM_THREADS": "1"}
-
-    return make
+    return functools.partial(kit_environment, blocked)
 
 
 def command(bundle, *options):

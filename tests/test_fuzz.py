@@ -17,6 +17,7 @@ BASE = {
     "export": ["--model", "tiny.toml", "--budget", "0.5", "--frames", "4", "--random-weights", "0"],
     "build": ["bundle", "--target", "rtx"],
     "run": ["bundle", "--video", "clip.mp4"],
+    "live": ["bundle", "--source", "clip.mp4", "--output", "windows"],
     "ask": ["bundle", "What?", "--video", "clip.mp4"],
     "validate": ["bundle"],
     "inspect": ["bundle"],
@@ -51,6 +52,7 @@ def test_options(place, monkeypatch):
         "workflows.export.run_export",
         "workflows.build.build_bundle",
         "workflows.run.run_bundle",
+        "workflows.live._window",
         "workflows.ask.ask_bundle",
     ):
         monkeypatch.setattr(f"sttm_export.{work}", accepted)

@@ -23,7 +23,8 @@ def test_marked_blocks_run(tmp_path, tiny_toml):
     """In order, in one directory, with a tiny model in place of the real one and a real clip under the name used."""
     shutil.copy(find_sample_clip("carphone"), tmp_path / "holiday.mp4")
     tested = blocks(TEXT, tested=True)
-    assert [language for language, _ in tested] == ["bash", "python", "bash", "bash", "python", "bash", "bash"]
+    expected = ["bash", "python", "bash", "bash", "python", "bash", "bash", "bash"]
+    assert [language for language, _ in tested] == expected
     for language, code in tested:
         small = code.replace("calibrate --model llava-video-7b", f"calibrate --model {tiny_toml} --frames 4")
         small = small.replace("--model llava-video-7b", f"--model {tiny_toml} --frames 4 --compute-capability sm86")

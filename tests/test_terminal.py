@@ -12,7 +12,7 @@ from sttm_export.engines import build as engines
 from sttm_export.engines.api import EngineError
 from sttm_export.engines.progress import part_of
 from sttm_export.graphs.export import export_graph
-from sttm_export.terminal import Steps, expected_end, in_words
+from sttm_export.terminal import Steps, Ticker, expected_end, in_words
 
 
 def test_a_pipe_gets_one_line_a_step():
@@ -170,3 +170,30 @@ def test_a_build_in_another_process_says_what_it_does(tmp_path):
     said = [words.split(": ")[1] for words in seen]
     assert said[:2] == ["starting TensorRT", "reading the graph"]
     assert "Building engine" in said
+
+
+def test_a_log_gets_a_state_once_a_minute_and_every_line_that_is_said():
+    console, now = Console(file=io.StringIO(), width=80), [0.0]
+    with Ticker(console, clock=lambda: now[0]) as ticker:
+        for second in range(150):
+            now[0] = float(second)
+            ticker.show(f"state {second}")
+        ticker.say("[b]a break[/b]")
+    assert console.file.getvalue().splitlines() == ["state 0", "state 60", "state 120", "[b]a break[/b]"]
+
+
+def test_a_terminal_has_one_line_that_is_renewed_and_cut():
+    console, now = Console(file=io.StringIO(), width=40, force_terminal=True, color_system=None), [0.0]
+    with Ticker(console, clock=lambda: now[0]) as ticker:
+        ticker.show("first")
+        ticker.show("too soon")
+        now[0] = 0.2
+        ticker.show("second " + "x" * 100)
+        ticker.say("a line that stays")
+        (line,) = console.render_lines(console._live_stack[-1].get_renderable(), pad=False)
+    written = console.file.getvalue()
+    assert "too soon" not in written
+    assert "a line that stays\n" in written
+    text = "".join(segment.text for segment in line)
+    assert text.startswith("second xxx")
+    assert len(text) <= 40

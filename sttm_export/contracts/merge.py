@@ -41,6 +41,19 @@ def check_thresholds(spatial: float | None, temporal: float | None) -> None:
         raise UserError(f"--{name}-threshold {value:g} is no cosine; give a number from -1 to 1{most}.")
 
 
+def check_solved(merge: MergeSpec, temporal: float | None) -> None:
+    """Refuse a threshold that the bundle solves itself; None is none.
+
+    Raises:
+        UserError: says why it would do nothing.
+    """
+    if merge.policy == "budget" and temporal is not None:
+        raise UserError(
+            "--temporal-threshold does nothing here: the bundle has policy budget, which solves it for every clip; "
+            "leave it out, or export with --policy threshold."
+        )
+
+
 @dataclass(frozen=True)
 class MergeSpec:
     """The token merger's static shape and constants."""

@@ -24,8 +24,9 @@ def written_whole(*paths: str | Path) -> Iterator[tuple[BinaryIO, ...]]:
         UserError: a path cannot be written.
     """
     places = [Path(path) for path in paths]
-    with contextlib.ExitStack() as stack:
-        try:
+    try:
+        # Inside: a file with something left in its buffer fails once more where it is closed.
+        with contextlib.ExitStack() as stack:
             finals = [_final(place) for place in places]
             partials = [partial_path(final) for final in finals]
             for final, partial in zip(finals, partials, strict=True):
@@ -38,12 +39,12 @@ def written_whole(*paths: str | Path) -> Iterator[tuple[BinaryIO, ...]]:
             for partial, final in zip(partials, finals, strict=True):
                 _keep_mode(partial, final)
                 partial.replace(final)
-        except OSError as error:
-            names = " and ".join(map(str, places))
-            raise UserError(
-                f"Cannot write {names}: {error.strerror or error}; choose a directory that exists, is writable and has "
-                "room; what was there before is as it was."
-            ) from error
+    except OSError as error:
+        names = " and ".join(map(str, places))
+        raise UserError(
+            f"Cannot write {names}: {error.strerror or error}; choose a directory that exists, is writable and has "
+            "room; what was there before is as it was."
+        ) from error
 
 
 def write_text_whole(path: str | Path, text: str) -> None:

@@ -7,11 +7,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from sttm_export.bundle.manifest import MANIFEST
 from sttm_export.bundle.opened import open_bundle, verify_manifest
 from sttm_export.engines.api import BuildOptions
 from sttm_export.engines.build import check_options
 from sttm_export.errors import UserError
+from sttm_export.kit.checks import own_bundle
 from sttm_export.kit.flow import Request, run_kit
 from sttm_export.kit.report import READABLE
 from sttm_export.program import run_program
@@ -53,7 +53,7 @@ def main(argv: Sequence[str] | None = None, bundle: Path | None = None) -> int:
     """
     return run_program(
         "build.sh",
-        lambda: _run(build_parser().parse_args(argv), bundle or _own_bundle()),
+        lambda: _run(build_parser().parse_args(argv), bundle or own_bundle(__file__, "build.sh")),
         no_memory="close other programs",
         no_disk="free some space",
     )
@@ -81,14 +81,6 @@ def _run(options: argparse.Namespace, directory: Path) -> None:
 
 def _say(line: str) -> None:
     print(line, flush=True)
-
-
-def _own_bundle() -> Path:
-    # <bundle>/device/sttm_export/kit/__main__.py
-    bundle = Path(__file__).resolve().parents[3]
-    if not (bundle / MANIFEST).is_file():
-        raise UserError("This is not the kit of a bundle; run bash device/build.sh in the directory of a bundle.")
-    return bundle
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from sttm_export.bundle.manifest import MANIFEST
 from sttm_export.bundle.opened import Bundle
 from sttm_export.bundle.records import sha256_of
 from sttm_export.bundle.sums import read_sums
@@ -18,6 +19,22 @@ from sttm_export.machine.needs import Needs, derive_needs
 from sttm_export.machine.requirements import Check, check_machine, failed
 
 KIT, TARGETS = "device", "targets.json"
+
+
+def own_bundle(program: str, script: str) -> Path:
+    """Return the bundle that a program of its kit lies in.
+
+    Args:
+        program: its file, `<bundle>/device/sttm_export/kit/….py`.
+        script: that starts it.
+
+    Raises:
+        UserError: it lies in none.
+    """
+    bundle = Path(program).resolve().parents[3]
+    if not (bundle / MANIFEST).is_file():
+        raise UserError(f"This is not the kit of a bundle; run bash device/{script} in the directory of a bundle.")
+    return bundle
 
 
 def read_targets(path: Path) -> list[TargetSpec]:

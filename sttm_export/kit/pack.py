@@ -22,8 +22,9 @@ from sttm_export.system import size_text
 
 PACKAGE = Path(__file__).resolve().parents[1]
 # Programs: modules that are run, not imported; what builds an engine is found by the import of its name.
-ROOTS = ("kit/__main__.py", "kit/check_job.py")
-SCRIPT, README, LICENSE = "build.sh", "README.md", "LICENSE"
+ROOTS = ("kit/__main__.py", "kit/check_job.py", "kit/run_main.py")
+SCRIPTS = ("build.sh", "run.sh", "common.sh")
+README, LICENSE = "README.md", "LICENSE"
 
 
 def pack_kit(bundle: Path, title: str, graphs: Sequence[Path], targets: Sequence[TargetSpec]) -> Path:
@@ -41,7 +42,8 @@ def pack_kit(bundle: Path, title: str, graphs: Sequence[Path], targets: Sequence
         copy.parent.mkdir(parents=True, exist_ok=True)
         # Content only: times and rights of the sources are this machine's.
         shutil.copyfile(PACKAGE / name, copy)
-    shutil.copyfile(Path(__file__).with_name(SCRIPT), kit / SCRIPT)
+    for script in SCRIPTS:
+        shutil.copyfile(Path(__file__).with_name(script), kit / script)
     shutil.copyfile(data_directory(LICENSE), kit / LICENSE)
     packed = [target for target in targets if target.built != "anywhere"]
     rows = [target.to_json() for target in packed]
@@ -121,6 +123,13 @@ def _readme(title: str, sizes: Mapping[str, int], needs: Needs, targets: Sequenc
         f"{size_text(needs.memory)} of free memory ({needs.memory_reason}) and {size_text(needs.disk)} of disk. "
         "Nothing is installed, nothing is fetched."
     )
+    runs = _filled(
+        "It reads raw frames, pixels and nothing else, from a pipe or a file, and writes the merged tokens of window "
+        "after window: into a directory, one file each; with `--output -` as a stream that NumPy reads; or the last "
+        "window into one file. The pixels are resized as the model was trained, with Pillow where it is installed and "
+        "by the same arithmetic in NumPy where it is not. Recipes for cameras and network streams are in "
+        "`docs/camera.md` of sttm-export."
+    )
     return f"""# Engines on the device: {title}
 
 ```bash
@@ -137,8 +146,22 @@ bash device/build.sh --help     # all options
 |---|---|
 {rows}
 
-Exit codes: 0 passed; 1 a build failed or an engine departs from the reference; 2 machine, bundle or options are not as
-they must be, and nothing was written; 130 interrupted.
+## Tokens of a camera or a video
+
+Once the engines are built:
+
+```bash
+ffmpeg -v error -i clip.mp4 -f rawvideo -pix_fmt rgb24 - |
+    bash device/run.sh --frames - --size 1280x720 --rate 30 --output windows
+bash device/run.sh --help       # all options
+```
+
+{runs}
+
+## Exit codes
+
+0 passed, or the frames ended and every window is written; 1 a build failed or an engine departs from the reference; 2
+machine, bundle, options or frames are not as they must be; 130 interrupted; 141 nobody reads the output any more.
 
 The sources in `sttm_export/` are those of sttm-export {__version__} (Apache-2.0, see `LICENSE`), as they are there.
 """

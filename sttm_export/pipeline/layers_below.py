@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from typing import cast
 
 import numpy as np
@@ -11,7 +13,10 @@ from sttm_export.language.before import rows_before
 from sttm_export.language.positions import Policy, Prompt, prompt_positions
 from sttm_export.language.rows import Told, rows_through, shares
 from sttm_export.pipeline.loader import Loader
-from sttm_export.runtime.resident import Floats
+from sttm_export.runtime.resident import Floats, Vision
+from sttm_export.runtime.session import StatefulSession
+
+Open = Callable[[str], StatefulSession]
 
 
 def run_layers_below(loader: Loader, features: Floats, told: Told) -> Floats:
@@ -27,6 +32,42 @@ def run_layers_below(loader: Loader, features: Floats, told: Told) -> Floats:
     Returns:
         The video's hidden states, [T', N, C] float32.
     """
+    with ExitStack() as stack:
+
+        def alone(name: str) -> StatefulSession:
+            stack.close()
+            return stack.enter_context(loader.open(name))
+
+        return _through(loader, alone, features, told)
+
+
+@contextmanager
+def whole_vision(loader: Loader) -> Iterator[Vision]:
+    """Load all that makes merged tokens of frames, and free it at the end of the block.
+
+    The layers below the merge layer are part of it where there are any; the first window loads them, and they stay.
+
+    Raises:
+        UserError: a graph cannot be loaded, or there is no memory for it.
+    """
+    with ExitStack() as stack:
+        sessions: dict[str, StatefulSession] = {}
+
+        def kept(name: str) -> StatefulSession:
+            if name not in sessions:
+                sessions[name] = stack.enter_context(loader.open(name))
+            # Nothing of an earlier window is left behind the rows of this one.
+            sessions[name].reset()
+            return sessions[name]
+
+        def below(features: Floats) -> Floats:
+            return _through(loader, kept, features, lambda _name, _share: None)
+
+        inside = loader.bundle.manifest.recipe.merge_layer > 0
+        yield stack.enter_context(loader.vision(below if inside else None))
+
+
+def _through(loader: Loader, open_group: Open, features: Floats, told: Told) -> Floats:
     bundle, recipe = loader.bundle, loader.bundle.manifest.recipe
     loader.verify(EMBEDDINGS, TOKENIZER)
     before, grid = rows_before(bundle.path, recipe), bundle.model.grid
@@ -36,6 +77,5 @@ def run_layers_below(loader: Loader, features: Floats, told: Told) -> Floats:
     names = [recipe.group_graph(span).name for span in recipe.below]
     for place, name in enumerate(names):
         tell = shares(told, name, place, len(names))
-        with loader.open(name) as session:
-            hidden = rows_through(session, recipe.decoder, hidden, positions, 0, tell)
+        hidden = rows_through(open_group(name), recipe.decoder, hidden, positions, 0, tell)
     return hidden[len(before) :].reshape(features.shape)

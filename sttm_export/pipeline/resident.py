@@ -16,7 +16,7 @@ from sttm_export.bundle.opened import Bundle
 from sttm_export.contracts.merge import Thresholds
 from sttm_export.contracts.model import MAX_FPS
 from sttm_export.errors import UserError
-from sttm_export.pipeline.layers_below import run_layers_below
+from sttm_export.pipeline.layers_below import whole_vision
 from sttm_export.pipeline.loader import Loader
 from sttm_export.pipeline.speaking import Asking, Speaker
 from sttm_export.runtime.merged import MergedTokens
@@ -61,9 +61,8 @@ class Pipeline:
         # What was put into the window, counted; up to which count the language model has read it; and questions.
         self._version, self._read, self._asked = 0, -1, 0
         self._duration: float | None = None  # seconds that the video in the window lasts; None for pushed frames
-        below = self._below if loader.bundle.manifest.recipe.merge_layer else None
         try:
-            self._vision = self._stack.enter_context(loader.vision(below))
+            self._vision = self._stack.enter_context(whole_vision(loader))
             pixels = loader.bundle.model.pixels
             self._window = Window(self._vision, pixels, size=window, still_tolerance=still_tolerance)
         except BaseException:
@@ -236,9 +235,6 @@ class Pipeline:
         if self._vision is None:
             raise UserError("This pipeline is closed; load the bundle again.")
         return self._vision
-
-    def _below(self, features: Floats) -> Floats:
-        return run_layers_below(self._loader, features, lambda _name, _share: None)
 
     def _sample(self, path: str | Path, fps: float | None) -> Video:
         sampling = self.bundle.model.sampling

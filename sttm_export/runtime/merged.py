@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, BinaryIO, cast
+from typing import BinaryIO, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sttm_export.contracts.merge import MergeSpec
 from sttm_export.errors import UserError
-from sttm_export.runtime.session import Array
+from sttm_export.runtime.session import Array, Arrays
 
 NOT_CONVERGED = (
     "Merging across frames did not end within the rounds of the graph, so some tokens that the published method merges "
@@ -72,14 +73,9 @@ class MergedTokens:
         return np.bincount(self.token_box[:, 0], minlength=self.num_frames)
 
 
-def write_npz(file: BinaryIO, merged: MergedTokens, **extra: Array) -> None:
-    """Write the tokens and their metadata; `extra` arrays (timestamps, frame indices) go beside them.
-
-    Raises:
-        UserError: an extra array has the name of one of the result's.
-        OSError: the disk is full.
-    """
-    arrays: dict[str, Any] = {
+def merged_arrays(merged: MergedTokens) -> Arrays:
+    """The tokens and their metadata by the names under which they are written."""
+    return {
         "tokens": merged.tokens,
         "token_box": merged.token_box,
         "token_patches": merged.token_patches,
@@ -89,7 +85,21 @@ def write_npz(file: BinaryIO, merged: MergedTokens, **extra: Array) -> None:
         "threshold_margins": merged.margins,
         "max_tokens": np.array(merged.max_tokens, np.int32),
     }
+
+
+def write_npz(file: BinaryIO, merged: MergedTokens, **extra: Array) -> None:
+    """Write the tokens and their metadata; `extra` arrays (timestamps, frame indices) go beside them.
+
+    Raises:
+        UserError: an extra array has the name of one of the result's.
+        OSError: the disk is full.
+    """
+    arrays = merged_arrays(merged)
     clash = sorted(arrays.keys() & extra.keys())
     if clash:
         raise UserError(f"Extra arrays may not be called {', '.join(clash)}: the result has those; choose other names.")
-    np.savez(file, **arrays, **cast("dict[str, Any]", extra))
+    # As `np.savez` does, which in older versions leaves the archive open where the disk is full, to fail again later.
+    with zipfile.ZipFile(file, "w") as archive:
+        for name, array in {**arrays, **extra}.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                np.lib.format.write_array(member, np.asanyarray(array), allow_pickle=False)

@@ -71,7 +71,7 @@ def open_video(path: str | Path) -> Iterator[tuple[Any, Any]]:
     file = Path(path)
     _check_file(file)
     # `file:` keeps FFmpeg from reading `12:30.mp4` as a protocol, and the white lists from following what a file names.
-    options = {"protocol_whitelist": "file", "format_whitelist": _formats()}
+    options = {"protocol_whitelist": "file", "format_whitelist": readable_formats()}
     try:
         container = av.open(f"file:{file.absolute()}", options=options)
     except (av.error.FFmpegError, UnicodeError) as error:
@@ -106,7 +106,7 @@ def _check_file(file: Path) -> None:
 
 
 @cache
-def _formats() -> str:
+def readable_formats() -> str:
     """FFmpeg's names of the formats that may be read, joined as its option wants them."""
     import av
 

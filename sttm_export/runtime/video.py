@@ -86,7 +86,7 @@ def _collect(path: str | Path, indices: Sequence[int]) -> tuple[list[Frame], int
     for number, frame, time in _decode(path, max(wanted)):
         decoded = number + 1
         if number in wanted:
-            frames.append(Frame(number, time, _upright(frame)))
+            frames.append(Frame(number, time, upright(frame)))
     if decoded == 0:
         raise UserError(f"Not one frame of {path} can be decoded: the file is damaged; give a video that plays.")
     return frames, decoded
@@ -105,14 +105,22 @@ def _decode(path: str | Path, last: int) -> Iterator[tuple[int, Any, float]]:
                 return
             if frame is None:
                 return
-            time = frame.time if frame.time is not None else number / float(stream.guessed_rate or 25)
+            time = frame_time(frame, stream, number)
             start = time if number == 0 else start
             yield number, frame, time - start
             number += 1
 
 
-def _upright(frame: Any) -> NDArray[np.uint8]:
-    """RGB with the rotation of the container's display matrix undone; only quarter turns occur in practice."""
+def frame_time(frame: Any, stream: Any, number: int) -> float:
+    """Presentation time of a PyAV frame in seconds; of one that has none, as its number and the stream's rate say."""
+    return float(frame.time) if frame.time is not None else number / float(stream.guessed_rate or 25)
+
+
+def upright(frame: Any) -> NDArray[np.uint8]:
+    """RGB of a PyAV frame, [h, w, 3], with the rotation of the container's display matrix undone.
+
+    Only quarter turns occur in practice.
+    """
     rgb: NDArray[np.uint8] = frame.to_ndarray(format="rgb24")
     turns = round(frame.rotation / 90) % 4  # counter-clockwise degrees, as rot90 counts
     return np.ascontiguousarray(np.rot90(rgb, turns)) if turns else rgb

@@ -77,6 +77,11 @@ class Window:
         self._partial_labels: list[Label] = []
 
     @property
+    def backend(self) -> str:
+        """What runs the graphs."""
+        return self._vision.backend
+
+    @property
     def counts(self) -> Counts:
         """What became of the frames so far."""
         return Counts(self._frames, self._encoded * self.frames_per_step, self._reused * self.frames_per_step)

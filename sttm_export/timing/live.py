@@ -11,15 +11,12 @@ from sttm_export.bundle.opened import Bundle
 from sttm_export.contracts.graph import VISION_ENCODER
 from sttm_export.contracts.merge import Thresholds
 from sttm_export.contracts.model import counted
-from sttm_export.language.rows import Told as Shown
-from sttm_export.pipeline.layers_below import run_layers_below
 from sttm_export.runtime.merged import MergedTokens
 from sttm_export.runtime.resident import Floats, Vision
 from sttm_export.streams.window import Pixels, Window
 from sttm_export.timing.clock import WHOLE, Candidate, Limits, Measured, Parts, Told, measure, milliseconds
 from sttm_export.timing.decoder import ALL, MERGED, Asked
 from sttm_export.timing.engines import counted_run
-from sttm_export.timing.held import Held
 from sttm_export.timing.inputs import Inputs
 from sttm_export.timing.proxies import Laps
 from sttm_export.timing.result import Computed, Figure, computed
@@ -27,7 +24,7 @@ from sttm_export.timing.result import Computed, Figure, computed
 PIPELINE, LIVE = "pipeline", "live step"
 MOVING, STILL = "moving", "still"
 PUSH, EMIT = "push", "merge"
-KEPT = "A live step runs the layers below the merge layer for each window; they were kept loaded."
+BELOW_TOO = "A live step runs the layers below the merge layer over the whole window, each time."
 
 
 def looking(bundle: Bundle, vision: Vision, inputs: Inputs) -> tuple[Window, Callable[[], None]]:
@@ -156,11 +153,3 @@ def panned(frames: Sequence[Pixels]) -> Iterator[Pixels]:
     """Frames without end, none like the one before or as it was given: each is moved to the side, as a camera pans."""
     for count, frame in enumerate(cycle(frames)):
         yield np.roll(frame, 1 + count % (frame.shape[1] - 1), axis=1)
-
-
-def below_of(bundle: Bundle, held: Held) -> Callable[[Floats], Floats] | None:
-    """What lies between features and merger, where tokens merge inside the language model."""
-    if not bundle.manifest.recipe.merge_layer:
-        return None
-    silent: Shown = lambda _name, _share: None  # noqa: E731
-    return lambda features: run_layers_below(held, features, silent)

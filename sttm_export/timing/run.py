@@ -11,6 +11,7 @@ from sttm_export.bundle.opened import Bundle
 from sttm_export.contracts.graph import TOKEN_MERGER, VISION_ENCODER
 from sttm_export.files.whole import written_whole
 from sttm_export.pipeline.backend import ENGINE, Backend, choose_backend
+from sttm_export.pipeline.layers_below import whole_vision
 from sttm_export.pipeline.loader import Loader
 from sttm_export.runtime.merged import MergedTokens
 from sttm_export.runtime.session import Arrays
@@ -21,8 +22,7 @@ from sttm_export.timing.engines import GRAPH, LAUNCHED, engine_calls, measure_en
 from sttm_export.timing.held import Held
 from sttm_export.timing.inputs import Inputs, take_inputs
 from sttm_export.timing.live import (
-    KEPT,
-    below_of,
+    BELOW_TOO,
     compute_live,
     measure_live,
     measure_pipeline,
@@ -104,15 +104,13 @@ class _Bench:
                 found.figures += figures
                 found.computed += compute_decoder(bundle, figures)
                 found.notes.append(LOWER_BOUND)
-            below = below_of(bundle, self.loader)
-            with self.steps.step("Time frames to the first token") as advance, self.loader.vision(below) as vision:
+            with self.steps.step("Time frames to the first token") as advance, whole_vision(self.loader) as vision:
                 found.figures += measure_seeing(bundle, vision, asked, self.inputs, self.given, self.limits, advance)
 
     def frames(self) -> None:
         """From frames on, for a clip and live."""
         bundle, limits = self.bundle, self.limits
-        below = below_of(bundle, self.loader)
-        with self.loader.holding(), self.loader.vision(below) as vision:
+        with self.loader.holding(), whole_vision(self.loader) as vision:
             if bundle.manifest.decoding is None:
                 with self.steps.step("Time frames to tokens") as advance:
                     self.found.figures += measure_pipeline(bundle, vision, self.inputs, self.given, limits, advance)
@@ -120,7 +118,7 @@ class _Bench:
                 figures = measure_live(bundle, vision, self.inputs, self.given, limits, advance)
         every = min(bundle.graph(VISION_ENCODER).inputs[0].shape[0], bundle.merge.frames * bundle.model.frames_per_step)
         self.found.figures += figures
-        self.found.notes += [KEPT] if below else []
+        self.found.notes += [BELOW_TOO] if bundle.manifest.recipe.merge_layer else []
         self.found.computed += compute_live(figures, every)
 
 

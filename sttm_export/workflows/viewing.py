@@ -8,7 +8,7 @@ from pathlib import Path
 
 from sttm_export.bundle.opened import Bundle, bundle_around
 from sttm_export.contracts.graph import TOKEN_MERGER, VISION_ENCODER
-from sttm_export.contracts.merge import Thresholds, check_thresholds
+from sttm_export.contracts.merge import Thresholds, check_solved, check_thresholds
 from sttm_export.contracts.model import MAX_FPS
 from sttm_export.errors import UserError
 from sttm_export.files.whole import check_not_input, check_writable
@@ -83,11 +83,7 @@ def check_outputs(written: Mapping[str, Path], inputs: Mapping[str, Path]) -> No
 
 def check_policy(bundle: Bundle, viewing: Viewing) -> None:
     """Refuse a threshold that the bundle solves itself."""
-    if bundle.merge.policy == "budget" and viewing.temporal is not None:
-        raise UserError(
-            "--temporal-threshold does nothing here: the bundle has policy budget, which solves it for every clip; "
-            "leave it out, or export with --policy threshold."
-        )
+    check_solved(bundle.merge, viewing.temporal)
 
 
 def decode(bundle: Bundle, path: Path, viewing: Viewing, steps: Steps) -> Video:

@@ -1,0 +1,204 @@
+"""A stream of raw frames through the engines of a bundle: what is asked for, checked before any work, and followed."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import BinaryIO
+
+from sttm_export.bundle.opened import Bundle, bundle_around
+from sttm_export.bundle.store import ENGINES
+from sttm_export.contracts.graph import TOKEN_MERGER, VISION_ENCODER
+from sttm_export.contracts.merge import Thresholds, check_solved, check_thresholds
+from sttm_export.contracts.model import MAX_FPS
+from sttm_export.engines.compatibility import select_engines
+from sttm_export.errors import UserError
+from sttm_export.kit.telling import Telling
+from sttm_export.runtime.memory import GpuMemory
+from sttm_export.runtime.resident import FEATURES, Vision
+from sttm_export.runtime.trt_session import TrtSession
+from sttm_export.streams.output import PIPE, check_output, open_sink
+from sttm_export.streams.raw import RawSource, parse_size
+from sttm_export.streams.runner import Plan, follow
+from sttm_export.streams.window import Window
+
+_PLACES_MATTER = (
+    "the encoder's last bits depend on a frame's place in a batch here: so may a window's, beside a clip of its frames"
+)
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+@dataclass(frozen=True)
+class Request:
+    """What was asked for; None leaves the bundle's or the model's value."""
+
+    frames: str  # `-` or a file
+    size: str  # `1920x1080`
+    rate: float  # frames a second that come
+    output: str  # `-`, a file `.npz`, or a directory
+    pixel_format: str = "rgb24"
+    live: bool = False  # who writes cannot wait
+    fps: float | None = None  # frames a second to look at
+    window: int | None = None  # frames
+    every: int | None = None  # frames from window to window
+    windows: int | None = None  # after which it ends
+    queue: int = 8  # frames that may wait
+    still_tolerance: int | None = 0  # levels of grey; None looks at every frame
+    spatial: float | None = None  # threshold
+    temporal: float | None = None  # threshold
+    keep: int | None = None  # newest windows in a directory
+    target: str | None = None  # whose engines
+    cuda_graph: bool = False
+
+
+def run_stream(bundle: Bundle, request: Request) -> str:
+    """Follow the frames to their end, and write window after window.
+
+    Args:
+        bundle: opened.
+        request: what was asked for.
+
+    Returns:
+        One line about what was done.
+
+    Raises:
+        UserError: an option, the bundle or the machine is not as it must be, and nothing was written; or the frames
+            end in the middle of one, or a window cannot be written: windows before that are, each whole.
+        KeyboardInterrupt: it was ended; says how many windows are written.
+        BrokenPipeError: nobody reads the windows any more.
+    """
+    thresholds = _check(bundle, request)
+    with ExitStack() as stack:
+        width, height = parse_size(request.size)
+        frames = _open_frames(request.frames, stack)
+        source = RawSource(frames, width, height, request.rate, request.pixel_format, waits=not request.live)
+        vision = stack.enter_context(_vision(bundle, request))
+        window = Window(vision, bundle.model.pixels, size=request.window, still_tolerance=request.still_tolerance)
+        plan = Plan(
+            every=window.size if request.every is None else request.every,
+            thresholds=thresholds,
+            fps=request.fps or bundle.model.sampling.fps,
+            queue=request.queue,
+            most_windows=request.windows,
+        )
+        telling = Telling(vision.backend)
+        _say_of(bundle, telling)
+        if not vision.warm_up(thresholds):
+            telling.say(_PLACES_MATTER)
+        sink = telling.watching(open_sink(request.output, request.keep, stack))
+        with _said_at_the_end(telling):
+            follow(source, window, sink, plan, telling.tell)
+    return f"{telling.summary}{'' if request.output == PIPE else f' → {request.output}'}"
+
+
+def _say_of(bundle: Bundle, telling: Telling) -> None:
+    """What its tokens are worth."""
+    if rejected := bundle.rejected(engines=False):
+        telling.say(f"this bundle was rejected when it was exported: {rejected}")
+    if bundle.weights.is_random:
+        telling.say(f"{bundle.weights.describe()}: the tokens prove the graphs, not the model")
+
+
+@contextmanager
+def _said_at_the_end(telling: Telling) -> Iterator[None]:
+    """However it ends, what is written is said; a full disk in one sentence."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(f"{telling.summary}; each window that was written is whole") from None
+    except UserError as error:
+        raise UserError(f"{error}{telling.written}") from error
+    except OSError as error:
+        if error.errno not in _FULL:
+            raise
+        raise UserError(
+            f"A window cannot be written: {error.strerror}; free some space, or choose another --output."
+            f"{telling.written}"
+        ) from error
+    finally:
+        telling.end()
+
+
+def _check(bundle: Bundle, request: Request) -> Thresholds:
+    """Refuse, before any work, what is not possible; return the thresholds."""
+    layer = bundle.manifest.recipe.merge_layer
+    if layer:
+        raise UserError(
+            f"Tokens of this bundle merge inside its language model, at the input of layer {layer}, and the kit runs "
+            "vision encoder and merger alone; export with --merge-layer 0, or run the bundle with the whole package."
+        )
+    for option, rate in (("--rate", request.rate), ("--fps", request.fps)):
+        if rate is not None and not 0 < rate <= MAX_FPS:
+            raise UserError(
+                f"{option} {rate:g} is not possible; give frames a second, above 0 and at most {MAX_FPS:g}."
+            )
+    _check_counts(bundle, request)
+    check_thresholds(request.spatial, request.temporal)
+    check_solved(bundle.merge, request.temporal)
+    check_output(request.output, request.keep, [("the frames", Path(request.frames))])
+    if request.output != PIPE and (around := bundle_around(Path(request.output) / "window")) is not None:
+        raise UserError(
+            f"--output {request.output} would lie in the bundle {around}, which holds nothing else; give another place."
+        )
+    given = bundle.manifest.thresholds
+    return replace(
+        given,
+        spatial=given.spatial if request.spatial is None else request.spatial,
+        temporal=given.temporal if request.temporal is None else request.temporal,
+    )
+
+
+def _check_counts(bundle: Bundle, request: Request) -> None:
+    step = bundle.model.frames_per_step
+    for option, number in (("--every", request.every), ("--window", request.window)):
+        if number is not None and (number < 1 or number % step):
+            raise UserError(f"{option} {number} is not possible; give a whole number of frames, a multiple of {step}.")
+    most = request.window or bundle.merge.frames * step
+    if request.every is not None and request.every > most:
+        raise UserError(
+            f"--every {request.every} is more than the {most} frames of a window, so that frames would be in none; "
+            f"give at most {most}, or a lower --fps."
+        )
+    for option, number in (("--queue", request.queue), ("--windows", request.windows)):
+        if number is not None and number < 1:
+            raise UserError(f"{option} {number} is not possible; give a whole number from 1.")
+
+
+def _open_frames(name: str, stack: ExitStack) -> BinaryIO:
+    """Open the frames; the pipe is read by a copy of its descriptor, with nothing buffered before it."""
+    if name == PIPE and sys.stdin is not None and sys.stdin.isatty():
+        raise UserError("--frames - reads a pipe, and this is a terminal; put ffmpeg or GStreamer before it with |.")
+    try:
+        if name == PIPE:
+            return stack.enter_context(os.fdopen(os.dup(0), "rb", buffering=0))
+        return stack.enter_context(Path(name).open("rb", buffering=0))
+    except OSError as error:
+        raise UserError(f"Cannot read --frames {name}: {error.strerror}; give {PIPE} or a file of frames.") from error
+
+
+@contextmanager
+def _vision(bundle: Bundle, request: Request) -> Iterator[Vision]:
+    """Load the engines of encoder and merger in one stream, and free them at the end of the block."""
+    names = [VISION_ENCODER, TOKEN_MERGER]
+    selection = select_engines(bundle.path / ENGINES, bundle.engine_records(), names, request.target)
+    with ExitStack() as stack:
+        memory = GpuMemory()
+        stack.callback(memory.close)
+        encoder, merger = (
+            stack.enter_context(
+                TrtSession(
+                    selection.engines[name],
+                    bundle.graph(name),
+                    cuda_graph=request.cuda_graph,
+                    stream=memory.queue,
+                    placed=[FEATURES],
+                )
+            )
+            for name in names
+        )
+        yield Vision(encoder, merger, memory, bundle.merge, fixed=request.cuda_graph)
