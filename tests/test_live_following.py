@@ -8,13 +8,13 @@ from helpers_streams import Clock, ListSink
 
 from sttm_export.cli import main
 from sttm_export.runtime.resident import Vision
+from sttm_export.streams.following import Following, in_hours
 from sttm_export.streams.status import Latency, Status
 from sttm_export.streams.window import Counts
-from sttm_export.workflows.following import Following, in_hours
 
 
 class Lines:
-    """Stands in for a `Ticker`."""
+    """A `Display`."""
 
     def __init__(self):
         self.shown, self.said = [], []

@@ -184,9 +184,8 @@ def open_to_run(path: str | Path, beside: Sequence[str] = ()) -> Bundle:
     Raises:
         UserError: no bundle, another format, a name that leads out of it, or one of these files was changed.
     """
-    directory = Path(path)
-    verify_manifest(directory)
-    bundle = open_bundle(directory, verify=False)
+    bundle = open_bundle(path, verify=False)
+    verify_manifest(bundle.path)
     verify_files_of(bundle, beside)
     return bundle
 
@@ -285,6 +284,18 @@ def is_bundle(directory: Path) -> bool:
 def bundle_around(path: Path) -> Path | None:
     """Return the bundle that a file or directory would lie in; None if in none."""
     return next((folder for folder in path.resolve().parents if is_bundle(folder)), None)
+
+
+def check_outside_bundles(output: str) -> None:
+    """Refuse a directory or file of windows that would lie in a bundle; `-` is none.
+
+    Raises:
+        UserError: names the bundle.
+    """
+    if output != "-" and (around := bundle_around(Path(output) / "window")) is not None:
+        raise UserError(
+            f"--output {output} would lie in the bundle {around}, which holds nothing else; give another place."
+        )
 
 
 def uncovered_files(directory: Path) -> list[str]:

@@ -24,8 +24,8 @@ from sttm_export.language.rows import Told, shares
 from sttm_export.language.tokenizer import Tokenizer
 from sttm_export.quantization.points import Point
 from sttm_export.quantization.statistics import ActivationStatistics, collecting
+from sttm_export.runtime.finiteness import nonfinite
 from sttm_export.terminal import Advance
-from sttm_export.validation.finiteness import nonfinite
 from sttm_export.weights.checkpoint import digest
 from sttm_export.weights.layout import Shape
 from sttm_export.weights.tokenizer_file import load_tokenizer

@@ -43,8 +43,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def execute(options: argparse.Namespace) -> None:
     """Load the graphs, and follow the source."""
+    from sttm_export.streams.output import PIPE
     from sttm_export.terminal import Steps
-    from sttm_export.workflows.live import PIPE, Request, follow_source
+    from sttm_export.workflows.live import Request, follow_source
 
     request = Request(
         source=options.source,

@@ -30,8 +30,8 @@ from sttm_export.drift.report import DriftReport
 from sttm_export.drift.sessions import Factory, ort_factory
 from sttm_export.errors import UserError, ValidationMiss, did_you_mean, in_lines
 from sttm_export.graphs.fixtures import read_fixture
+from sttm_export.runtime.finiteness import nonfinite
 from sttm_export.terminal import Advance, Steps
-from sttm_export.validation.finiteness import nonfinite
 from sttm_export.validation.gates import format_of_sums
 from sttm_export.workflows.bundle_weights import bundle_weights
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import sys
 from collections.abc import Iterator
@@ -11,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
 
-from sttm_export.bundle.opened import Bundle, bundle_around
+from sttm_export.bundle.opened import Bundle, check_outside_bundles
 from sttm_export.bundle.store import ENGINES
 from sttm_export.contracts.graph import TOKEN_MERGER, VISION_ENCODER
 from sttm_export.contracts.merge import Thresholds, check_solved, check_thresholds
@@ -22,15 +21,12 @@ from sttm_export.kit.telling import Telling
 from sttm_export.runtime.memory import GpuMemory
 from sttm_export.runtime.resident import FEATURES, Vision
 from sttm_export.runtime.trt_session import TrtSession
+from sttm_export.streams.checks import check_counts
+from sttm_export.streams.following import PLACE_MATTERS, Following
 from sttm_export.streams.output import PIPE, check_output, open_sink
 from sttm_export.streams.raw import RawSource, parse_size
 from sttm_export.streams.runner import Plan, follow
 from sttm_export.streams.window import Window
-
-_PLACES_MATTER = (
-    "the encoder's last bits depend on a frame's place in a batch here: so may a window's, beside a clip of its frames"
-)
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @dataclass(frozen=True)
@@ -86,14 +82,16 @@ def run_stream(bundle: Bundle, request: Request) -> str:
             queue=request.queue,
             most_windows=request.windows,
         )
-        telling = Telling(vision.backend)
+        telling = stack.enter_context(Telling())
         _say_of(bundle, telling)
+        telling.say(f"with {vision.backend}")
         if not vision.warm_up(thresholds):
-            telling.say(_PLACES_MATTER)
-        sink = telling.watching(open_sink(request.output, request.keep, stack))
-        with _said_at_the_end(telling):
-            follow(source, window, sink, plan, telling.tell)
-    return f"{telling.summary}{'' if request.output == PIPE else f' → {request.output}'}"
+            telling.say(PLACE_MATTERS)
+        following = Following("the pipe" if request.frames == PIPE else request.frames, telling)
+        sink = following.watching(open_sink(request.output, request.keep, stack))
+        with following.to_the_end():
+            follow(source, window, sink, plan, following.tell)
+    return f"{following.summary}{'' if request.output == PIPE else f' → {request.output}'}"
 
 
 def _say_of(bundle: Bundle, telling: Telling) -> None:
@@ -102,26 +100,6 @@ def _say_of(bundle: Bundle, telling: Telling) -> None:
         telling.say(f"this bundle was rejected when it was exported: {rejected}")
     if bundle.weights.is_random:
         telling.say(f"{bundle.weights.describe()}: the tokens prove the graphs, not the model")
-
-
-@contextmanager
-def _said_at_the_end(telling: Telling) -> Iterator[None]:
-    """However it ends, what is written is said; a full disk in one sentence."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt(f"{telling.summary}; each window that was written is whole") from None
-    except UserError as error:
-        raise UserError(f"{error}{telling.written}") from error
-    except OSError as error:
-        if error.errno not in _FULL:
-            raise
-        raise UserError(
-            f"A window cannot be written: {error.strerror}; free some space, or choose another --output."
-            f"{telling.written}"
-        ) from error
-    finally:
-        telling.end()
 
 
 def _check(bundle: Bundle, request: Request) -> Thresholds:
@@ -137,36 +115,25 @@ def _check(bundle: Bundle, request: Request) -> Thresholds:
             raise UserError(
                 f"{option} {rate:g} is not possible; give frames a second, above 0 and at most {MAX_FPS:g}."
             )
-    _check_counts(bundle, request)
+    step = bundle.model.frames_per_step
+    check_counts(
+        step,
+        bundle.merge.frames * step,
+        every=request.every,
+        window=request.window,
+        queue=request.queue,
+        windows=request.windows,
+    )
     check_thresholds(request.spatial, request.temporal)
     check_solved(bundle.merge, request.temporal)
     check_output(request.output, request.keep, [("the frames", Path(request.frames))])
-    if request.output != PIPE and (around := bundle_around(Path(request.output) / "window")) is not None:
-        raise UserError(
-            f"--output {request.output} would lie in the bundle {around}, which holds nothing else; give another place."
-        )
+    check_outside_bundles(request.output)
     given = bundle.manifest.thresholds
     return replace(
         given,
         spatial=given.spatial if request.spatial is None else request.spatial,
         temporal=given.temporal if request.temporal is None else request.temporal,
     )
-
-
-def _check_counts(bundle: Bundle, request: Request) -> None:
-    step = bundle.model.frames_per_step
-    for option, number in (("--every", request.every), ("--window", request.window)):
-        if number is not None and (number < 1 or number % step):
-            raise UserError(f"{option} {number} is not possible; give a whole number of frames, a multiple of {step}.")
-    most = request.window or bundle.merge.frames * step
-    if request.every is not None and request.every > most:
-        raise UserError(
-            f"--every {request.every} is more than the {most} frames of a window, so that frames would be in none; "
-            f"give at most {most}, or a lower --fps."
-        )
-    for option, number in (("--queue", request.queue), ("--windows", request.windows)):
-        if number is not None and number < 1:
-            raise UserError(f"{option} {number} is not possible; give a whole number from 1.")
 
 
 def _open_frames(name: str, stack: ExitStack) -> BinaryIO:

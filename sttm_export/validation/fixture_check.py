@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from sttm_export.contracts.graph import GraphSpec
 from sttm_export.contracts.recipe import Rules
+from sttm_export.runtime.finiteness import nonfinite
 from sttm_export.runtime.session import Session
-from sttm_export.validation.finiteness import nonfinite
 from sttm_export.validation.results import StageResult, ValidationReport, skipped
 from sttm_export.validation.stages import REFERENCE, Stage, judge_stages, run_stage
 

@@ -18,10 +18,10 @@ from sttm_export.contracts.graph import GraphSpec
 from sttm_export.contracts.merge import MergeSpec
 from sttm_export.contracts.recipe import Rules
 from sttm_export.errors import UserError
+from sttm_export.runtime.finiteness import nonfinite, undefined_frames
 from sttm_export.runtime.session import Session, run_whole
 from sttm_export.validation.alignment import aligned_tokens
 from sttm_export.validation.decisions import DecisionReport, compare_decisions, tied_cells
-from sttm_export.validation.finiteness import nonfinite, undefined_frames
 from sttm_export.validation.gates import Tolerance, derive_tolerance, format_of_sums, judge
 from sttm_export.validation.metrics import FloatComparison, compare
 from sttm_export.validation.results import StageResult, ValidationReport, skipped

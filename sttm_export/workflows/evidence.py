@@ -15,10 +15,10 @@ from sttm_export.contracts.graph import CLIP, GraphSpec
 from sttm_export.contracts.merge import MergeSpec
 from sttm_export.contracts.recipe import Rules
 from sttm_export.families.part import Array, Arrays, Case, Part
+from sttm_export.runtime.finiteness import nonfinite, undefined_frames
 from sttm_export.runtime.merged import MergedTokens
 from sttm_export.runtime.session import Session, StatefulSession
 from sttm_export.terminal import Advance
-from sttm_export.validation.finiteness import nonfinite, undefined_frames
 from sttm_export.validation.results import StageResult, ValidationReport
 from sttm_export.validation.stages import EAGER, REFERENCE, Stage, judge_stages, run_stage, unjudged
 

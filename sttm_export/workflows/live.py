@@ -2,38 +2,28 @@
 
 from __future__ import annotations
 
-import errno
-import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from sttm_export.bundle.opened import Bundle, bundle_around
+from sttm_export.bundle.opened import Bundle, check_outside_bundles
 from sttm_export.errors import UserError
-from sttm_export.files.whole import check_not_input, check_writable
-from sttm_export.pipeline.backend import ENGINE, choose_backend
+from sttm_export.pipeline.backend import choose_backend
 from sttm_export.pipeline.layers_below import whole_vision
 from sttm_export.pipeline.loader import Loader
 from sttm_export.runtime.probe import open_video
 from sttm_export.streams.address import Address, read_address
 from sttm_export.streams.camera import Camera
-from sttm_export.streams.records import FileSink, FolderSink, StreamSink
-from sttm_export.streams.runner import Plan, Sink, follow
+from sttm_export.streams.checks import check_counts
+from sttm_export.streams.following import PLACE_MATTERS, Following
+from sttm_export.streams.output import check_output, open_sink
+from sttm_export.streams.runner import Plan, follow
 from sttm_export.streams.source import Source
 from sttm_export.streams.video_file import VideoFile
 from sttm_export.streams.window import Window
 from sttm_export.terminal import Steps, Ticker
-from sttm_export.workflows.following import Following
-from sttm_export.workflows.viewing import Viewing, check_policy, check_viewing, thresholds
-
-PIPE = "-"
-_ONE_FILE = ".npz"
-_NOT_EXACT = (
-    "what runs the encoder gives a frame features that differ in last bits with its place in a batch, so that windows "
-    "may differ in last bits from `run` on the same frames"
-)
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+from sttm_export.workflows.viewing import Viewing, backend_name, check_policy, check_viewing, thresholds
 
 
 @dataclass(frozen=True)
@@ -77,12 +67,12 @@ def follow_source(bundle: Bundle, request: Request, steps: Steps) -> str:
             window, exact = stack.enter_context(_window(bundle, request))
         steps.say(f"with {window.backend}")
         if not exact:
-            steps.say(_NOT_EXACT)
+            steps.say(PLACE_MATTERS)
         ticker = stack.enter_context(Ticker(steps.console))
         source = _source(address, bundle, request, ticker)
         following = Following(address.shown, ticker)
-        sink = following.watching(_sink(request, stack))
-        with _said_at_the_end(following):
+        sink = following.watching(open_sink(request.output, request.keep, stack))
+        with following.to_the_end():
             follow(source, window, sink, _plan(bundle, request, window), following.tell)
     return following.summary
 
@@ -92,47 +82,27 @@ def _plan(bundle: Bundle, request: Request, window: Window) -> Plan:
     return Plan(every, thresholds(bundle, request), queue=request.queue, most_windows=request.windows)
 
 
-@contextmanager
-def _said_at_the_end(following: Following) -> Iterator[None]:
-    """However it ends, what is written is said; a full disk in one sentence."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt(f"{following.summary}; each window that was written is whole") from None
-    except UserError as error:
-        raise UserError(f"{error}{following.written}") from error
-    except OSError as error:
-        if error.errno not in _FULL:
-            raise
-        raise UserError(
-            f"Window {following.windows + 1} cannot be written: {error.strerror}; free some space or choose another "
-            f"--output.{following.written}"
-        ) from error
-
-
 def _check(bundle: Bundle, request: Request) -> Address:
     """Refuse, before any work, what is not possible; return what is followed."""
     check_viewing(request)
     check_policy(bundle, request)
     step = bundle.model.frames_per_step
-    for option, number in (("--every", request.every), ("--window", request.window)):
-        if number is not None and (number < 1 or number % step):
-            raise UserError(f"{option} {number} is not possible; give a whole number of frames, a multiple of {step}.")
-    most = request.window or bundle.merge.frames * step
-    if request.every is not None and request.every > most:
-        raise UserError(
-            f"--every {request.every} is more than the {most} frames of a window, so that frames would be in none; "
-            f"give at most {most}, or a lower --fps."
-        )
-    for option, number in (("--queue", request.queue), ("--windows", request.windows), ("--keep", request.keep)):
-        if number is not None and number < 1:
-            raise UserError(f"{option} {number} is not possible; give a whole number from 1.")
+    check_counts(
+        step,
+        bundle.merge.frames * step,
+        every=request.every,
+        window=request.window,
+        queue=request.queue,
+        windows=request.windows,
+    )
     if not 0 < request.timeout <= 3600:
         raise UserError(f"--timeout {request.timeout:g} is not possible; give seconds, above 0 and at most 3600.")
     if request.retries is not None and request.retries < 0:
         raise UserError(f"--retries {request.retries} is not possible; give 0 or more, or leave it out for no end.")
     address = _check_source(request)
-    _check_output(request, address)
+    read = [("the source", Path(request.source))] if address.kind == "file" else []
+    check_output(request.output, request.keep, read)
+    check_outside_bundles(request.output)
     return address
 
 
@@ -146,29 +116,6 @@ def _check_source(request: Request) -> Address:
     return address
 
 
-def _check_output(request: Request, address: Address) -> None:
-    one_file, path = request.output.endswith(_ONE_FILE), Path(request.output)
-    if request.keep is not None and (request.output == PIPE or one_file):
-        raise UserError("--keep is about windows in a directory; give --output a directory with it, or leave it out.")
-    if request.output == PIPE:
-        if os.isatty(1):
-            raise UserError("--output - writes windows to a pipe or file, and this is a terminal; add | or >.")
-        return
-    if one_file:
-        check_writable(path, "--output")
-        if address.kind == "file":
-            check_not_input(path, "--output", [("the source", Path(request.source))])
-    elif not path.is_dir() and (path.exists() or not path.resolve().parent.is_dir()):
-        raise UserError(
-            f"--output {path} is no directory, nor in one; give a directory, {PIPE}, or a file {_ONE_FILE} for the "
-            "newest window."
-        )
-    if (around := bundle_around(path / "window")) is not None:
-        raise UserError(
-            f"--output {path} would lie in the bundle {around}, which holds nothing else; give another place."
-        )
-
-
 @contextmanager
 def _window(bundle: Bundle, request: Request) -> Iterator[tuple[Window, bool]]:
     """Load both graphs for as long as the block runs, and try them once.
@@ -176,7 +123,7 @@ def _window(bundle: Bundle, request: Request) -> Iterator[tuple[Window, bool]]:
     Yields:
         The window over them, and whether a frame's features are the same in every place of a batch.
     """
-    backend = choose_backend(bundle, ENGINE if request.engine else request.provider or "cpu", request.target)
+    backend = choose_backend(bundle, backend_name(request), request.target)
     loader = Loader(bundle, backend, cuda_graph=request.cuda_graph)
     with whole_vision(loader) as vision:
         window = Window(vision, bundle.model.pixels, size=request.window, still_tolerance=request.still_tolerance)
@@ -195,10 +142,3 @@ def _source(address: Address, bundle: Bundle, request: Request, ticker: Ticker) 
         retries=request.retries,
         transport=request.transport,
     )
-
-
-def _sink(request: Request, stack: ExitStack) -> Sink:
-    if request.output == PIPE:
-        return StreamSink(stack.enter_context(os.fdopen(os.dup(1), "wb", buffering=0)))
-    path = Path(request.output)
-    return FileSink(path) if request.output.endswith(_ONE_FILE) else FolderSink(path, request.keep)

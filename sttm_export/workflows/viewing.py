@@ -14,13 +14,13 @@ from sttm_export.errors import UserError
 from sttm_export.files.whole import check_not_input, check_writable
 from sttm_export.pipeline.backend import ENGINE, choose_backend
 from sttm_export.pipeline.loader import Loader
+from sttm_export.runtime.finiteness import nonfinite
 from sttm_export.runtime.merged import NOT_CONVERGED, MergedTokens
 from sttm_export.runtime.pipeline import encode_frames, merge_features
 from sttm_export.runtime.preprocess import pixel_values
 from sttm_export.runtime.resident import Floats
 from sttm_export.runtime.video import Video, published_sampler, read_video
 from sttm_export.terminal import Steps
-from sttm_export.validation.finiteness import nonfinite
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,14 +36,20 @@ class Viewing:
     cuda_graph: bool = False  # launch each engine as one CUDA graph
 
 
+def backend_name(viewing: Viewing) -> str:
+    """Name what was asked for, as `choose_backend` takes it."""
+    if viewing.engine:
+        return ENGINE
+    return "cpu" if viewing.provider is None else viewing.provider
+
+
 def open_loader(bundle: Bundle, viewing: Viewing) -> Loader:
     """Choose what runs the graphs; memory is given back after each run, as each graph runs for one video.
 
     Raises:
         UserError: no engines that run here, or a provider that this ONNX Runtime does not have.
     """
-    name = ENGINE if viewing.engine else viewing.provider or "cpu"
-    backend = choose_backend(bundle, name, viewing.target)
+    backend = choose_backend(bundle, backend_name(viewing), viewing.target)
     return Loader(bundle, backend, cuda_graph=viewing.cuda_graph, low_memory=True)
 
 

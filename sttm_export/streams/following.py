@@ -1,17 +1,27 @@
-"""What is said of a source that is followed: how far it is, what is unusual, and what came of it."""
+"""What is said of a source that is followed: how far it is, what is unusual, how it ended, and what came of it."""
 
 from __future__ import annotations
 
+import errno
 import time
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Protocol
 
+from sttm_export.errors import UserError
+from sttm_export.runtime.finiteness import nonfinite
 from sttm_export.runtime.merged import NOT_CONVERGED
-from sttm_export.streams.runner import Sink
-from sttm_export.streams.status import Status
-from sttm_export.streams.window import Emitted
-from sttm_export.terminal import Ticker
-from sttm_export.validation.finiteness import nonfinite
+
+if TYPE_CHECKING:
+    from sttm_export.streams.runner import Sink
+    from sttm_export.streams.status import Status
+    from sttm_export.streams.window import Emitted
+
+PLACE_MATTERS = (
+    "what runs the encoder gives a frame features that differ in last bits with its place in a batch, so that windows "
+    "may differ in last bits from a clip of the same frames"
+)
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 # Seconds between two looks at all tokens of a window, which take time that a window may not have.
 _LOOK_EVERY = 60.0
@@ -19,17 +29,29 @@ _LOOK_EVERY = 60.0
 _TROUBLES = ("reopened", "corrupt")
 
 
+class Display(Protocol):
+    """Where it is said."""
+
+    def show(self, line: str) -> None:
+        """Show the newest state in place of the one before."""
+        ...
+
+    def say(self, line: str) -> None:
+        """Print a line that stays."""
+        ...
+
+
 class Following:
     """Keeps the newest status of a source, and shows it.
 
     Args:
         shown: the source, as it may be shown.
-        ticker: where it is shown.
+        display: where it is shown.
         clock: gives seconds.
     """
 
-    def __init__(self, shown: str, ticker: Ticker, clock: Callable[[], float] = time.monotonic) -> None:
-        self._shown, self._ticker, self._clock = shown, ticker, clock
+    def __init__(self, shown: str, display: Display, clock: Callable[[], float] = time.monotonic) -> None:
+        self._shown, self._display, self._clock = shown, display, clock
         self._status: Status | None = None
         self._said: set[str] = set()
         self._looked: float | None = None
@@ -55,11 +77,28 @@ class Following:
     def tell(self, status: Status) -> None:
         """Take the newest status and show it."""
         self._status = status
-        self._ticker.show(f"{in_hours(status.seconds)}  {self._figures(status)}")
+        self._display.show(f"{in_hours(status.seconds)}  {self._figures(status)}")
 
     def watching(self, sink: Sink) -> Sink:
         """Return the sink; what it is given is looked at first."""
         return _Watched(sink, self._look)
+
+    @contextmanager
+    def to_the_end(self) -> Iterator[None]:
+        """However the block ends, what is written is said; a full disk in one sentence."""
+        try:
+            yield
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(f"{self.summary}; each window that was written is whole") from None
+        except UserError as error:
+            raise UserError(f"{error}{self.written}") from error
+        except OSError as error:
+            if error.errno not in _FULL:
+                raise
+            raise UserError(
+                f"Window {self.windows + 1} cannot be written: {error.strerror}; free some space or choose another "
+                f"--output.{self.written}"
+            ) from error
 
     def _figures(self, status: Status) -> str:
         parts, counts, latency = [count_of(status.windows, "window")], status.counts, status.latency
@@ -86,7 +125,7 @@ class Following:
     def _once(self, kind: str, line: str) -> None:
         if kind not in self._said:
             self._said.add(kind)
-            self._ticker.say(line)
+            self._display.say(line)
 
 
 class _Watched:
