@@ -32,6 +32,7 @@ from sttm_export.contracts.graph import PRECISIONS, GraphSpec, token_merger_grap
 from sttm_export.errors import UserError
 from sttm_export.families.registry import load_model
 from sttm_export.language.rows import rows_through
+from sttm_export.machine.load import load, wait_for_quiet
 from sttm_export.runtime.pipeline import merge_features
 from sttm_export.runtime.session import StatefulSession
 
@@ -319,8 +320,8 @@ def main(arguments: list[str] | None = None) -> int:
         with tempfile.TemporaryDirectory() as scratch:
             folder = options.graphs or Path(scratch)
             run_alone(export_all, settings, folder)
-            machine.wait_for_quiet(options.wait)
-            before = machine.load()
+            wait_for_quiet(options.wait)
+            before = load()
             rows = measure(settings, folder, cpu_opener(options.threads))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)

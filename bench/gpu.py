@@ -21,11 +21,12 @@ import numpy as np
 
 from bench import machine
 from bench.measure import Settings, export
-from bench.timing import interleave, milliseconds, summary
+from bench.timing import summary
 from sttm_export.contracts.graph import token_merger_graph
 from sttm_export.engines.driver import gpu_capability
 from sttm_export.errors import UserError
 from sttm_export.families.registry import load_model
+from sttm_export.timing.clock import interleave, milliseconds
 
 # ONNX Runtime rounds operands of float32 products to 10 bits by default. Only sums of features would feel it, decisions
 # come from multiply and sum, but a comparison in float32 should be one.

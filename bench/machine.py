@@ -7,13 +7,12 @@ import importlib.metadata
 import json
 import os
 import platform
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-QUIET = 1.5
-"""Load average up to which a machine of two or more cores is called quiet: one process measuring, little else."""
+from sttm_export.machine.load import processor_name
+
 PACKAGES = ("sttm-export", "torch", "onnxruntime", "onnxruntime-gpu", "onnx", "numpy", "tensorrt")
 
 
@@ -22,7 +21,7 @@ def describe() -> dict[str, Any]:
     return {
         "date": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d"),
         "device": {
-            "cpu": _cpu_model(),
+            "cpu": processor_name(),
             "cores": os.cpu_count(),
             "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
             "gpu": _gpu_name(),
@@ -38,19 +37,6 @@ def write_result(path: Path, found: Mapping[str, Any]) -> None:
     path.write_text(json.dumps({**describe(), **found}, indent=1) + "\n", encoding="utf-8")
 
 
-def load() -> float:
-    """Load average of the last minute; 0 where the system has none."""
-    return round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else 0.0
-
-
-def wait_for_quiet(seconds: float, pause: float = 5.0) -> float:
-    """Wait until the load is at most `QUIET`, but no longer than `seconds`; return the load."""
-    end = time.monotonic() + seconds
-    while load() > QUIET and time.monotonic() < end:
-        time.sleep(pause)
-    return load()
-
-
 def _versions() -> dict[str, str]:
     found = {}
     for name in PACKAGES:
@@ -59,15 +45,6 @@ def _versions() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             continue
     return found
-
-
-def _cpu_model() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith(("model name", "Model"))]
-    return names[0] if names else platform.machine()
 
 
 def _gpu_name() -> str | None:

@@ -17,9 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.clip import real_features
-from bench.timing import interleave, memory_mib, milliseconds, summary
+from bench.timing import memory_mib, summary
 from sttm_export.contracts.graph import token_merger_graph
 from sttm_export.contracts.merge import MergeSpec
+from sttm_export.timing.clock import interleave, milliseconds
 
 GRID = (14, 14)
 IMPLEMENTATIONS = ("onnxruntime", "reference", "static_eager")

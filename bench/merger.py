@@ -21,6 +21,7 @@ from bench.measure import IMPLEMENTATIONS, PROVIDERS, Settings
 from sttm_export.contracts.merge import POLICIES
 from sttm_export.errors import UserError
 from sttm_export.families.registry import load_model
+from sttm_export.machine.load import load, wait_for_quiet
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -86,8 +87,8 @@ def measure(settings: Settings, wait: float) -> dict[str, Any]:
     if not exported.is_file():
         result = run_step("export", settings)
         exported.write_text(json.dumps(result), encoding="utf-8")
-    machine.wait_for_quiet(wait)
-    before = machine.load()
+    wait_for_quiet(wait)
+    before = load()
     row: dict[str, Any] = {
         **{key: getattr(settings, key) for key in ("policy", "budget", "frames", "channels", "threads", "provider")},
         "clip": settings.clip,

@@ -1,45 +1,13 @@
-"""Timing that survives a noisy machine, and peak memory of this process."""
+"""What was timed in a few words, and peak memory of this process; the timing itself is `sttm_export.timing.clock`."""
 
 from __future__ import annotations
 
 import resource
 import statistics
 import sys
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-
-PAUSE = 0.1
-"""Seconds before each timed call: threads of ONNX Runtime and PyTorch spin for a while after theirs, on its cores."""
-
-
-def interleave(candidates: Mapping[str, Callable[[], Any]], runs: int, warm_up: int) -> dict[str, list[float]]:
-    """Time several functions in turns (A B C A B C …), so that a slow spell of the machine meets all of them alike.
-
-    Args:
-        candidates: what to time, by name.
-        runs: timed rounds.
-        warm_up: rounds before them; they are not in the result.
-
-    Returns:
-        Milliseconds of each timed run, by name.
-    """
-    taken: dict[str, list[float]] = {name: [] for name in candidates}
-    for number in range(warm_up + runs):
-        for name, function in candidates.items():
-            time.sleep(PAUSE)
-            elapsed = milliseconds(function)
-            if number >= warm_up:
-                taken[name].append(elapsed)
-    return taken
-
-
-def milliseconds(function: Callable[[], Any]) -> float:
-    """Time one call."""
-    started = time.perf_counter()
-    function()
-    return (time.perf_counter() - started) * 1e3
 
 
 def summary(values: list[float]) -> dict[str, float]:

@@ -11,7 +11,20 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sttm_export import __version__
-from sttm_export.commands import ask, build, calibrate, doctor, export, inspect, live, models, run, targets, validate
+from sttm_export.commands import (
+    ask,
+    bench,
+    build,
+    calibrate,
+    doctor,
+    export,
+    inspect,
+    live,
+    models,
+    run,
+    targets,
+    validate,
+)
 from sttm_export.errors import UserError, did_you_mean
 from sttm_export.program import run_program
 
@@ -27,6 +40,7 @@ VERBS = {
     "run": run,
     "live": live,
     "ask": ask,
+    "bench": bench,
 }
 
 

@@ -58,6 +58,7 @@ ROOMS = {
 ROOMS["workflows"] = set(ROOMS)
 ROOMS["drift"] = set(ROOMS)
 ROOMS["calibration"] = set(ROOMS)
+ROOMS["timing"] = set(ROOMS)
 ROOMS["commands"] = set(ROOMS)
 ROOMS["cli"] = set(ROOMS)
 ROOMS["__main__"] = {"cli"}
@@ -104,6 +105,7 @@ ALLOWED = {
     "workflows": {"torch", "numpy"},
     "drift": {"torch", "numpy", "onnx", "onnx_ir"},
     "calibration": {"torch", "numpy"},
+    "timing": {"numpy"},
     "commands": {"rich"},
     "cli": set(),
     "__main__": set(),
@@ -163,7 +165,7 @@ def test_the_document_has_the_same_table():
     assert set(table) == set(ROOMS) - {"__main__"}
     for room, allowed in table.items():
         if allowed == "all of the above":
-            assert {"workflows", "drift", "calibration", "commands", "cli"} >= {room}
+            assert {"workflows", "drift", "calibration", "timing", "commands", "cli"} >= {room}
         else:
             assert set(allowed.replace("nothing", "").split(", ")) - {""} == ROOMS[room], room
 
@@ -216,6 +218,12 @@ def test_help_imports_nothing_heavy(verb):
 )
 def test_what_a_device_uses_needs_no_torch(module, name):
     result = run_lean(module, name, "", HEAVY - {"numpy"})
+    assert result.returncode == 0, result.stderr
+
+
+def test_a_bundle_is_timed_without_torch():
+    """Nor onnx: it is timed where it runs."""
+    result = run_lean("timing.run", "bench_bundle", "", HEAVY - {"numpy", "rich"})
     assert result.returncode == 0, result.stderr
 
 

@@ -8,9 +8,11 @@ import helpers_rooms  # noqa: F401
 import numpy as np
 import pytest
 
-from bench import gpu, machine, merger, timing
+from bench import gpu, merger, timing
 from bench.measure import IMPLEMENTATIONS, Settings, export, memory, times
 from sttm_export.errors import UserError
+from sttm_export.machine import load as machine_load
+from sttm_export.timing.clock import interleave
 
 # Policy threshold without a cap has no solver in the graph: the quickest to export.
 SMALL = Settings(
@@ -105,7 +107,7 @@ def test_long_clips_get_fewer_rounds():
 
 def test_interleaving_takes_turns():
     order = []
-    taken = timing.interleave({"a": lambda: order.append("a"), "b": lambda: order.append("b")}, runs=2, warm_up=1)
+    taken = interleave({"a": lambda: order.append("a"), "b": lambda: order.append("b")}, runs=2, warm_up=1)
     assert "".join(order) == "ababab"
     assert {name: len(values) for name, values in taken.items()} == {"a": 2, "b": 2}
     assert timing.summary([3.0, 1.0, 2.04]) == {"median_ms": 2.0, "min_ms": 1.0}
@@ -118,10 +120,10 @@ def test_memory_is_the_rise_of_the_peak():
 
 def test_waiting_for_quiet_has_an_end(monkeypatch):
     loads = iter([3.0, 2.0, 1.0, 1.0])
-    monkeypatch.setattr(machine, "load", lambda: next(loads))
-    assert machine.wait_for_quiet(10.0, pause=0.0) == 1.0
-    monkeypatch.setattr(machine, "load", lambda: 9.0)
-    assert machine.wait_for_quiet(0.05, pause=0.01) == 9.0
+    monkeypatch.setattr(machine_load, "load", lambda: next(loads))
+    assert machine_load.wait_for_quiet(10.0, pause=0.0) == 1.0
+    monkeypatch.setattr(machine_load, "load", lambda: 9.0)
+    assert machine_load.wait_for_quiet(0.05, pause=0.01) == 9.0
 
 
 def test_without_a_gpu_one_sentence(monkeypatch, capsys):

@@ -7,8 +7,17 @@ import pytest
 from helpers_standins import pretend_gpu
 
 from sttm_export.engines import driver as driver_module
-from sttm_export.engines.cuda import Cuda
-from sttm_export.engines.driver import SIGNATURES, CudaError, Driver, Gpu, find_gpu, gpu_capability, load_driver
+from sttm_export.engines.cuda import CHILD, COPY, KERNEL, Cuda
+from sttm_export.engines.driver import (
+    SIGNATURES,
+    CudaError,
+    Driver,
+    Gpu,
+    counted_calls,
+    find_gpu,
+    gpu_capability,
+    load_driver,
+)
 
 pytest.importorskip("tensorrt_rtx_bindings", reason="the stand-in stands on TensorRT-RTX")
 
@@ -136,6 +145,36 @@ def test_a_graph_does_again_what_was_captured(cuda):
     stream.to_host(host, device, 256)
     stream.synchronize()
     assert filled(device, 256) == bytes([3]) * 256
+
+
+def test_what_was_recorded_is_counted_by_its_kind(cuda, gpu):
+    """Kernels of a graph inside of the graph are counted with the others; nothing is run, and nothing is left."""
+    stream, ran = cuda.stream(), []
+    device, host = cuda.allocate(256, "a test"), cuda.allocate_host(256, "a test")
+    before = gpu.driver.live()
+
+    def work():
+        stream.to_device(device, host, 256)
+        gpu.driver.put(stream.handle, lambda: ran.append("alone"))
+        gpu.driver.put(stream.handle, [(KERNEL, lambda: ran.append("inside"))] * 3, CHILD)
+        stream.to_host(host, device, 256)
+
+    assert cuda.count_nodes(stream, work) == {KERNEL: 4, COPY: 2}
+    assert cuda.count_nodes(stream, lambda: None) == {}
+    assert (ran, gpu.driver.live()) == ([], before)
+    with pytest.raises(CudaError, match="capturing"):
+        cuda.count_nodes(stream, stream.synchronize)
+
+
+def test_calls_are_counted_by_name_as_long_as_somebody_counts(cuda):
+    with counted_calls() as outer:
+        stream = cuda.stream()
+        with counted_calls() as inner:
+            stream.synchronize()
+        stream.synchronize()
+    stream.synchronize()
+    assert inner == {"cuStreamSynchronize": 1}
+    assert outer == {"cuStreamCreate": 1, "cuStreamSynchronize": 2}
 
 
 @pytest.mark.parametrize("work", ["wait", "allocate", "raise"])

@@ -21,6 +21,7 @@ from helpers_trt import (
 from sttm_export.bundle.records import sha256_of
 from sttm_export.contracts.graph import GraphSpec, TensorSpec
 from sttm_export.engines.api import load_api
+from sttm_export.engines.cuda import COPY, KERNEL
 from sttm_export.engines.driver import CudaError
 from sttm_export.errors import UserError
 from sttm_export.runtime.ort_session import OrtSession
@@ -294,6 +295,22 @@ def test_compute_alone_leaves_the_copies_out(gpu, engine):
     names = gpu.log.names()
     assert names.count("Context.execute_async_v3") == 1 + 1 + 4
     assert names.count("cuEventRecord") == 8
+
+
+def test_a_captured_run_is_timed_with_its_graph_and_without_it(gpu, engine):
+    gpu.knob(kernels="2+3")
+    with TrtSession(engine, MIXED, cuda_graph=True) as session:
+        session.measure(mixed_inputs(), 1)
+        gpu.log.calls.clear()
+        assert len(session.measure(None, 2)) == 2
+        assert gpu.log.names().count("cuGraphLaunch") == 2
+        assert gpu.log.names().count("Context.execute_async_v3") == 0
+        session.measure(None, 1, captured=False)
+        assert gpu.log.names().count("Context.execute_async_v3") == 1
+        # Two kernels and a graph of three more, three inputs, three outputs.
+        assert session.count_nodes() == {KERNEL: 5, COPY: 6}
+        same(session.run(mixed_inputs()), mixed_outputs())
+    assert gpu.driver.live() == {}
 
 
 def test_an_engine_that_was_changed_is_refused_before_it_is_loaded(gpu, graph, tmp_path):

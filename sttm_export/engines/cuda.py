@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -13,6 +14,8 @@ from sttm_export.system import size_text
 _NON_BLOCKING = 1  # CU_STREAM_NON_BLOCKING: the default stream of other libraries does not hold this one up
 _THREAD_LOCAL = 1  # CU_STREAM_CAPTURE_MODE_THREAD_LOCAL: what other threads do on the GPU cannot spoil a capture
 _ALIGNED = 256
+# CUgraphNodeType of cuda.h; those of a child graph are counted in its place.
+KERNEL, COPY, CHILD = 0, 1, 4
 
 
 class Cuda:
@@ -109,6 +112,20 @@ class Cuda:
         self._frees.append(("cuGraphExecDestroy", made))
         return made
 
+    def count_nodes(self, stream: Stream, work: Callable[[], None]) -> Counter[int]:
+        """Record what `work` puts into a stream, without running it; count it by its kind, a `CUgraphNodeType`.
+
+        Raises:
+            CudaError: the work cannot be recorded, or the driver is too old to tell.
+        """
+        graph = Handle()
+        with stream.recording(graph):
+            work()
+        try:
+            return _kinds(self._driver, graph)
+        finally:
+            self._driver.code("cuGraphDestroy", graph)
+
     def close(self) -> None:
         """Free everything; safe to call twice."""
         if self._frees:
@@ -185,3 +202,23 @@ class Stream:
                 self._driver.code("cuGraphDestroy", graph)
             raise
         self._driver.call("cuStreamEndCapture", self._handle, ctypes.byref(graph), doing=doing)
+
+
+def _kinds(driver: Driver, graph: Handle) -> Counter[int]:
+    """Count the nodes of a graph, and of graphs inside of it, by their kind."""
+    doing, count = "count the nodes of the CUDA graph", ctypes.c_size_t()
+    driver.call("cuGraphGetNodes", graph, None, ctypes.byref(count), doing=doing)
+    nodes = (Handle * count.value)()
+    if count.value:
+        driver.call("cuGraphGetNodes", graph, nodes, ctypes.byref(count), doing=doing)
+    found: Counter[int] = Counter()
+    for node in nodes:
+        kind = ctypes.c_int()
+        driver.call("cuGraphNodeGetType", node, ctypes.byref(kind), doing=doing)
+        if kind.value != CHILD:
+            found[kind.value] += 1
+            continue
+        inner = Handle()
+        driver.call("cuGraphChildGraphNodeGetGraph", node, ctypes.byref(inner), doing=doing)
+        found += _kinds(driver, inner)
+    return found

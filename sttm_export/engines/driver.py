@@ -9,7 +9,9 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -49,6 +51,9 @@ SIGNATURES: Mapping[str, tuple[Any, ...]] = {
     "cuStreamDestroy_v2": (Handle,),
     "cuStreamBeginCapture_v2": (Handle, ctypes.c_int),
     "cuStreamEndCapture": (Handle, _OUT(Handle)),
+    "cuGraphGetNodes": (Handle, _OUT(Handle), _OUT(ctypes.c_size_t)),
+    "cuGraphNodeGetType": (Handle, _OUT(ctypes.c_int)),
+    "cuGraphChildGraphNodeGetGraph": (Handle, _OUT(Handle)),
     "cuGraphInstantiateWithFlags": (_OUT(Handle), Handle, ctypes.c_uint64),
     "cuGraphLaunch": (Handle, Handle),
     "cuGraphExecDestroy": (Handle,),
@@ -81,6 +86,10 @@ _FIXES = {
 # other GPUs (JetPack 7, hosts), and the render nodes of both:
 _NODES = ("nvmap", "nvhost-*", "nvgpu/*/*", "nvidia[0-9]*", "nvidiactl", "nvidia-uvm", "dri/renderD*")
 _SHOWN = 3
+
+
+# Those that count calls at the moment.
+_COUNTERS: list[Counter[str]] = []
 
 
 class CudaError(UserError):
@@ -118,6 +127,8 @@ class Driver:
             function = getattr(self._library, name)
         except AttributeError as error:
             raise CudaError(f"The NVIDIA driver is too old: it has no {name}; update the driver.", 0) from error
+        for counter in _COUNTERS:
+            counter[name] += 1
         function.argtypes, function.restype = SIGNATURES[name], ctypes.c_int
         return int(function(*arguments))
 
@@ -128,6 +139,20 @@ class Driver:
             if self.code(name, code, ctypes.byref(text)) == 0 and text.value:
                 found.append(text.value.decode("utf-8", "replace"))
         return ", ".join(found) or "no reason given"
+
+
+@contextmanager
+def counted_calls() -> Iterator[Counter[str]]:
+    """Count the calls of the driver that this package makes in the block, by name.
+
+    What TensorRT and ONNX Runtime call by themselves is not among them: they have doors of their own.
+    """
+    counter: Counter[str] = Counter()
+    _COUNTERS.append(counter)
+    try:
+        yield counter
+    finally:
+        _COUNTERS[:] = [other for other in _COUNTERS if other is not counter]
 
 
 @dataclass(frozen=True)

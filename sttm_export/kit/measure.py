@@ -21,12 +21,15 @@ _MOST_WINDOWS, _MOST_MILLISECONDS = 20, 20_000.0
 _SECONDS = 0.05
 
 
-def settle(measure: Callable[[int], list[float]], runs: int) -> dict[str, Any]:
+def settle(
+    measure: Callable[[int], list[float]], runs: int, most_milliseconds: float = _MOST_MILLISECONDS
+) -> dict[str, Any]:
     """Measure windows of runs until their medians agree, or time or windows run out.
 
     Args:
         measure: takes a number of runs and gives the milliseconds of each.
         runs: of a window; fewer where they would take too long.
+        most_milliseconds: no window begins after so many milliseconds of runs.
 
     Returns:
         `median_ms` and `min_ms` of the last window, `runs` in it, `windows`, and `settled`: whether the last two
@@ -34,10 +37,10 @@ def settle(measure: Callable[[int], list[float]], runs: int) -> dict[str, Any]:
     """
     first = measure(1)
     spent = sum(first)
-    size = max(1, min(runs, int(_MOST_MILLISECONDS / 4 / max(first[0], 1e-3))))
+    size = max(1, min(runs, int(most_milliseconds / 4 / max(first[0], 1e-3))))
     medians: list[float] = []
     window = first
-    while len(medians) < _MOST_WINDOWS and (not medians or spent < _MOST_MILLISECONDS):
+    while len(medians) < _MOST_WINDOWS and (not medians or spent < most_milliseconds):
         window = measure(size)
         spent += sum(window)
         medians.append(statistics.median(window))

@@ -70,7 +70,7 @@ class Loader:
             UserError: one of them cannot be loaded, or there is no memory for them.
         """
         with ExitStack() as stack:
-            memory = GpuMemory() if self._on_gpu else HostMemory()
+            memory = GpuMemory() if self.on_gpu else HostMemory()
             stack.callback(memory.close)
             encoder = self._session(VISION_ENCODER, stack, memory, [FEATURES])
             merger = self._session(TOKEN_MERGER, stack, memory, [] if below else [FEATURES])
@@ -78,7 +78,8 @@ class Loader:
             yield Vision(encoder, merger, memory, self.bundle.merge, below=below, fixed=fixed)
 
     @property
-    def _on_gpu(self) -> bool:
+    def on_gpu(self) -> bool:
+        """Whether graphs run on a GPU."""
         return self.backend.engines is not None or on_gpu(self.backend.provider)
 
     def _session(

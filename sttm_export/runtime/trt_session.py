@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -164,30 +165,39 @@ class TrtSession:
         """
         return self._loaded().layers()
 
-    def measure(self, inputs: Mapping[str, Array], runs: int, *, copies: bool = True) -> list[float]:
+    def measure(
+        self, inputs: Mapping[str, Array] | None, runs: int, *, copies: bool = True, captured: bool = True
+    ) -> list[float]:
         """Time runs by the clock of the GPU (CUDA events): Python not included.
 
         Args:
             inputs: as for `run`, which is called once before, to warm up and to capture; state among them is not read.
+                None for those of the last run, without another one.
             runs: how many.
             copies: whether copies of inputs and outputs count; a CUDA graph holds them.
+            captured: whether the CUDA graph is launched, where the session has one.
 
         Returns:
             Milliseconds of each run.
         """
-        self.run({tensor.name: inputs[tensor.name] for tensor in self._graph.fed if tensor.name in inputs})
-        first, last = self._cuda.event(), self._cuda.event()
-        taken = []
+        if inputs is not None:
+            self.run({tensor.name: inputs[tensor.name] for tensor in self._graph.fed if tensor.name in inputs})
+        self._enter()
+        (first, last), taken = self._events, list[float]()
+        run = self._enqueue if copies else self._execute
+        run = self._launch if captured and self._key in self._captured else run
         for _ in range(runs):
             self._stream.record(first)
-            if copies or self._key in self._captured:
-                self._launch()
-            else:
-                self._execute()
+            run()
             self._stream.record(last)
             self._stream.synchronize()
             taken.append(self._stream.milliseconds(first, last))
         return taken
+
+    def count_nodes(self) -> Counter[int]:
+        """Count what the last run puts on the GPU by its kind (a `CUgraphNodeType`); a `CudaError` where it cannot."""
+        self._enter()
+        return self._cuda.count_nodes(self._stream, self._enqueue)
 
     def close(self) -> None:
         """Free everything; safe to call twice. A closed session does not run."""
@@ -212,6 +222,7 @@ class TrtSession:
         check_tensors(self._graph, self._engine.tensors(), self._path)
         self._context = self._engine.context(self._cuda_graph)
         self._stream = self._shared or self._cuda.stream()
+        self._events = self._cuda.event(), self._cuda.event()
         for tensor in (*self._graph.fed, *self._graph.fetched):
             if tensor.name not in self._placed:
                 self._allocate(tensor)

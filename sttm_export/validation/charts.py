@@ -160,6 +160,12 @@ def _line(y: float, label: str, width: int = _WIDTH) -> str:
     )
 
 
+def svg_file(name: str, parts: Sequence[str], width: int, height: int, style: str) -> str:
+    """A file of its own; `style` is CSS."""
+    inside = svg(name, [f"<style>{style}</style>", *parts], width, height)
+    return inside.replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1) + "\n"
+
+
 def svg(name: str, parts: Sequence[str], width: int, height: int = _HEIGHT) -> str:
     """An `<svg>` element of drawn parts."""
     return f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{escape(name)}">{"".join(parts)}</svg>'

@@ -11,17 +11,18 @@ from sttm_export.errors import UserError
 from sttm_export.system import read_memory, size_text
 
 
-def check_memory(bundle: Bundle, *, video: bool) -> None:
+def check_memory(bundle: Bundle, *, video: bool, together: bool = False) -> None:
     """Refuse what this machine has no memory for, before it is found out by the kernel.
 
     Args:
         bundle: with a decoder, whose graphs ONNX Runtime runs on the processor.
         video: whether its vision encoder runs too, which is freed before the language model is loaded.
+        together: whether it stays beside the language model.
 
     Raises:
         UserError: says what is needed and what is free.
     """
-    free, need = read_memory().with_swap, estimate_memory(bundle, video=video)
+    free, need = read_memory().with_swap, estimate_memory(bundle, video=video, together=together)
     if free is not None and free < need:
         raise UserError(
             f"The language model of {bundle.path} needs at least {size_text(need)} of memory and {size_text(free)} are "
@@ -29,7 +30,7 @@ def check_memory(bundle: Bundle, *, video: bool) -> None:
         )
 
 
-def estimate_memory(bundle: Bundle, *, video: bool) -> int:
+def estimate_memory(bundle: Bundle, *, video: bool, together: bool = False) -> int:
     """Bytes at least: weights as ONNX Runtime has them, and keys and values as given and as written."""
     recipe = bundle.manifest.recipe
     groups = [recipe.group_graph(span).name for span in (*recipe.below, *recipe.above)]
@@ -37,7 +38,8 @@ def estimate_memory(bundle: Bundle, *, video: bool) -> int:
     language = _weights(bundle, [*groups, HEAD]) + 2 * state
     if recipe.has_int4:
         language += _unpacked(bundle, [*groups, HEAD])
-    return max(language, _weights(bundle, [VISION_ENCODER]) if video else 0)
+    encoder = _weights(bundle, [VISION_ENCODER]) if video else 0
+    return language + encoder if together else max(language, encoder)
 
 
 def _unpacked(bundle: Bundle, names: Iterable[str]) -> int:

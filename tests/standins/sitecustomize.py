@@ -15,6 +15,7 @@ What is not: the driver (`standin_cuda`) and the runtime of TensorRT (`tensorrt`
 | STTM_STANDIN_REFUSE | any text: engines are not deserialized, "version tag does not match" | none |
 | STTM_STANDIN_NO_CAPTURE | any text: engines cannot be captured as CUDA graphs | none |
 | STTM_STANDIN_EMPTY_CAPTURE | any text: captures succeed and hold nothing of the engine | none |
+| STTM_STANDIN_KERNELS | kernels of a run, `5`; `2+3` for two and a graph of three among them | 1 |
 | STTM_STANDIN_NO_INSPECTOR | any text: engines have no inspector | none |
 | STTM_STANDIN_OOM | n: the n-th allocation of GPU memory fails | none |
 | STTM_STANDIN_NO_BUILD | any text: the builder gives no engine, with an error in its log | none |

@@ -25,6 +25,7 @@ from standin_log import record
 
 P, INT, UINT, SIZE, U64 = ctypes.c_void_p, ctypes.c_int, ctypes.c_uint, ctypes.c_size_t, ctypes.c_uint64
 INVALID_VALUE, OUT_OF_MEMORY, NO_DEVICE, INVALID_CONTEXT = 1, 2, 100, 201
+KERNEL, COPY, SET, CHILD = 0, 1, 2, 4  # CUgraphNodeType
 CAPTURE_UNSUPPORTED, CAPTURE_INVALIDATED, UNKNOWN = 900, 901, 999
 ERRORS = {
     INVALID_VALUE: (b"CUDA_ERROR_INVALID_VALUE", b"invalid argument"),
@@ -70,6 +71,7 @@ class Driver:
         self.handles = itertools.count(0x1000)
         self.device, self.host = {}, {}
         self.streams, self.graphs, self.executables, self.events = {}, {}, {}, {}
+        self.nodes, self.inside = {}, {}  # of graphs that were looked into; graphs that are nodes
         self.retained, self.started, self.allocations = 0, False, 0
         self.thread = threading.local()  # the current context is a thread's own
         self._functions = {}
@@ -109,12 +111,17 @@ class Driver:
             0,
         )
 
-    def put(self, handle, work):
-        """Add work to a stream, or to the graph it records."""
+    def put(self, handle, work, kind=KERNEL):
+        """Add work to a stream, or to the graph it records; of the kind `CHILD` it is a list of (kind, work)."""
         stream = self.streams.get(handle)
         if stream is None:
             raise Fault(INVALID_VALUE)
-        (stream.queue if stream.capture is None else stream.capture).append(work)
+        if stream.capture is not None:
+            stream.capture.append((kind, work))
+        elif kind == CHILD:
+            stream.queue += [inner for _, inner in work]
+        else:
+            stream.queue.append(work)
 
     def spoil(self, handle):
         """Something happened in a recording stream that cannot be recorded."""
@@ -122,7 +129,7 @@ class Driver:
 
     def live(self):
         """Counts of what is not freed."""
-        kinds = ("device", "host", "streams", "graphs", "executables", "events")
+        kinds = ("device", "host", "streams", "graphs", "executables", "events", "nodes")
         counts = {kind: len(getattr(self, kind)) for kind in kinds} | {"contexts": self.retained}
         return {kind: count for kind, count in counts.items() if count}
 
@@ -149,6 +156,14 @@ class Driver:
     def drain(self, stream):
         while stream.queue:
             stream.queue.pop(0)()
+
+    def drop(self, graph):
+        """Forget a graph, its nodes, and the graphs inside of it."""
+        recorded = self.graphs.pop(graph)
+        for number in [number for number, node in self.nodes.items() if any(node is one for one in recorded)]:
+            del self.nodes[number]
+            if number in self.inside:
+                self.drop(self.inside.pop(number))
 
     # Device
 
@@ -272,13 +287,13 @@ class Driver:
         self.need_context()
         if size > self.room(device):
             raise Fault(INVALID_VALUE)
-        self.put(stream, lambda: ctypes.memset(device, value, size))
+        self.put(stream, lambda: ctypes.memset(device, value, size), SET)
 
     def copy(self, target, source, device, size, stream):
         self.need_context()
         if size > self.room(device):
             raise Fault(INVALID_VALUE)
-        self.put(stream, lambda: ctypes.memmove(target, source, size))
+        self.put(stream, lambda: ctypes.memmove(target, source, size), COPY)
 
     # Streams, graphs, events
 
@@ -311,14 +326,38 @@ class Driver:
             raise Fault(CAPTURE_INVALIDATED)
         write(out, P, self.new(self.graphs, recorded))
 
+    @exported(P, P, P)
+    def cuGraphGetNodes(self, graph, nodes, count):
+        recorded = self.graphs[graph]
+        if nodes:
+            room = ctypes.cast(count, ctypes.POINTER(SIZE))[0]
+            for place, node in enumerate(recorded[:room]):
+                ctypes.cast(nodes, ctypes.POINTER(P))[place] = self.new(self.nodes, node)
+        write(count, SIZE, len(recorded))
+
+    @exported(P, P)
+    def cuGraphNodeGetType(self, node, out):
+        write(out, INT, self.nodes[node][0])
+
+    @exported(P, P)
+    def cuGraphChildGraphNodeGetGraph(self, node, out):
+        kind, inner = self.nodes[node]
+        if kind != CHILD:
+            raise Fault(INVALID_VALUE)
+        # It belongs to the graph around it, and is not freed by itself.
+        if node not in self.inside:
+            self.inside[node] = next(self.handles)
+            self.graphs[self.inside[node]] = inner
+        write(out, P, self.inside[node])
+
     @exported(P, P, U64)
     def cuGraphInstantiateWithFlags(self, out, graph, flags):
         write(out, P, self.new(self.executables, list(self.graphs[graph])))
 
     @exported(P, P)
     def cuGraphLaunch(self, executable, stream):
-        for work in self.executables[executable]:
-            self.put(stream, work)
+        for kind, work in self.executables[executable]:
+            self.put(stream, work, kind)
 
     @exported(P)
     def cuGraphExecDestroy(self, executable):
@@ -326,7 +365,7 @@ class Driver:
 
     @exported(P)
     def cuGraphDestroy(self, graph):
-        del self.graphs[graph]
+        self.drop(graph)
 
     @exported(P, UINT)
     def cuEventCreate(self, out, flags):
