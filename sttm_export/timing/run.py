@@ -10,7 +10,7 @@ from sttm_export import __version__
 from sttm_export.bundle.opened import Bundle
 from sttm_export.contracts.graph import TOKEN_MERGER, VISION_ENCODER
 from sttm_export.files.whole import written_whole
-from sttm_export.pipeline.backend import ENGINE, Backend, choose_backend
+from sttm_export.pipeline.backend import Backend, choose_backend
 from sttm_export.pipeline.layers_below import whole_vision
 from sttm_export.pipeline.loader import Loader
 from sttm_export.runtime.merged import MergedTokens
@@ -34,7 +34,7 @@ from sttm_export.timing.result import About, Computed, Figure, Result, Runner, S
 from sttm_export.timing.state import Watch, warnings
 from sttm_export.timing.vision import ENCODER, MERGER, compute_vision, graph_inputs, measure_vision, merge_once, works
 from sttm_export.workflows.ask_memory import check_memory
-from sttm_export.workflows.viewing import check_policy, thresholds
+from sttm_export.workflows.viewing import backend_name, check_policy, thresholds
 
 UNSETTLED = "Times of {} had not settled when the warm-up was over; give more --seconds."
 
@@ -129,7 +129,7 @@ def bench_bundle(bundle: Bundle, request: Request, steps: Steps) -> Result:
         UserError: nothing to time it on, no engine that runs here, no memory, or a graph that cannot be run.
     """
     check_policy(bundle, request)
-    backend = choose_backend(bundle, ENGINE if request.engine else request.provider or "cpu", request.target)
+    backend = choose_backend(bundle, backend_name(request), request.target)
     if bundle.manifest.decoding is not None and backend.on_cpu:
         check_memory(bundle, video=True, together=True)
     bench = _Bench(bundle, request, backend, take_inputs(bundle, request, steps), steps)
