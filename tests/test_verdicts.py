@@ -14,6 +14,7 @@ from sttm_export.bundle.opened import open_bundle
 from sttm_export.cli import main
 from sttm_export.contracts.graph import TOKEN_MERGER, VISION_ENCODER
 from sttm_export.graphs.fixtures import read_fixture, write_fixture
+from sttm_export.runtime.resident import Vision
 from sttm_export.runtime.sample_clips import find_sample_clip
 
 
@@ -195,10 +196,8 @@ def test_anything_that_is_not_finite_anywhere_is_a_sentence(broken, capsys):
 
 
 def test_a_clip_that_did_not_converge_is_said(tiny_bundle, tmp_path, monkeypatch, capsys):
-    from sttm_export.workflows import viewing as running
-
-    merge = running.merge_features
-    monkeypatch.setattr(running, "merge_features", lambda *given: replace(merge(*given), converged=False))
+    merge = Vision.merge
+    monkeypatch.setattr(Vision, "merge", lambda *given: replace(merge(*given), converged=False))
     out = tmp_path / "t.npz"
     command = ["run", str(tiny_bundle), "--video", str(find_sample_clip("bikes")), "--output", str(out)]
     assert main(command) == 0
