@@ -43,7 +43,7 @@ lint: $(STAMP)
 	$(BIN)/ruff format --check .
 	@if $(BIN)/python -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then set -x; $(BIN)/mypy; else \
 		echo 'mypy: skipped on Python 3.10, whose last NumPy has other annotations; use 3.11 or later to check types.'; fi
-	$(BIN)/shellcheck $(SCRIPTS)
+	$(BIN)/shellcheck --external-sources --source-path=SCRIPTDIR $(SCRIPTS)
 	$(BIN)/hadolint Dockerfile
 	$(BIN)/actionlint -shellcheck $(BIN)/shellcheck -config-file docs/ci/actionlint.yaml docs/ci/github-actions.yml
 	$(BIN)/check-jsonschema --quiet --builtin-schema vendor.gitlab-ci docs/ci/gitlab-ci.yml

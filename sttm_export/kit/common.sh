@@ -1,5 +1,8 @@
-# What the scripts of this kit have in common; each sources it. `program` is its name, `kit` the directory it lies in.
+# What the scripts of this kit have in common; each sources it.
 # shellcheck shell=bash
+
+# Set by the script: its name, and the directory that it lies in.
+program=${program:?} kit=${kit:?}
 
 refuse() {
     printf '%s: %s\n' "$program" "$1" >&2

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from sttm_export.bundle.opened import Bundle, open_to_run
-from sttm_export.contracts.merge import Thresholds, check_thresholds
+from sttm_export.contracts.merge import Thresholds, check_solved, check_thresholds
 from sttm_export.errors import UserError
 from sttm_export.pipeline.backend import AUTO, choose_backend
 from sttm_export.pipeline.loader import Loader
@@ -79,11 +79,7 @@ def prepare(
         UserError: as `load`.
     """
     check_thresholds(spatial_threshold, temporal_threshold)
-    if temporal_threshold is not None and opened.merge.policy == "budget":
-        raise UserError(
-            "A temporal threshold does nothing here: the bundle has policy budget, which solves it for every clip; "
-            "leave it out, or export with --policy threshold."
-        )
+    check_solved(opened.merge, temporal_threshold)
     chosen = choose_backend(opened, backend, target)
     if cuda_graph and chosen.engines is None:
         raise UserError("A CUDA graph is made of engines; give the backend 'engine' with it.")

@@ -18,10 +18,9 @@ from sttm_export.corpora.seeing import Viewer, check_name
 from sttm_export.corpora.shard import Shard
 from sttm_export.errors import UserError
 from sttm_export.files.staging import sweep_shared
-from sttm_export.pipeline.backend import ENGINE
 from sttm_export.pipeline.load import prepare
 from sttm_export.terminal import Advance, Steps
-from sttm_export.workflows.viewing import Viewing, check_policy, check_viewing
+from sttm_export.workflows.viewing import Viewing, backend_name, check_policy, check_viewing
 
 STEPS = 4
 WANTED = "give --videos a directory of videos, a video, or a .txt list of them"
@@ -110,7 +109,7 @@ def check_request(request: Request) -> None:
 def _viewer(bundle: Bundle, request: Request) -> Viewer:
     loader, thresholds = prepare(
         bundle,
-        backend=ENGINE if request.engine else "cpu" if request.provider is None else request.provider,
+        backend=backend_name(request),
         target=request.target,
         cuda_graph=request.cuda_graph,
         threads=request.threads,
