@@ -66,6 +66,20 @@ def orin_bundle(tmp_path_factory, tiny_bundle):
     return build_on_orin(path)
 
 
+@pytest.fixture(scope="session")
+def exact_places(tiny_bundle):
+    """Skips, aloud, where a processor's kernels give a frame other last bits in another place of a batch.
+
+    None that was met does. `sttm-export live` tries it on every start and says so; windows then equal `run` but for
+    those bits, and tests that compare bit by bit say nothing.
+    """
+    from helpers_window import seeing
+
+    with seeing(tiny_bundle) as (bundle, vision):
+        if not vision.warm_up(bundle.manifest.thresholds):
+            pytest.skip("ONNX Runtime gives a frame other last bits in another place of a batch on this processor")
+
+
 @pytest.fixture
 def orin(monkeypatch):
     """This machine plays an Orin."""

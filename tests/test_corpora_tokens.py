@@ -94,7 +94,7 @@ def test_what_is_the_same_for_all_is_raised(tiny_bundle, clips, tmp_path):
         VideoTokens(tiny_bundle)({"video": np.array(["a"])})
     with pytest.raises(UserError, match=r"no bundle|manifest"):
         VideoTokens(tmp_path)(batch(clips, "a/0.mp4"))
-    with pytest.raises(UserError, match="temporal threshold does nothing"):
+    with pytest.raises(UserError, match="temporal-threshold does nothing"):
         VideoTokens(tiny_bundle, temporal_threshold=0.5)(batch(clips, "a/0.mp4"))
     odd = {"path": np.array([None, 3.5, b"x\0y", "", "n" * 300, "n" * 300 + "/x.mp4"], object)}
     errors = VideoTokens(tiny_bundle, tmp_path / "out", backend="cpu")(odd)["error"]

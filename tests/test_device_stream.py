@@ -154,6 +154,7 @@ def test_a_file_a_window_equals_the_packages_own(bundle, environment, loader, tm
     assert not list(bundle.rglob("__pycache__"))
 
 
+@pytest.mark.usefixtures("exact_places")
 def test_every_frame_in_one_window_equals_run(bundle, environment, loader, tmp_path):
     """By the way of `sttm-export run`: Pillow, the encoder over all frames, and the merger."""
     done = run(bundle, environment(), "--still-tolerance", "off", "--output", tmp_path / "windows")
@@ -178,6 +179,7 @@ def test_every_frame_in_one_window_equals_run(bundle, environment, loader, tmp_p
             np.testing.assert_array_equal(arrays["timestamps"], np.arange(start, start + 4) / RATE)
 
 
+@pytest.mark.usefixtures("exact_places")
 def test_a_real_clip_equals_the_command_run(bundle, environment, orin, tmp_path, capsys):
     """What ffmpeg would pipe is decoded by PyAV here."""
     clip = find_sample_clip("bikes")

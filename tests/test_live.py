@@ -55,6 +55,7 @@ def assert_same(window, whole, start):
         assert np.array_equal(found, expected), (name, start)
 
 
+@pytest.mark.usefixtures("exact_places")
 def test_windows_are_those_of_run(tiny_bundle, frames, tmp_path):
     """A batch of two, windows of up to four frames that begin anywhere, features reused where frames stand still."""
     windows = live(tiny_bundle, lossless(tmp_path / "all.mkv", frames), tmp_path / "windows", "--every", 1)
@@ -74,6 +75,7 @@ def test_windows_are_those_of_run(tiny_bundle, frames, tmp_path):
         assert_same(windows[end - 1], ran(tiny_bundle, part, tmp_path), start)
 
 
+@pytest.mark.usefixtures("exact_places")
 def test_frames_that_are_not_reused_give_the_same(tiny_bundle, frames, tmp_path):
     source = lossless(tmp_path / "all.mkv", frames)
     reused = live(tiny_bundle, source, tmp_path / "a", "--every", 3)
@@ -92,6 +94,7 @@ def test_a_tolerance_reuses_what_noise_alone_changed(tiny_bundle, frames, tmp_pa
         assert json.loads(str(windows[-1]["record"]))["counts"]["encoded"] == encoded
 
 
+@pytest.mark.usefixtures("exact_places")
 @pytest.mark.parametrize("kind", ["http", "rtsp"])
 def test_a_stream_on_the_loopback_gives_what_run_makes_of_its_frames(tiny_bundle, tmp_path, kind):
     """The same pictures as a file and as a stream; of RTSP the first one has no time yet, and is left out."""
@@ -161,6 +164,7 @@ def test_the_newest_windows_are_kept(tiny_bundle, tmp_path):
     assert [window["frame_indices"][-1] for window in windows] == [9, 11]
 
 
+@pytest.mark.usefixtures("exact_places")
 def test_merging_inside_the_language_model(language_bundle, tmp_path):
     """Layers below the merge layer run for every window."""
     source = lossless(tmp_path / "a.mkv", moving(4))

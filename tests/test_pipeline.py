@@ -59,6 +59,7 @@ def test_a_file_gives_what_run_writes(tiny_bundle, video, tmp_path):
     assert told == [(number, 4) for number in (1, 2, 3, 4)]
 
 
+@pytest.mark.usefixtures("exact_places")
 def test_frames_pushed_one_by_one_give_what_run_gives(tiny_bundle, video):
     decoded = read_video(video, uniform_sampler(4))
     with sttm_export.load(tiny_bundle, backend="cpu", threads=1) as pipe:
@@ -91,6 +92,7 @@ def test_answers_are_those_of_the_command(request, video, name):
         assert "".join(pipe.ask_stream("What is this?", max_new_tokens=SHORT)) == found[0]
 
 
+@pytest.mark.usefixtures("exact_places")
 def test_a_window_is_asked_about(merged):
     """Frames that were pushed, whose window has moved on; each window is read once."""
     frames = pictures(6)

@@ -47,6 +47,7 @@ def test_the_two_share_one_stream(orin, orin_bundle):
     assert orin.driver.live() == {}
 
 
+@pytest.mark.usefixtures("exact_places")
 def test_what_lies_behind_the_frames_does_not_count(tiny_bundle):
     """The tape behind a short window holds whatever was there; the merger sees zeros, as in a clip of its own."""
     with seeing(tiny_bundle) as (bundle, vision):
@@ -98,6 +99,7 @@ def test_a_count_that_is_not_possible(tiny_bundle):
                 vision.merge(first, count, bundle.manifest.thresholds)
 
 
+@pytest.mark.usefixtures("exact_places")
 def test_whether_the_place_in_a_batch_matters_is_found_out(tiny_bundle):
     with seeing(tiny_bundle) as (bundle, vision):
         window = Window(vision, bundle.model.pixels)

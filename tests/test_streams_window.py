@@ -8,6 +8,9 @@ from helpers_window import Apart, pictures, same_tokens, seeing
 from sttm_export.errors import UserError
 from sttm_export.streams.window import Counts, Window
 
+# Every comparison here is bit by bit.
+pytestmark = pytest.mark.usefixtures("exact_places")
+
 
 @pytest.fixture(scope="module")
 def apart(tiny_bundle):
