@@ -43,6 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def execute(options: argparse.Namespace) -> None:
     """Load the graphs, and follow the source."""
+    from sttm_export.streams.checks import still_levels
     from sttm_export.streams.output import PIPE
     from sttm_export.terminal import Steps
     from sttm_export.workflows.live import Request, follow_source
@@ -52,7 +53,7 @@ def execute(options: argparse.Namespace) -> None:
         output=options.output,
         window=options.window,
         every=options.every,
-        still_tolerance=_tolerance(options.still_tolerance),
+        still_tolerance=still_levels(options.still_tolerance),
         keep=options.keep,
         windows=options.windows,
         queue=options.queue,
@@ -69,12 +70,3 @@ def execute(options: argparse.Namespace) -> None:
     summary = follow_source(bundle, request, steps)
     to_pipe = request.output == PIPE
     print(summary, *([] if to_pipe else [request.output]), sep="\n", file=sys.stderr if to_pipe else sys.stdout)
-
-
-def _tolerance(text: str) -> int | None:
-    from sttm_export.errors import UserError
-
-    try:
-        return None if text == "off" else int(text)
-    except ValueError as error:
-        raise UserError(f"--still-tolerance {text} is none; give levels of grey, 0 to 255, or off.") from error

@@ -27,6 +27,14 @@ class Thresholds:
     temporal: Cosine
     source: str
 
+    def given(self, spatial: float | None, temporal: float | None) -> Thresholds:
+        """Those that a user gives in the place of these; None leaves one as it is."""
+        if spatial is None and temporal is None:
+            return self
+        return Thresholds(
+            self.spatial if spatial is None else spatial, self.temporal if temporal is None else temporal, "given"
+        )
+
 
 def check_thresholds(spatial: float | None, temporal: float | None) -> None:
     """Refuse what no threshold can be; None is not looked at.

@@ -77,6 +77,7 @@ def main(argv: Sequence[str] | None = None, bundle: Path | None = None) -> int:
 def _run(options: argparse.Namespace, directory: Path) -> None:
     _need_numpy()
     from sttm_export.kit.stream import Request, run_stream
+    from sttm_export.streams.checks import still_levels
     from sttm_export.streams.output import PIPE
 
     request = Request(
@@ -90,7 +91,7 @@ def _run(options: argparse.Namespace, directory: Path) -> None:
         every=options.every,
         windows=options.windows,
         queue=options.queue,
-        still_tolerance=_tolerance(options.still_tolerance),
+        still_tolerance=still_levels(options.still_tolerance),
         spatial=options.spatial_threshold,
         temporal=options.temporal_threshold,
         output=options.output,
@@ -118,13 +119,6 @@ def _rate(text: str) -> float:
         return float(Fraction(text))
     except (ValueError, ZeroDivisionError, OverflowError) as error:
         raise UserError(f"--rate {text} is no rate; give frames a second, such as 30 or 30000/1001.") from error
-
-
-def _tolerance(text: str) -> int | None:
-    try:
-        return None if text == "off" else int(text)
-    except ValueError as error:
-        raise UserError(f"--still-tolerance {text} is none; give levels of grey, 0 to 255, or off.") from error
 
 
 if __name__ == "__main__":

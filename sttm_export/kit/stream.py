@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
@@ -128,12 +128,7 @@ def _check(bundle: Bundle, request: Request) -> Thresholds:
     check_solved(bundle.merge, request.temporal)
     check_output(request.output, request.keep, [("the frames", Path(request.frames))])
     check_outside_bundles(request.output)
-    given = bundle.manifest.thresholds
-    return replace(
-        given,
-        spatial=given.spatial if request.spatial is None else request.spatial,
-        temporal=given.temporal if request.temporal is None else request.temporal,
-    )
+    return bundle.manifest.thresholds.given(request.spatial, request.temporal)
 
 
 def _open_frames(name: str, stack: ExitStack) -> BinaryIO:

@@ -38,7 +38,7 @@ def run_layers_below(loader: Loader, features: Floats, told: Told) -> Floats:
             stack.close()
             return stack.enter_context(loader.open(name))
 
-        return _through(loader, alone, features, told)
+        return _through(loader, _before(loader), alone, features, told)
 
 
 @contextmanager
@@ -50,6 +50,12 @@ def whole_vision(loader: Loader) -> Iterator[Vision]:
     Raises:
         UserError: a graph cannot be loaded, or there is no memory for it.
     """
+    if loader.bundle.manifest.recipe.merge_layer == 0:
+        with loader.vision() as vision:
+            yield vision
+        return
+    # The same for every window, and a tokenizer takes longer to parse than a window may.
+    before = _before(loader)
     with ExitStack() as stack:
         sessions: dict[str, StatefulSession] = {}
 
@@ -61,16 +67,19 @@ def whole_vision(loader: Loader) -> Iterator[Vision]:
             return sessions[name]
 
         def below(features: Floats) -> Floats:
-            return _through(loader, kept, features, lambda _name, _share: None)
+            return _through(loader, before, kept, features, lambda _name, _share: None)
 
-        inside = loader.bundle.manifest.recipe.merge_layer > 0
-        yield stack.enter_context(loader.vision(below if inside else None))
+        yield stack.enter_context(loader.vision(below))
 
 
-def _through(loader: Loader, open_group: Open, features: Floats, told: Told) -> Floats:
-    bundle, recipe = loader.bundle, loader.bundle.manifest.recipe
+def _before(loader: Loader) -> Floats:
+    """Embeddings of the text before a video, [S0, C]."""
     loader.verify(EMBEDDINGS, TOKENIZER)
-    before, grid = rows_before(bundle.path, recipe), bundle.model.grid
+    return rows_before(loader.bundle.path, loader.bundle.manifest.recipe)
+
+
+def _through(loader: Loader, before: Floats, open_group: Open, features: Floats, told: Told) -> Floats:
+    bundle, recipe, grid = loader.bundle, loader.bundle.manifest.recipe, loader.bundle.model.grid
     hidden = np.concatenate([before, features.reshape(-1, features.shape[-1]).astype(np.float32)])
     prompt = Prompt(len(before), len(features), grid.height, grid.width, 0)
     positions = prompt_positions(prompt, cast("Policy", bundle.model.merging.positions))

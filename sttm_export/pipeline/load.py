@@ -83,10 +83,5 @@ def prepare(
     chosen = choose_backend(opened, backend, target)
     if cuda_graph and chosen.engines is None:
         raise UserError("A CUDA graph is made of engines; give the backend 'engine' with it.")
-    defaults = opened.manifest.thresholds
-    thresholds = Thresholds(
-        defaults.spatial if spatial_threshold is None else spatial_threshold,
-        defaults.temporal if temporal_threshold is None else temporal_threshold,
-        defaults.source if spatial_threshold is None and temporal_threshold is None else "given",
-    )
+    thresholds = opened.manifest.thresholds.given(spatial_threshold, temporal_threshold)
     return Loader(opened, chosen, cuda_graph=cuda_graph, threads=threads), thresholds

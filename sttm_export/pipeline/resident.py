@@ -22,7 +22,7 @@ from sttm_export.pipeline.speaking import Asking, Speaker
 from sttm_export.runtime.merged import MergedTokens
 from sttm_export.runtime.pipeline import Progress
 from sttm_export.runtime.resident import Floats, Vision
-from sttm_export.runtime.video import Pictures, Video, published_sampler, read_video
+from sttm_export.runtime.video import Pictures, Video, read_sampled
 from sttm_export.streams.window import Emitted, Window
 
 Frames = Pictures | Sequence[NDArray[np.uint8]]
@@ -132,12 +132,9 @@ class Pipeline:
         Raises:
             UserError: an unreadable video, or a rate that is not possible.
         """
-        sampling = self.bundle.model.sampling
         if fps is not None and not 0 < fps <= MAX_FPS:
             raise UserError(f"{fps:g} frames a second are not possible; give a number above 0 and at most {MAX_FPS:g}.")
-        # The window takes so many frames, whatever the model was evaluated with.
-        bound = min(sampling.max_frames, self._window.size)
-        return read_video(path, published_sampler(fps or sampling.fps, bound))
+        return read_sampled(path, self.bundle.model.sampling, fps, self._window.size)
 
     def push(self, frame: NDArray[np.uint8], timestamp: float) -> None:
         """Add a frame; the oldest one leaves where the window is full.

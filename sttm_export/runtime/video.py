@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sttm_export.contracts.model import SamplingSpec
 from sttm_export.errors import UserError
 from sttm_export.runtime import sampling
 from sttm_export.runtime.frame import Frame
@@ -78,6 +79,21 @@ def read_video(path: str | Path, sampler: Sampler) -> Video:
         info=info,
         note=note,
     )
+
+
+def read_sampled(path: str | Path, sampling: SamplingSpec, fps: float | None, most: int) -> Video:
+    """Decode the frames that a graph looks at: as the model was evaluated, but no more than the graph takes.
+
+    Args:
+        path: of the video.
+        sampling: of the model.
+        fps: frames a second, instead of the model's; None leaves those.
+        most: frames that the graph takes.
+
+    Raises:
+        UserError: as `read_video`.
+    """
+    return read_video(path, published_sampler(fps or sampling.fps, min(sampling.max_frames, most)))
 
 
 def _collect(path: str | Path, indices: Sequence[int]) -> tuple[list[Frame], int]:

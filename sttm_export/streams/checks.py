@@ -5,6 +5,18 @@ from __future__ import annotations
 from sttm_export.errors import UserError
 
 
+def still_levels(text: str) -> int | None:
+    """Read a `--still-tolerance`: levels of grey, or None for `off`.
+
+    Raises:
+        UserError: neither.
+    """
+    try:
+        return None if text == "off" else int(text)
+    except ValueError as error:
+        raise UserError(f"--still-tolerance {text} is none; give levels of grey, 0 to 255, or off.") from error
+
+
 def check_counts(
     step: int, most: int, *, every: int | None, window: int | None, queue: int, windows: int | None
 ) -> None:

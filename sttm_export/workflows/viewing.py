@@ -19,7 +19,7 @@ from sttm_export.runtime.merged import NOT_CONVERGED, MergedTokens
 from sttm_export.runtime.pipeline import encode_frames, merge_features
 from sttm_export.runtime.preprocess import pixel_values
 from sttm_export.runtime.resident import Floats
-from sttm_export.runtime.video import Video, published_sampler, read_video
+from sttm_export.runtime.video import Video, read_sampled
 from sttm_export.terminal import Steps
 
 
@@ -100,9 +100,7 @@ def decode(bundle: Bundle, path: Path, viewing: Viewing, steps: Steps) -> Video:
     """
     model, most = bundle.model, bundle.merge.frames * bundle.model.frames_per_step
     with steps.step("Decode the video"):
-        # The graph takes at most T frames, whatever the model was evaluated with.
-        bound = min(model.sampling.max_frames, most)
-        video = read_video(path, published_sampler(viewing.fps or model.sampling.fps, bound))
+        video = read_sampled(path, model.sampling, viewing.fps, most)
     steps.say(f"{len(video.frames)} of {video.info.frames} frames, at most {most} a clip {video.note}".rstrip())
     return video
 
@@ -130,12 +128,7 @@ def say_encoded(features: Floats, backend: str, steps: Steps) -> None:
 
 def thresholds(bundle: Bundle, viewing: Viewing) -> Thresholds:
     """Those that were given, or the bundle's."""
-    defaults = bundle.manifest.thresholds
-    return Thresholds(
-        defaults.spatial if viewing.spatial is None else viewing.spatial,
-        defaults.temporal if viewing.temporal is None else viewing.temporal,
-        defaults.source if viewing.spatial is None and viewing.temporal is None else "given",
-    )
+    return bundle.manifest.thresholds.given(viewing.spatial, viewing.temporal)
 
 
 def merge(loader: Loader, viewing: Viewing, features: Floats) -> MergedTokens:
